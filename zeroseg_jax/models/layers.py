@@ -1,0 +1,162 @@
+"""Transformer layers shared by the CLIP towers, the MAE student, the segment decoder and GroupViT.
+
+All of them are pre-norm (Dosovitskiy et al. 2021); they differ in activation, norm epsilon and in what attends to what.
+Parameters are float32; `dtype` is the dtype of the computation. Softmax and norm statistics are always float32.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+Activation = Callable[[Array], Array]
+
+
+def quick_gelu(x: Array) -> Array:
+    """OpenAI CLIP's and MetaCLIP's activation, `x * sigmoid(1.702 x)`."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: Array) -> Array:
+    """The exact (erf) GELU of torch; `jax.nn.gelu` approximates by tanh unless told not to."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Any = None, bias: bool = True) -> nnx.Linear:
+    """A linear layer as ViT and MAE initialise it: Xavier-uniform kernel, zero bias."""
+    return nnx.Linear(
+        inputs, outputs, use_bias=bias, dtype=dtype, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs
+    )
+
+
+class MLP(nnx.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(
+        self, width: int, hidden: int, *, activation: Activation = gelu, out: int | None = None, dtype: Any = None, rngs: nnx.Rngs
+    ):
+        self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width if out is None else out, dtype=dtype, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention; queries from `x`, keys and values from `context` (self-attention when it is None)."""
+
+    def __init__(self, width: int, heads: int, *, dtype: Any = None, rngs: nnx.Rngs):
+        if width % heads:
+            raise ValueError(f"attention width {width} is not divisible by {heads} heads")
+        self.heads = heads
+        self.query = linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = linear(width, width, dtype=dtype, rngs=rngs)
+        self.value = linear(width, width, dtype=dtype, rngs=rngs)
+        self.out = linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], context: Float[Array, "b m d"] | None = None, mask: Bool[Array, "..."] | None = None
+    ) -> Float[Array, "b n d"]:
+        """`mask` is broadcast to (b, heads, n, m); True means "may attend"."""
+        context = x if context is None else context
+
+        def split(y: Array) -> Array:
+            return y.reshape(*y.shape[:2], self.heads, -1)
+
+        y = jax.nn.dot_product_attention(
+            split(self.query(x)), split(self.key(context)), split(self.value(context)), mask=mask
+        )
+        return self.out(y.reshape(x.shape))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        *,
+        activation: Activation = gelu,
+        norm_eps: float = 1e-6,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, mlp_width, activation=activation, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None) -> Float[Array, "b n d"]:
+        x = x + self.attention(self.norm1(x), mask=mask)
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nnx.Module):
+    """`depth` blocks with their parameters stacked on a leading axis and scanned, so that compile time does not grow with depth."""
+
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        *,
+        activation: Activation = gelu,
+        norm_eps: float = 1e-6,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.depth = depth
+
+        @nnx.split_rngs(splits=depth)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(width, heads, mlp_width, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
+
+        self.blocks = stack(rngs)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"]]:
+        """Returns the output of the last block and the outputs of all of them (dropped by the compiler when unused)."""
+        graphdef, state = nnx.split(self.blocks)
+
+        def apply(x: Array, block: nnx.State) -> tuple[Array, Array]:
+            x = nnx.merge(graphdef, block)(x, mask)
+            return x, x
+
+        return jax.lax.scan(apply, x, state)
+
+
+def sincos_positions(height: int, width: int, dim: int) -> Float[np.ndarray, "n d"]:
+    """MAE's fixed position table, row-major: the first half of `dim` encodes the column, the second half the row.
+
+    Each half is [sin(p w), cos(p w)] with w_i = 10000^(-i / (dim / 4)). Values in [-1, 1], float32.
+    """
+    if dim % 4:
+        raise ValueError(f"sin-cos positions need a width divisible by 4, got {dim}")
+    omega = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+
+    def encode(p: np.ndarray) -> np.ndarray:
+        angles = p.reshape(-1, 1) * omega
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    return np.concatenate([encode(columns), encode(rows)], axis=1).astype(np.float32)
+
+
+def interpolate_positions(
+    table: Float[Array, "n d"], grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Array, "m d"]:
+    """Resizes a row-major table of patch positions (no class token) from `grid` to `new_grid`; the identity where they agree."""
+    if grid == new_grid:
+        return table
+    resized = jax.image.resize(table.reshape(*grid, -1), (*new_grid, table.shape[-1]), "bicubic", antialias=False)
+    return resized.reshape(new_grid[0] * new_grid[1], -1).astype(jnp.result_type(table))
