@@ -37,7 +37,14 @@ class MLP(nnx.Module):
     """Two linear layers with an activation between them."""
 
     def __init__(
-        self, width: int, hidden: int, *, activation: Activation = gelu, out: int | None = None, dtype: Any = None, rngs: nnx.Rngs
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: Activation = gelu,
+        out: int | None = None,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
     ):
         self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, width if out is None else out, dtype=dtype, rngs=rngs)
@@ -60,7 +67,10 @@ class Attention(nnx.Module):
         self.out = linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b n d"], context: Float[Array, "b m d"] | None = None, mask: Bool[Array, "..."] | None = None
+        self,
+        x: Float[Array, "b n d"],
+        context: Float[Array, "b m d"] | None = None,
+        mask: Bool[Array, "..."] | None = None,
     ) -> Float[Array, "b n d"]:
         """`mask` is broadcast to (b, heads, n, m); True means "may attend"."""
         context = x if context is None else context
@@ -99,7 +109,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """`depth` blocks with their parameters stacked on a leading axis and scanned, so that compile time does not grow with depth."""
+    """`depth` blocks with stacked parameters, scanned, so that compile time does not grow with depth."""
 
     def __init__(
         self,
@@ -155,7 +165,7 @@ def sincos_positions(height: int, width: int, dim: int) -> Float[np.ndarray, "n 
 def interpolate_positions(
     table: Float[Array, "n d"], grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> Float[Array, "m d"]:
-    """Resizes a row-major table of patch positions (no class token) from `grid` to `new_grid`; the identity where they agree."""
+    """Resizes a row-major table of patch positions (no class token); the identity where the grids agree."""
     if grid == new_grid:
         return table
     resized = jax.image.resize(table.reshape(*grid, -1), (*new_grid, table.shape[-1]), "bicubic", antialias=False)
