@@ -1,0 +1,77 @@
+"""Image-caption pairs for the tiny teacher: square crops of procedural scenes, captioned by what they show.
+
+Half of the crops are centred on an object, the others lie anywhere, as the views of distillation and evaluation do. A
+caption names one thing of the crop, drawn in proportion to the area that it covers, or an object with its ground; objects
+sometimes carry their colour. So a mixed crop is pulled towards the names of all that it shows.
+"""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from zeroseg_jax.data.scenes.render import NAMES, OBJECTS, Placed, Scene, article, scene
+
+CROPS_PER_SCENE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """`image` uint8 (size, size, 3) and its caption; `target` is the object it is centred on, or None.
+
+    `radius` is the target's radius as a share of the crop's width, `visible` the share of the target inside the crop.
+    """
+
+    image: np.ndarray
+    text: str
+    target: Placed | None
+    radius: float = 0.0
+    visible: float = 0.0
+
+
+def pairs(seed: int, split: str = "pairs", size: int = 32) -> list[Pair]:
+    """Cuts `CROPS_PER_SCENE` pairs from scene number `seed` of `split`."""
+    drawn, rng = scene(seed, split), np.random.default_rng([seed, *split.encode()])
+    picture = Image.fromarray(drawn.image)
+    return [_pair(rng, drawn, picture, size, centred=i % 2 == 0) for i in range(CROPS_PER_SCENE)]
+
+
+def _pair(rng: np.random.Generator, drawn: Scene, picture: Image.Image, size: int, centred: bool) -> Pair:
+    extent = picture.width
+    if centred and drawn.objects:
+        target = drawn.objects[int(rng.integers(len(drawn.objects)))]
+        side = min(target.radius / rng.uniform(0.2, 0.5), extent)
+        x, y = np.array([target.x, target.y]) + rng.uniform(-0.12, 0.12, 2) * side
+    else:
+        target, side = None, extent * np.exp(rng.uniform(np.log(0.2), 0))
+        x, y = rng.uniform(side / 2, extent - side / 2, 2)
+    left, top = (float(np.clip(c - side / 2, 0, extent - side)) for c in (x, y))
+    box = (left, top, left + side, top + side)
+    crop = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    shares = _shares(drawn.mask, box)
+    text = _caption(rng, drawn, shares)
+    if target is None:
+        return Pair(np.asarray(crop), text, None)
+    whole = np.mean(drawn.mask == NAMES.index(target.name)) * extent**2
+    inside = shares[NAMES.index(target.name)] * side**2
+    return Pair(np.asarray(crop), text, target, target.radius / side, float(min(inside / max(whole, 1), 1)))
+
+
+def _shares(mask: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The share of the crop's pixels that each of `NAMES` covers, float64 (18,), summing to 1."""
+    left, top, right, bottom = (round(c) for c in box)
+    counts = np.bincount(mask[top : max(bottom, top + 1), left : max(right, left + 1)].ravel(), minlength=len(NAMES))
+    return counts / counts.sum()
+
+
+def _caption(rng: np.random.Generator, drawn: Scene, shares: np.ndarray) -> str:
+    """Names one thing by area, or an object on its ground; an object may carry its colour."""
+    name = str(rng.choice(NAMES, p=shares))
+    if name not in OBJECTS:
+        return name
+    colour = next((o.colour for o in drawn.objects if o.name == name), "")
+    noun = article(f"{colour} {name}" if rng.uniform() < 0.25 else name)
+    grounds = shares[len(OBJECTS) :]
+    if rng.uniform() < 0.25 and grounds.max() > 0.15:
+        return f"{noun} on {NAMES[len(OBJECTS) + int(grounds.argmax())]}"
+    return noun
