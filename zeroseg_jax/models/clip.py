@@ -1,0 +1,305 @@
+"""CLIP's two towers (Radford et al. 2021), as OpenAI, OpenCLIP/LAION and MetaCLIP checkpoints have them.
+
+All of these are one architecture: a pre-norm ViT with a class token and an extra norm before the first block, and a
+causal text transformer read out at the end-of-text token. They differ in sizes, in the activation and in which token
+ends a text. Names follow the Hugging Face `CLIPModel` configuration where ours have no better word.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.layers import Transformer, gelu, linear, quick_gelu, sincos_positions
+from zeroseg_jax.models.positions import resize_positions
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+# Hugging Face's field of a tower -> ours; both towers share these
+_TOWER_FIELDS = {
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp_width",
+    "hidden_act": "activation",
+    "layer_norm_eps": "norm_eps",
+}
+_VISION_FIELDS = _TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
+_TEXT_FIELDS = _TOWER_FIELDS | {
+    "vocab_size": "vocabulary",
+    "max_position_embeddings": "context",
+    "bos_token_id": "start_id",
+    "eos_token_id": "end_id",
+    "pad_token_id": "pad_id",
+}
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the image tower; the defaults are ViT-B/32's, which Hugging Face leaves out of its files."""
+
+    image_size: int = 224
+    patch_size: int = 32
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: str = "quick_gelu"
+    norm_eps: float = 1e-5
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the position table."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of the text tower and the ids of its special tokens; the defaults are Hugging Face's.
+
+    `end_id == 2` is the mark of OpenAI's converted files, whose real end-of-text token is the highest id of the
+    vocabulary: there a text is read out at its largest id, otherwise at its first `end_id`.
+    """
+
+    vocabulary: int = 49408
+    context: int = 77
+    width: int = 512
+    depth: int = 12
+    heads: int = 8
+    mlp_width: int = 2048
+    activation: str = "quick_gelu"
+    norm_eps: float = 1e-5
+    start_id: int | None = 49406
+    end_id: int = 49407
+    pad_id: int | None = 1
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Both towers, the width of the space that they share, and the initial log of the inverse temperature."""
+
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    embed_dim: int = 512
+    logit_scale: float = 2.6592
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any]) -> "CLIPConfig":
+        """Reads the content of a Hugging Face `CLIPModel` config.json; raises InputError where it cannot be built."""
+        vision, text = _section(raw, "vision_config"), _section(raw, "text_config")
+        if vision.get("num_channels", 3) != 3:
+            raise InputError(f"the CLIP configuration has num_channels={vision['num_channels']}, only 3 is supported")
+        fields: dict[str, Any] = {}
+        if raw.get("projection_dim") is not None:
+            fields["embed_dim"] = raw["projection_dim"]
+        if raw.get("logit_scale_init_value") is not None:
+            fields["logit_scale"] = float(raw["logit_scale_init_value"])
+        return cls(
+            vision=VisionConfig(**_translate(vision, _VISION_FIELDS, "vision_config")),
+            text=TextConfig(**_translate(text, _TEXT_FIELDS, "text_config")),
+            **fields,
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a config.json that `transformers.CLIPModel.from_pretrained` accepts."""
+
+        def section(config: VisionConfig | TextConfig, names: dict[str, str], model_type: str) -> dict[str, Any]:
+            fields = {theirs: getattr(config, ours) for theirs, ours in names.items()}
+            return {"model_type": model_type, "projection_dim": self.embed_dim} | fields
+
+        return {
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": self.embed_dim,
+            "logit_scale_init_value": self.logit_scale,
+            "vision_config": section(self.vision, _VISION_FIELDS, "clip_vision_model"),
+            "text_config": section(self.text, _TEXT_FIELDS, "clip_text_model"),
+        }
+
+
+def _section(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """A tower's part of the file: old files repeat it under `*_config_dict`, which then decides (as transformers does)."""
+    old = raw.get(f"{name}_dict")
+    section = raw.get(name) if old is None else old
+    section = {} if section is None else section
+    if not isinstance(section, dict):
+        raise InputError(f"the CLIP configuration's {name} is {section!r}, expected a dictionary of sizes")
+    return section
+
+
+def _translate(section: dict[str, Any], names: dict[str, str], where: str) -> dict[str, Any]:
+    fields = {ours: section[theirs] for theirs, ours in names.items() if section.get(theirs) is not None}
+    for name in ("image_size", "patch_size"):  # newer files may hold a pair; the position table is square either way
+        if isinstance(fields.get(name), list | tuple):
+            if len(set(fields[name])) != 1:
+                raise InputError(
+                    f"the CLIP configuration's {where}.{name} is {fields[name]}, only squares are supported"
+                )
+            fields[name] = fields[name][0]
+    if fields.get("activation", "gelu") not in ACTIVATIONS:
+        known = " and ".join(ACTIVATIONS)
+        raise InputError(f"the CLIP configuration's {where}.hidden_act is {fields['activation']!r}, known are {known}")
+    for name, value in fields.items():
+        expected = str if name == "activation" else float | int if name == "norm_eps" else int
+        if not isinstance(value, expected) or isinstance(value, bool):
+            theirs = next(t for t, o in names.items() if o == name)
+            raise InputError(f"the CLIP configuration's {where}.{theirs} is {value!r}, expected a number")
+    heads, width = fields.get("heads"), fields.get("width")
+    if heads and width and width % heads:
+        raise InputError(f"the CLIP configuration's {where} has a width of {width}, not divisible by its {heads} heads")
+    return fields
+
+
+class TowerOutput(NamedTuple):
+    """What a tower computes on its way; under `jit`, what is not used costs nothing."""
+
+    pooled: Float[Array, "b d"]
+    """The normed class token (image) or end-of-text token (text), before the projection."""
+    tokens: Float[Array, "b n d"]
+    """Output of the last block; the image tower's class token first. The text tower's are normed."""
+    embedded: Float[Array, "b n d"]
+    """Input of the first block."""
+    layers: Float[Array, "l b n d"]
+    """Output of every block."""
+
+
+class VisionTower(nnx.Module):
+    """CLIP's image transformer. `positions="sincos"` starts the position table from MAE's, for small new models."""
+
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = None,
+        positions: Literal["normal", "sincos"] = "normal",
+    ):
+        width, grid = config.width, config.grid
+        self.config, self.dtype = config, dtype
+        # a convolution whose stride is its size is a matrix product of patches, which is faster on every device
+        self.patch_embedding = linear(config.patch_size**2 * 3, width, bias=False, dtype=dtype, rngs=rngs)
+        self.class_embedding = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width,)))
+        if positions == "sincos":
+            table = jnp.concatenate([jnp.zeros((1, width)), jnp.asarray(sincos_positions(grid, grid, width))])
+        else:
+            table = width**-0.5 * jax.random.normal(rngs.params(), (grid * grid + 1, width))
+        self.position_embedding = nnx.Param(table)
+        self.pre_norm = _norm(config, dtype, rngs)
+        self.transformer = _transformer(config, dtype, rngs)
+        self.post_norm = _norm(config, dtype, rngs)
+
+    def embed(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
+        """Class token and patches with their positions, normed: the input of the first block."""
+        b, height, width, _ = pixels.shape
+        p, grid = self.config.patch_size, self.config.grid
+        h, w = height // p, width // p
+        if not h or not w:
+            raise InputError(f"an image of {height}x{width} pixels is smaller than the model's patch of {p}x{p} pixels")
+        # a border narrower than a patch is left out, as the strided convolution of the checkpoints leaves it
+        patches = pixels[:, : h * p, : w * p].reshape(b, h, p, w, p, 3).swapaxes(2, 3).reshape(b, h * w, -1)
+        table = self.position_embedding[...]
+        positions = jnp.concatenate([table[:1], resize_positions(table[1:], (grid, grid), (h, w))])
+        x = self.patch_embedding(patches)
+        first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (b, 1, x.shape[-1]))
+        return self.pre_norm(jnp.concatenate([first, x], axis=1) + positions.astype(x.dtype))
+
+    def __call__(self, pixels: Float[Array, "b y x 3"]) -> TowerOutput:
+        embedded = self.embed(pixels)
+        tokens, layers = self.transformer(embedded)
+        return TowerOutput(self.post_norm(tokens[:, 0]), tokens, embedded, layers)
+
+    def values(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b h w d"]:
+        """Each patch's own value in the last block, through the output projection and the final norm, no residual.
+
+        MaskCLIP (Zhou et al. 2022, "Extract Free Dense Labels from CLIP"): the last attention only gathers these
+        values into the class token, so that each of them already lies in the space of the image embedding.
+        """
+        graphdef, blocks = nnx.split(self.transformer.blocks)
+        earlier, last = (jax.tree.map(lambda a, part=part: a[part], blocks) for part in (slice(-1), -1))
+
+        def apply(x: Array, block: nnx.State) -> tuple[Array, None]:
+            return nnx.merge(graphdef, block)(x), None
+
+        x, _ = jax.lax.scan(apply, self.embed(pixels), earlier)
+        block = nnx.merge(graphdef, last)
+        values = block.attention.out(block.attention.value(block.norm1(x[:, 1:])))
+        p = self.config.patch_size
+        return self.post_norm(values).reshape(len(pixels), pixels.shape[1] // p, pixels.shape[2] // p, -1)
+
+
+class TextTower(nnx.Module):
+    """CLIP's causal text transformer."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: Any = None):
+        self.config, self.dtype = config, dtype
+        self.token_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.vocabulary, config.width)))
+        self.position_embedding = nnx.Param(0.01 * jax.random.normal(rngs.params(), (config.context, config.width)))
+        self.transformer = _transformer(config, dtype, rngs)
+        self.final_norm = _norm(config, dtype, rngs)
+
+    def __call__(self, tokens: Int[Array, "c t"]) -> TowerOutput:
+        length = tokens.shape[1]
+        if length > self.config.context:
+            raise InputError(f"a text of {length} tokens is longer than the model's {self.config.context} positions")
+        dtype = self.dtype or jnp.float32
+        embedded = (self.token_embedding[...][tokens] + self.position_embedding[...][:length]).astype(dtype)
+        # no padding mask: padding follows the end-of-text token, which the causal mask keeps from seeing it
+        x, layers = self.transformer(embedded, jnp.tril(jnp.ones((length, length), bool))[None, None])
+        x = self.final_norm(x)
+        end = self.config.end_id
+        position = jnp.argmax(tokens if end == 2 else tokens == end, axis=1)
+        return TowerOutput(x[jnp.arange(len(x)), position], x, embedded, layers)
+
+
+class CLIP(nnx.Module):
+    """Both towers and their projections. `dtype` is the dtype of the computation; parameters are float32."""
+
+    def __init__(
+        self,
+        config: CLIPConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = None,
+        positions: Literal["normal", "sincos"] = "normal",
+    ):
+        self.config = config
+        self.vision_tower = VisionTower(config.vision, rngs=rngs, dtype=dtype, positions=positions)
+        self.text_tower = TextTower(config.text, rngs=rngs, dtype=dtype)
+        self.visual_projection = _projection(config.vision.width, config.embed_dim, dtype, rngs)
+        self.text_projection = _projection(config.text.width, config.embed_dim, dtype, rngs)
+        self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
+
+    def vision(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
+        """Image embeddings, float32, not unit length. `pixels` are normalised with the checkpoint's mean and std.
+
+        Any size of at least one patch: the position table is interpolated where it is not the checkpoint's own.
+        """
+        return self.visual_projection(self.vision_tower(pixels).pooled).astype(jnp.float32)
+
+    def text(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
+        """Text embeddings, float32, not unit length, of token ids with start and end tokens; t is at most `context`."""
+        return self.text_projection(self.text_tower(tokens).pooled).astype(jnp.float32)
+
+    def dense(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b h w d"]:
+        """MaskCLIP's training-free embedding of every patch, float32, not unit length (`VisionTower.values`)."""
+        return self.visual_projection(self.vision_tower.values(pixels)).astype(jnp.float32)
+
+
+def _norm(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    # the fast variance E[x^2] - E[x]^2 loses digits on CLIP's few huge activations
+    return nnx.LayerNorm(config.width, epsilon=config.norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+def _transformer(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> Transformer:
+    activation = ACTIVATIONS[config.activation]
+    sizes = config.depth, config.width, config.heads, config.mlp_width
+    return Transformer(*sizes, activation=activation, norm_eps=config.norm_eps, dtype=dtype, rngs=rngs)
+
+
+def _projection(inputs: int, outputs: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    init = nnx.initializers.normal(inputs**-0.5)
+    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)

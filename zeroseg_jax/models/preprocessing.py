@@ -1,0 +1,154 @@
+"""CLIP's image preprocessing, equal to `transformers.CLIPImageProcessor` on its Pillow backend.
+
+OpenAI's preprocessing is Pillow's: bicubic with antialiasing on uint8. Other libraries' "bicubic" differ by up to a
+whole unit of normalised intensity, so this part stays on the CPU.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from zeroseg_jax.errors import InputError
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+ImageInput = UInt8[np.ndarray, "b y x 3"] | Sequence[str | Path | Image.Image | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, centre crop, rescale and normalise; the fields are those of preprocessor_config.json.
+
+    `resize` is the target of the shorter side (int) or a (height, width); `crop` a (height, width). None leaves the
+    step out, as the file's `do_*` switches do.
+    """
+
+    resize: int | tuple[int, int] | None = 224
+    crop: tuple[int, int] | None = (224, 224)
+    resample: int = Image.Resampling.BICUBIC
+    scale: float | None = 1 / 255
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+    @classmethod
+    def square(cls, size: int) -> "Preprocessing":
+        """CLIP's own preprocessing at another size."""
+        return cls(resize=size, crop=(size, size))
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any]) -> "Preprocessing":
+        """Reads preprocessor_config.json; what it does not say is as in `CLIPImageProcessor`."""
+        size, crop = raw.get("size") or 224, raw.get("crop_size") or 224
+        if isinstance(size, dict):
+            size = size["shortest_edge"] if size.get("shortest_edge") else _pair(size, "size")
+        crop = _pair(crop, "crop_size") if isinstance(crop, dict) else (crop, crop)
+        normalise = raw.get("do_normalize", True)
+        return cls(
+            resize=size if raw.get("do_resize", True) else None,
+            crop=crop if raw.get("do_center_crop", True) else None,
+            resample=raw.get("resample", Image.Resampling.BICUBIC),
+            scale=raw.get("rescale_factor", 1 / 255) if raw.get("do_rescale", True) else None,
+            mean=tuple(raw.get("image_mean", MEAN)) if normalise else (0.0, 0.0, 0.0),
+            std=tuple(raw.get("image_std", STD)) if normalise else (1.0, 1.0, 1.0),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a preprocessor_config.json."""
+        square = self.resize if isinstance(self.resize, tuple) else None
+        crop = self.crop or (224, 224)
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": self.resize is not None,
+            "size": {"height": square[0], "width": square[1]} if square else {"shortest_edge": self.resize or 224},
+            "resample": int(self.resample),
+            "do_center_crop": self.crop is not None,
+            "crop_size": {"height": crop[0], "width": crop[1]},
+            "do_rescale": self.scale is not None,
+            "rescale_factor": 1 / 255 if self.scale is None else self.scale,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+            "do_convert_rgb": True,
+        }
+
+    def resized(self, size: int) -> "Preprocessing":
+        """The same with another input size."""
+        resize = (size, size) if isinstance(self.resize, tuple) else size
+        return replace(self, resize=resize, crop=(size, size))
+
+    def __call__(self, images: ImageInput) -> Float[np.ndarray, "b y x 3"]:
+        """Normalised float32; raises InputError for an unreadable image, naming it."""
+        if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3):
+            raise InputError(
+                f"images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3) or a list of images"
+            )
+        if isinstance(images, str | Path | Image.Image):
+            raise InputError("expected a list of images, got a single one; put it in a list")
+        done = [self._one(open_image(image)) for image in images]
+        if len({image.shape for image in done}) > 1:
+            raise InputError("images of several sizes need a preprocessing with a centre crop or a fixed size")
+        return np.stack(done)
+
+    def _one(self, image: Image.Image) -> Float[np.ndarray, "y x 3"]:
+        if self.resize is not None:
+            height, width = _resized_shape(image.height, image.width, self.resize)
+            image = image.resize((width, height), resample=self.resample)
+        pixels = np.asarray(image)
+        if self.crop is not None:
+            pixels = _centre_crop(pixels, *self.crop)
+        if self.scale is not None:
+            # multiplied in float64, as in CLIPImageProcessor
+            pixels = (pixels.astype(np.float64) * self.scale).astype(np.float32)
+        return (pixels.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+
+
+def open_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    """An RGB image, upright, transparency laid on white; raises InputError where it cannot be read."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise InputError(f"an image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
+        return Image.fromarray(image)
+    if isinstance(image, str | Path):
+        try:
+            with Image.open(image) as file:
+                file.load()
+                image = ImageOps.exif_transpose(file)
+        except FileNotFoundError as error:
+            raise InputError(f"there is no image {image}") from error
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{image} cannot be read as an image ({error})") from error
+    if not isinstance(image, Image.Image):
+        raise InputError(f"an image is a {type(image).__name__}, expected a path, a PIL image or uint8 (H, W, 3)")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image.convert("RGB")
+
+
+def _pair(raw: dict[str, Any], name: str) -> tuple[int, int]:
+    if not raw.get("height") or not raw.get("width"):
+        raise InputError(f"the preprocessing's {name} is {raw}, expected a shortest_edge or a height and a width")
+    return raw["height"], raw["width"]
+
+
+def _resized_shape(height: int, width: int, target: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(target, tuple):
+        return target
+    long = int(target * max(height, width) / min(height, width))
+    return (long, target) if width <= height else (target, long)
+
+
+def _centre_crop(pixels: UInt8[np.ndarray, "y x 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Cut from the middle; a smaller image gets a black border, the odd pixel of it before the image."""
+    before = [max(0, ceil((n - m) / 2)) for n, m in zip((height, width), pixels.shape, strict=False)]
+    after = [max(0, (n - m) // 2) for n, m in zip((height, width), pixels.shape, strict=False)]
+    pixels = np.pad(pixels, [*zip(before, after, strict=True), (0, 0)])
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
