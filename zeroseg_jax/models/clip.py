@@ -122,7 +122,7 @@ class CLIPConfig:
 
 
 def _section(raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """A tower's part of the file: old files repeat it under `*_config_dict`, which then decides (as transformers does)."""
+    """A tower's part of the file; where old files repeat it under `*_config_dict` that decides, as in transformers."""
     old = raw.get(f"{name}_dict")
     section = raw.get(name) if old is None else old
     section = {} if section is None else section

@@ -53,7 +53,7 @@ class ClipEncoder:
         return self._vision(*nnx.split(self.model), jnp.asarray(pixels))
 
     def dense(self, pixels: Float[Array | np.ndarray, "b y x 3"]) -> Float[Array, "b h w d"]:
-        """MaskCLIP's embedding of every patch (`CLIP.dense`), float32, not unit length, of already normalised images."""
+        """MaskCLIP's embedding of every patch (`CLIP.dense`), float32, not unit length, for normalised images."""
         return self._dense(*nnx.split(self.model), jnp.asarray(pixels))
 
     def normalise(self, images: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
@@ -145,7 +145,7 @@ def load_clip(source: str | Path, dtype: Any = None) -> ClipEncoder:
 
 def _load_tokenizer(folder: Path, config: CLIPConfig) -> Any:
     parts = [(folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")]
-    if not (parts[0] or parts[1] and parts[2]):  # transformers would make up an empty vocabulary
+    if not (parts[0] or (parts[1] and parts[2])):  # transformers would make up an empty vocabulary
         return None
     from transformers import CLIPTokenizer
 
@@ -156,8 +156,8 @@ def _load_tokenizer(folder: Path, config: CLIPConfig) -> Any:
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.text.vocabulary:
         raise InputError(
-            f"the tokenizer in {folder} has ids up to {highest}, but config.json says vocab_size {config.text.vocabulary};"
-            " use the files of one checkpoint"
+            f"the tokenizer in {folder} has ids up to {highest}, but its config.json has"
+            f" vocab_size {config.text.vocabulary}; use the files of one checkpoint"
         )
     return tokenizer
 

@@ -160,8 +160,8 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         files = [folder / part for part in sorted(set(parts.values()))]
     elif (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
         raise InputError(
-            f"{folder} holds its weights as pytorch_model.bin, a pickle, which is never opened here; convert it once with"
-            f" transformers: CLIPModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+            f"{folder} holds its weights as pytorch_model.bin, a pickle, which is never opened here; convert it once"
+            f" with transformers: CLIPModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
     else:
         raise InputError(f"{folder} has no model.safetensors, expected a model's folder in Hugging Face form")

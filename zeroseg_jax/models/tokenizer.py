@@ -26,9 +26,9 @@ def build_word_tokenizer(texts: Iterable[str], *, vocabulary: int = 1000, contex
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        # the trainer's own count holds the bytes that it was given or has seen, ours holds both forms of all
-        vocab_size=vocabulary,
-        initial_alphabet=alphabet,
+        vocab_size=vocabulary - 2,
+        # named beforehand, the bytes get the same ids in every run, and with them ties between merges one order
+        special_tokens=base,
         end_of_word_suffix="</w>",
         min_frequency=2,
         show_progress=False,
@@ -38,8 +38,6 @@ def build_word_tokenizer(texts: Iterable[str], *, vocabulary: int = 1000, contex
     vocab = {token: i for i, token in enumerate(base)}
     merges = []
     for left, right in json.loads(learner.to_str())["model"]["merges"]:
-        if len(vocab) == vocabulary - 2:
-            break
         merges.append((left, right))
         vocab.setdefault(left + right, len(vocab))
     for token in (START, END):
