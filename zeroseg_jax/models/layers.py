@@ -145,15 +145,19 @@ class Transformer(nnx.Module):
         return jax.lax.scan(apply, x, state)
 
 
-def sincos_positions(height: int, width: int, dim: int) -> Float[np.ndarray, "n d"]:
+def sincos_positions(
+    height: int, width: int, dim: int, grid: tuple[int, int] | None = None
+) -> Float[np.ndarray, "n d"]:
     """MAE's fixed position table, row-major: the first half of `dim` encodes the column, the second half the row.
 
-    Each half is [sin(p w), cos(p w)] with w_i = 10000^(-i / (dim / 4)). Values in [-1, 1], float32.
+    Each half is [sin(p w), cos(p w)] with w_i = 10000^(-i / (dim / 4)). Values in [-1, 1], float32. `grid` is the
+    (rows, columns) whose coordinates p are in, where that is not the table's own: the patches' centres are scaled to it.
     """
     if dim % 4:
         raise ValueError(f"sin-cos positions need a width divisible by 4, got {dim}")
     omega = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
-    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    rows, columns = ((np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip((height, width), grid or (height, width)))
+    rows, columns = np.meshgrid(rows, columns, indexing="ij")
 
     def encode(p: np.ndarray) -> np.ndarray:
         angles = p.reshape(-1, 1) * omega

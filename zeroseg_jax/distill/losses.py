@@ -1,0 +1,146 @@
+"""The losses of the distillation: pure functions of the student's output and the teacher's view embeddings.
+
+b images, v views, s segments, n patches of which k are visible, d the width of the teacher's space. All in float32.
+`global`, `match` and `mae` are ZeroSeg's; `ground` is ours: nearest matching alone lets a segment imitate a view that
+it does not cover, grounding says where.
+"""
+
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from zeroseg_jax.distill import views
+from zeroseg_jax.models.mae import reconstruction_loss
+from zeroseg_jax.models.student import StudentOutput
+
+Distance = Literal["l1", "cosine"]
+Pool = Literal["raw", "unit"]
+ViewWeights = Float[Array, " v"] | Float[np.ndarray, " v"] | None
+
+
+def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """`x` at unit length; a zero vector stays zero and has a finite gradient, which `x / (norm + eps)` does not have."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)
+
+
+def distance(a: Float[Array, "... d"], b: Float[Array, "... d"], kind: Distance) -> Float[Array, "..."]:
+    """Distance of the directions of `a` and `b`, from 0 to 2.
+
+    "cosine": 1 - cosine. "l1": sum of absolute differences of the unit vectors, over sqrt(d), which makes it independent
+    of the width. Leading axes are broadcast.
+    """
+    a, b = unit(a), unit(b)
+    if kind == "cosine":
+        return 1 - (a * b).sum(axis=-1)
+    if kind == "l1":
+        return jnp.abs(a - b).sum(axis=-1) / a.shape[-1] ** 0.5
+    raise ValueError(f"the distance is {kind!r}, expected 'l1' or 'cosine'")
+
+
+def global_loss(
+    image: Float[Array, "b d"], teacher: Float[Array, "b v d"], kind: Distance, view_weights: ViewWeights = None
+) -> Float[Array, ""]:
+    """Pulls the image-level feature to the teacher's embedding of every view (multi-scale feature distillation)."""
+    distances = distance(image[:, None], teacher, kind)
+    return _weighted_mean(distances, jnp.broadcast_to(_view_weights(view_weights, teacher), distances.shape))
+
+
+def match_loss(segments: Float[Array, "b s d"], teacher: Float[Array, "b v d"], kind: Distance) -> Float[Array, ""]:
+    """Pulls every segment to the nearest of the teacher's view embeddings (segment matching)."""
+    return distance(segments[:, :, None], teacher[:, None], kind).min(axis=-1).mean()
+
+
+def ground_loss(
+    segments: Float[Array, "b s d"],
+    assignment: Float[Array, "b k s"],
+    visible: Int[Array, "b k"],
+    teacher: Float[Array, "b v d"],
+    patch_weights: Float[Array, "v n"] | Float[np.ndarray, "v n"],
+    kind: Distance,
+    *,
+    pool: Pool = "unit",
+    view_weights: ViewWeights = None,
+) -> Float[Array, ""]:
+    """Pulls the mean of the segments inside each view, weighted by how much of each lies there, to the view's embedding.
+
+    `pool="unit"` gives every segment unit length before the mean, "raw" lets longer ones count for more. A view without
+    a visible patch has no say.
+    """
+    inside = jnp.asarray(patch_weights).T[visible]  # (b, k, v)
+    shares = jnp.einsum("bkv,bks->bvs", inside, assignment.astype(jnp.float32), precision="highest")
+    total = shares.sum(axis=-1)
+    seen = total > 1e-6
+    shares = shares / jnp.where(seen, total, 1.0)[..., None]
+    if pool not in ("raw", "unit"):
+        raise ValueError(f"the pooling is {pool!r}, expected 'raw' or 'unit'")
+    segments = unit(segments) if pool == "unit" else segments.astype(jnp.float32)
+    pooled = jnp.einsum("bvs,bsd->bvd", shares, segments, precision="highest")
+    return _weighted_mean(distance(pooled, teacher, kind), seen * _view_weights(view_weights, teacher))
+
+
+def mae_loss(
+    reconstruction: Float[Array, "b n c"], images: Float[Array, "b y x 3"], mask: Float[Array, "b n"]
+) -> Float[Array, ""]:
+    """MAE's mean squared error of normalised pixels, on hidden patches; `images` in [0, 1]."""
+    return reconstruction_loss(reconstruction, images, mask)
+
+
+def total_loss(
+    output: StudentOutput,
+    teacher: Float[Array, "b v d"],
+    images: Float[Array, "b y x 3"],
+    config: Mapping[str, Any],
+    boxes: Float[np.ndarray, "v 4"],
+    *,
+    global_weights: ViewWeights = None,
+    ground_weights: ViewWeights = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The weighted sum of the losses whose weight is not 0, and the single ones, unweighted, with "loss" for the sum.
+
+    Args:
+        output: the student's, of `images`, which are in [0, 1].
+        teacher: unit-length embeddings of the views `boxes`.
+        config: the weights "global", "match", "mae" and "ground", the "distance", and "ground_pool" ("unit" if left out).
+        boxes: as `views.view_boxes` makes them.
+        global_weights, ground_weights: relative weight of each view in these losses; None counts all alike.
+    """
+    kind = config["distance"]
+    terms = {}
+    if config["global"]:
+        terms["global"] = global_loss(output.image, teacher, kind, global_weights)
+    if config["match"]:
+        terms["match"] = match_loss(output.segments, teacher, kind)
+    if config["mae"] and output.reconstruction is not None:
+        terms["mae"] = mae_loss(output.reconstruction, images, output.mask)
+    if config["ground"]:
+        height, width = images.shape[1:3]
+        patch = isqrt(height * width // output.mask.shape[1])
+        inside = views.patch_weights(boxes, (height // patch, width // patch))
+        terms["ground"] = ground_loss(
+            output.segments,
+            output.assignment,
+            output.visible,
+            teacher,
+            inside,
+            kind,
+            pool=config.get("ground_pool", "unit"),
+            view_weights=ground_weights,
+        )
+    loss = sum((config[name] * term for name, term in terms.items()), jnp.float32(0))
+    return loss, terms | {"loss": loss}
+
+
+def _view_weights(weights: ViewWeights, teacher: Float[Array, "b v d"]) -> Float[Array, " v"]:
+    return jnp.ones(teacher.shape[1]) if weights is None else jnp.asarray(weights, jnp.float32)
+
+
+def _weighted_mean(x: Float[Array, "b v"], weights: Float[Array, "b v"]) -> Float[Array, ""]:
+    """0 where all weights are."""
+    total = weights.sum()
+    return (x * weights).sum() / jnp.where(total > 0, total, 1.0)

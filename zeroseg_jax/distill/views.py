@@ -1,0 +1,81 @@
+"""Views: the boxes of an image that the teacher looks at, cut out and resized, and how patches lie in them.
+
+A box is [y0, x0, y1, x1] in fractions of the image. Boxes are fixed before compilation, so that cropping and resizing
+all of them is two products with constant matrices.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def grid_boxes(views: Sequence[int] = (1, 2, 3)) -> Float[np.ndarray, "v 4"]:
+    """The cells of a g x g grid for each g of `views`, row-major: (1, 2, 3) gives 1 + 4 + 9 boxes. float64 in [0, 1]."""
+    return np.array(
+        [(i / g, j / g, (i + 1) / g, (j + 1) / g) for g in views for i in range(g) for j in range(g)]
+    ).reshape(-1, 4)
+
+
+def window_boxes(share: float, stride: float) -> Float[np.ndarray, "v 4"]:
+    """Square windows whose side is `share` of the image's, `stride` apart; the last ones are moved inside the image."""
+    count = int(np.ceil((1 - share) / stride - 1e-9)) + 1
+    starts = np.minimum(np.arange(count) * stride, 1 - share)
+    return np.array([(y, x, y + share, x + share) for y in starts for x in starts])
+
+
+def view_boxes(
+    grids: Sequence[int] = (1, 2, 3), windows: Sequence[tuple[float, float]] = ()
+) -> Float[np.ndarray, "v 4"]:
+    """The grid cells of `grids`, then the windows of each (share, stride) of `windows`."""
+    return np.concatenate([grid_boxes(grids), *(window_boxes(*window) for window in windows)])
+
+
+def crop_views(
+    images: Float[Array, "b y x 3"],
+    boxes: Float[np.ndarray, "v 4"],
+    size: int,
+    kernel: Literal["bicubic", "triangle"] = "bicubic",
+) -> Float[Array, "b v size size 3"]:
+    """Cuts every box out of every image and resizes it to `size`, antialiased, as Pillow's `resize(box=)` does.
+
+    `images` are in [0, 1], and so are the views. `triangle` is bilinear resizing.
+    """
+    _, height, width, _ = images.shape
+    rows = np.stack([_resize_matrix(height, y0, y1, size, kernel) for y0, _, y1, _ in boxes])
+    columns = np.stack([_resize_matrix(width, x0, x1, size, kernel) for _, x0, _, x1 in boxes])
+    # "highest": a TPU would otherwise round the pixels to bfloat16
+    views = jnp.einsum("vyh,bhwc->bvywc", rows.astype(images.dtype), images, precision="highest")
+    views = jnp.einsum("vxw,bvywc->bvyxc", columns.astype(images.dtype), views, precision="highest")
+    return jnp.clip(views, 0, 1)  # the bicubic kernel overshoots
+
+
+def _resize_matrix(pixels: int, start: float, end: float, size: int, kernel: str) -> Float[np.ndarray, "size pixels"]:
+    """Resizes the part [start, end] of a line of pixels to `size` samples; rows sum to 1.
+
+    The kernel is widened where it shrinks (antialiasing) and cut off at the image's border.
+    """
+    scale = (end - start) * pixels / size  # pixels a sample
+    centres = start * pixels + (np.arange(size) + 0.5) * scale
+    t = np.abs(np.arange(pixels) + 0.5 - centres[:, None]) / max(scale, 1.0)
+    if kernel == "triangle":
+        weights = np.maximum(1 - t, 0)
+    elif kernel == "bicubic":  # Keys 1981 with a = -0.5, Pillow's and CLIP's
+        weights = np.where(t < 1, (1.5 * t - 2.5) * t**2 + 1, np.where(t < 2, ((-0.5 * t + 2.5) * t - 4) * t + 2, 0))
+    else:
+        raise ValueError(f"kernel is {kernel!r}, expected 'bicubic' or 'triangle'")
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def patch_weights(boxes: Float[np.ndarray, "v 4"], grid: tuple[int, int]) -> Float[np.ndarray, "v n"]:
+    """Share of each patch's area that lies in each box, in [0, 1], float32; patches row-major, n = rows * columns."""
+
+    def overlap(start: np.ndarray, end: np.ndarray, n: int) -> np.ndarray:
+        left, right = np.maximum(start[:, None] * n, np.arange(n)), np.minimum(end[:, None] * n, np.arange(n) + 1)
+        return np.maximum(right - left, 0)
+
+    y0, x0, y1, x1 = np.asarray(boxes).T
+    rows, columns = overlap(y0, y1, grid[0]), overlap(x0, x1, grid[1])
+    return (rows[:, :, None] * columns[:, None, :]).reshape(len(boxes), -1).astype(np.float32)

@@ -1,0 +1,166 @@
+"""The masked autoencoder (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"): masking, encoder, decoder.
+
+The encoder sees only the patches that are left visible, the decoder fills in the pixels of the others. Sizes and names
+follow the published checkpoints (ViT-B/L/H), which `pretrained_mae.load_mae` reads.
+"""
+
+from math import isqrt
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.layers import Transformer, linear, sincos_positions
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def normalise(images: Float[Array, "b y x 3"]) -> Float[Array, "b y x 3"]:
+    """Images in [0, 1] by ImageNet's mean and standard deviation, as MAE's checkpoints expect them."""
+    return (images - IMAGENET_MEAN) / IMAGENET_STD
+
+
+def patch_grid(images: Float[Array, "b y x 3"], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches; raises InputError where the image is not a whole number of patches."""
+    height, width = images.shape[1:3]
+    if height % patch_size or width % patch_size or not height or not width:
+        raise InputError(
+            f"an image of {height}x{width} pixels is not divisible into patches of {patch_size}x{patch_size};"
+            " resize it to multiples of the patch size"
+        )
+    return height // patch_size, width // patch_size
+
+
+def patchify(images: Float[Array, "b y x 3"], patch_size: int) -> Float[Array, "b n k"]:
+    """Row-major patches, each flattened in the order row, column, channel: k = patch_size^2 * 3."""
+    (h, w), p = patch_grid(images, patch_size), patch_size
+    return images.reshape(-1, h, p, w, p, 3).swapaxes(2, 3).reshape(len(images), h * w, p * p * 3)
+
+
+class Masking(NamedTuple):
+    """Which patches of each image the encoder sees."""
+
+    visible: Int[Array, "b k"]
+    """Indices of the visible patches, in the order in which the encoder gets them."""
+    restore: Int[Array, "b n"]
+    """Where each patch is found in the sequence of visible patches followed by masked ones."""
+    mask: Float[Array, "b n"]
+    """1 where a patch is hidden, 0 where it is visible."""
+
+
+def random_masking(noise: Float[Array, "b n"], mask_ratio: float) -> Masking:
+    """Keeps the int(n (1 - mask_ratio)) patches of least noise in each image; uniform noise makes that a random set."""
+    n = noise.shape[1]
+    keep = int(n * (1 - mask_ratio))
+    shuffle = jnp.argsort(noise, axis=1)
+    restore = jnp.argsort(shuffle, axis=1)
+    return Masking(
+        shuffle[:, :keep].astype(jnp.int32), restore.astype(jnp.int32), (restore >= keep).astype(jnp.float32)
+    )
+
+
+def take_patches(x: Float[Array, "b n d"], indices: Int[Array, "b m"]) -> Float[Array, "b m d"]:
+    """`x[b, indices[b, m]]`."""
+    return jnp.take_along_axis(x, indices[..., None], axis=1)
+
+
+class Encoder(nnx.Module):
+    """A pre-norm ViT with a class token and fixed sin-cos positions, on the visible patches only.
+
+    Images may have any size that is a whole number of patches: the position function is evaluated at the patches'
+    centres, in the coordinates of the grid of `image_size` (which is what resizing a learned table approximates).
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        norm_eps: float = 1e-6,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.patch_size, self.grid = patch_size, image_size // patch_size
+        self.patch_embedding = linear(patch_size**2 * 3, width, dtype=dtype, rngs=rngs)
+        self.class_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
+        self.transformer = Transformer(depth, width, heads, 4 * width, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
+    ) -> Float[Array, "b m d"]:
+        """Class token and patches, normed: m = 1 + k. `images` are normalised; `visible=None` takes all patches."""
+        patches = patchify(images, self.patch_size)
+        grid = patch_grid(images, self.patch_size)
+        table = jnp.asarray(sincos_positions(*grid, self.class_token.shape[0], (self.grid, self.grid)))
+        if visible is not None:  # before the embedding: what is hidden costs nothing
+            patches = take_patches(patches, visible)
+            table = table[visible]
+        x = self.patch_embedding(patches)
+        x = x + table.astype(x.dtype)
+        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (len(x), 1, x.shape[-1]))  # its position is 0
+        x, _ = self.transformer(jnp.concatenate([first, x], axis=1))
+        return self.norm(x)
+
+
+class Decoder(nnx.Module):
+    """Reconstructs the pixels of all patches from the encoded visible ones."""
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        norm_eps: float = 1e-6,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.grid = image_size // patch_size
+        self.embedding = linear(encoder_width, width, dtype=dtype, rngs=rngs)
+        self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
+        self.transformer = Transformer(depth, width, heads, 4 * width, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.prediction = linear(width, patch_size**2 * 3, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, tokens: Float[Array, "b m d"], restore: Int[Array, "b n"], grid: tuple[int, int]
+    ) -> Float[Array, "b n k"]:
+        """Predicted pixels of each patch, in `patchify`'s order, normalised per patch; float32.
+
+        `tokens` are the encoder's, class token first; `grid` is the patches' (rows, columns), rows * columns = n.
+        """
+        x = self.embedding(tokens)
+        b, width, hidden = len(x), x.shape[-1], restore.shape[1] + 1 - x.shape[1]
+        masked = jnp.broadcast_to(self.mask_token[...].astype(x.dtype), (b, hidden, width))
+        patches = take_patches(jnp.concatenate([x[:, 1:], masked], axis=1), restore)
+        patches = patches + jnp.asarray(sincos_positions(*grid, width, (self.grid, self.grid)), x.dtype)
+        x, _ = self.transformer(jnp.concatenate([x[:, :1], patches], axis=1))
+        return self.prediction(self.norm(x[:, 1:])).astype(jnp.float32)
+
+
+def pixel_targets(images: Float[Array, "b y x 3"], patch_size: int) -> Float[Array, "b n k"]:
+    """What the decoder should predict for images in [0, 1]: each patch by its own mean and (unbiased) deviation."""
+    patches = patchify(normalise(images.astype(jnp.float32)), patch_size)
+    variance = patches.var(axis=-1, ddof=1, keepdims=True)
+    return (patches - patches.mean(axis=-1, keepdims=True)) * jax.lax.rsqrt(variance + 1e-6)
+
+
+def reconstruction_loss(
+    reconstruction: Float[Array, "b n k"], images: Float[Array, "b y x 3"], mask: Float[Array, "b n"]
+) -> Float[Array, ""]:
+    """Mean squared error on the hidden patches (paper, section 3 and table 1d: normalised pixels); 0 if none is hidden."""
+    targets = pixel_targets(images, isqrt(reconstruction.shape[-1] // 3))
+    error = jnp.square(reconstruction.astype(jnp.float32) - targets).mean(axis=-1)
+    return (error * mask).sum() / jnp.maximum(mask.sum(), 1)

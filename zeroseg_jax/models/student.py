@@ -1,0 +1,168 @@
+"""The student: MAE's encoder and decoder, a segment decoder of grouping stages, and a projection to CLIP's space.
+
+ZeroSeg ("Exploring Open-Vocabulary Semantic Segmentation from CLIP Vision Encoder Distillation Only", ICCV 2023).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.grouping import Assigning, GroupingStage
+from zeroseg_jax.models.layers import MLP
+from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Sizes of the student; the defaults are ViT-B/16 with the paper's 32 and 8 segment tokens."""
+
+    image_size: int = 224
+    """Side of the training images; other sizes work too, their positions are scaled to this one."""
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mask_ratio: float = 0.75
+    """Share of the patches that training hides from the encoder, in [0, 1)."""
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    """Blocks of the reconstruction decoder; 0 leaves it out."""
+    decoder_heads: int = 16
+    segment_tokens: tuple[int, ...] = (32, 8)
+    """Segment tokens of each stage of the segment decoder."""
+    segment_depths: tuple[int, ...] = (2, 1)
+    """Transformer blocks of each stage."""
+    segment_heads: int = 12
+    projection_width: int = 4096
+    embed_dim: int = 512
+    """Width of the teacher's embedding space."""
+    assignment: Literal["soft", "hard"] = "hard"
+    gumbel: bool = True
+    """Whether training adds Gumbel noise to the assignment."""
+    tau: float = 1.0
+    """Temperature of the assignment."""
+    sum_assign: bool = False
+    """Whether a segment sums its tokens; otherwise it is their sum over (their weight + 1), as GroupViT's."""
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        widths = [(self.width, self.heads, "heads"), (self.width, self.segment_heads, "segment_heads")]
+        if self.decoder_depth:
+            widths.append((self.decoder_width, self.decoder_heads, "decoder_heads"))
+        for width, heads, name in widths:
+            if width % heads or width % 4:
+                raise InputError(f"the student's width {width} must be divisible by 4 and by {name}={heads}")
+        if self.image_size % self.patch_size:
+            raise InputError(f"image_size {self.image_size} is not divisible by the patch size {self.patch_size}")
+        if len(self.segment_tokens) != len(self.segment_depths) or not self.segment_tokens:
+            raise InputError(
+                f"segment_tokens {self.segment_tokens} and segment_depths {self.segment_depths} must be of the same"
+                " length, one number for each stage"
+            )
+        patches = (self.image_size // self.patch_size) ** 2
+        if not 0 <= self.mask_ratio < 1 or int(patches * (1 - self.mask_ratio)) == 0:
+            raise InputError(
+                f"mask_ratio {self.mask_ratio} leaves none of {patches} patches visible; set a smaller one"
+            )
+        if self.assignment not in ("soft", "hard"):
+            raise InputError(f"assignment is {self.assignment!r}; it must be soft or hard")
+
+
+class StudentOutput(NamedTuple):
+    """What the student makes of a batch of images. All floats are float32; s is the last of `segment_tokens`."""
+
+    segments: Float[Array, "b s e"]
+    """Each segment in the teacher's space, not unit length."""
+    image: Float[Array, "b e"]
+    """The mean segment in the teacher's space, not unit length."""
+    assignment: Float[Array, "b k s"]
+    """Share of each visible patch in each segment; rows sum to 1. Never noisy, and soft even where features are hard."""
+    visible: Int[Array, "b k"]
+    """Indices of the visible patches, row-major in the grid; all of them in order where nothing is masked."""
+    mask: Float[Array, "b n"]
+    """1 where a patch is hidden."""
+    reconstruction: Float[Array, "b n c"] | None
+    """Predicted pixels of all patches (`mae.pixel_targets`), c = patch_size^2 * 3."""
+    stage_assignments: tuple[Float[Array, "b _ _"], ...]
+    """Each stage's own map: (b, k, S1), (b, S1, S2), ...; `assignment` is their product."""
+
+
+class Student(nnx.Module):
+    """The student model. `dtype` is the dtype of the computation; parameters, softmaxes and outputs are float32."""
+
+    def __init__(self, config: StudentConfig, *, rngs: nnx.Rngs, dtype: Any = None):
+        self.config = config
+        options = {"norm_eps": config.norm_eps, "dtype": dtype, "rngs": rngs}
+        sizes = config.image_size, config.patch_size, config.width
+        self.encoder = Encoder(*sizes, config.depth, config.heads, **options)
+        decoder = config.decoder_width, config.decoder_depth, config.decoder_heads
+        self.decoder = Decoder(*sizes, *decoder, **options) if config.decoder_depth else None
+        how = Assigning(config.assignment, config.gumbel, config.tau, config.sum_assign)
+        stages = []
+        for i, (tokens, depth) in enumerate(zip(config.segment_tokens, config.segment_depths, strict=True)):
+            previous = config.segment_tokens[i - 1] if i else 0
+            stage = depth, config.width, config.segment_heads, tokens, tokens, how
+            stages.append(GroupingStage(*stage, previous=previous, **options))
+        self.stages = nnx.List(stages)
+        self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
+        self.projection = MLP(config.width, config.projection_width, out=config.embed_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "b y x 3"],
+        *,
+        noise: Float[Array, "b n"] | None = None,
+        gumbel_key: PRNGKeyArray | None = None,
+        reconstruct: bool = True,
+    ) -> StudentOutput:
+        """Segments images.
+
+        Args:
+            images: in [0, 1], of any size divisible by the patch.
+            noise: uniform noise that chooses the visible patches; None shows all of them.
+            gumbel_key: key of the assignment's noise; None for inference.
+            reconstruct: whether to run the reconstruction decoder, where there is one and `noise` is given.
+
+        Raises:
+            InputError: the image size is not divisible by the patch size.
+        """
+        grid = patch_grid(images, self.config.patch_size)
+        n = grid[0] * grid[1]
+        masking = self._masking(noise, len(images), n)
+        tokens = self.encoder(normalise(images.astype(jnp.float32)), None if noise is None else masking.visible)
+        reconstruction = None
+        if self.decoder is not None and noise is not None and reconstruct:
+            reconstruction = self.decoder(tokens, masking.restore, grid)
+
+        segments, groups, maps = tokens[:, 1:], None, []
+        for i, stage in enumerate(self.stages):
+            key = None if gumbel_key is None else jax.random.fold_in(gumbel_key, i)
+            (segments, stage_map), groups = stage(segments, groups, key)
+            maps.append(stage_map)
+        assignment = maps[0]
+        for stage_map in maps[1:]:
+            assignment = jnp.matmul(assignment, stage_map, precision="highest")
+
+        segments = self.norm(segments)
+        everything = jnp.concatenate([segments, segments.mean(axis=1, keepdims=True)], axis=1)
+        projected = self.projection(everything).astype(jnp.float32)
+        return StudentOutput(
+            segments=projected[:, :-1],
+            image=projected[:, -1],
+            assignment=assignment,
+            visible=masking.visible,
+            mask=masking.mask,
+            reconstruction=reconstruction,
+            stage_assignments=tuple(maps),
+        )
+
+    def _masking(self, noise: Float[Array, "b n"] | None, b: int, n: int) -> Masking:
+        if noise is not None:
+            return random_masking(noise, self.config.mask_ratio)
+        everything = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (b, n))
+        return Masking(everything, everything, jnp.zeros((b, n)))
