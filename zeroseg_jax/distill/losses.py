@@ -24,7 +24,7 @@ ViewWeights = Float[Array, " v"] | Float[np.ndarray, " v"] | None
 
 
 def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """`x` at unit length; a zero vector stays zero and has a finite gradient, which `x / (norm + eps)` does not have."""
+    """`x` at unit length; a zero vector stays zero, with a finite gradient, where `x / (norm + eps)` has none."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)
 
@@ -32,8 +32,8 @@ def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
 def distance(a: Float[Array, "... d"], b: Float[Array, "... d"], kind: Distance) -> Float[Array, "..."]:
     """Distance of the directions of `a` and `b`, from 0 to 2.
 
-    "cosine": 1 - cosine. "l1": sum of absolute differences of the unit vectors, over sqrt(d), which makes it independent
-    of the width. Leading axes are broadcast.
+    "cosine": 1 - cosine. "l1": sum of absolute differences of the unit vectors, over sqrt(d), so that it does not
+    depend on the width. Leading axes are broadcast.
     """
     a, b = unit(a), unit(b)
     if kind == "cosine":
@@ -67,7 +67,7 @@ def ground_loss(
     pool: Pool = "unit",
     view_weights: ViewWeights = None,
 ) -> Float[Array, ""]:
-    """Pulls the mean of the segments inside each view, weighted by how much of each lies there, to the view's embedding.
+    """Pulls the mean segment of each view, weighted by how much of each segment lies there, to the view's embedding.
 
     `pool="unit"` gives every segment unit length before the mean, "raw" lets longer ones count for more. A view without
     a visible patch has no say.
@@ -106,7 +106,7 @@ def total_loss(
     Args:
         output: the student's, of `images`, which are in [0, 1].
         teacher: unit-length embeddings of the views `boxes`.
-        config: the weights "global", "match", "mae" and "ground", the "distance", and "ground_pool" ("unit" if left out).
+        config: weights "global", "match", "mae" and "ground", the "distance", and "ground_pool" ("unit" if left out).
         boxes: as `views.view_boxes` makes them.
         global_weights, ground_weights: relative weight of each view in these losses; None counts all alike.
     """

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 
 def grid_boxes(views: Sequence[int] = (1, 2, 3)) -> Float[np.ndarray, "v 4"]:
-    """The cells of a g x g grid for each g of `views`, row-major: (1, 2, 3) gives 1 + 4 + 9 boxes. float64 in [0, 1]."""
+    """The cells of a g x g grid for each g of `views`, row-major: (1, 2, 3) gives 1 + 4 + 9 boxes. In [0, 1]."""
     return np.array(
         [(i / g, j / g, (i + 1) / g, (j + 1) / g) for g in views for i in range(g) for j in range(g)]
     ).reshape(-1, 4)

@@ -151,12 +151,13 @@ def sincos_positions(
     """MAE's fixed position table, row-major: the first half of `dim` encodes the column, the second half the row.
 
     Each half is [sin(p w), cos(p w)] with w_i = 10000^(-i / (dim / 4)). Values in [-1, 1], float32. `grid` is the
-    (rows, columns) whose coordinates p are in, where that is not the table's own: the patches' centres are scaled to it.
+    (rows, columns) that the coordinates p are in, if not the table's own: the patches' centres are scaled to it.
     """
     if dim % 4:
         raise ValueError(f"sin-cos positions need a width divisible by 4, got {dim}")
     omega = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
-    rows, columns = ((np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip((height, width), grid or (height, width)))
+    sizes = zip((height, width), grid or (height, width), strict=True)
+    rows, columns = ((np.arange(n) + 0.5) * m / n - 0.5 for n, m in sizes)
     rows, columns = np.meshgrid(rows, columns, indexing="ij")
 
     def encode(p: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The masked autoencoder (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"): masking, encoder, decoder.
+"""MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"): masking, encoder and decoder.
 
 The encoder sees only the patches that are left visible, the decoder fills in the pixels of the others. Sizes and names
 follow the published checkpoints (ViT-B/L/H), which `pretrained_mae.load_mae` reads.
@@ -160,7 +160,7 @@ def pixel_targets(images: Float[Array, "b y x 3"], patch_size: int) -> Float[Arr
 def reconstruction_loss(
     reconstruction: Float[Array, "b n k"], images: Float[Array, "b y x 3"], mask: Float[Array, "b n"]
 ) -> Float[Array, ""]:
-    """Mean squared error on the hidden patches (paper, section 3 and table 1d: normalised pixels); 0 if none is hidden."""
+    """Mean squared error on the hidden patches (paper, section 3, normalised pixels); 0 if none is hidden."""
     targets = pixel_targets(images, isqrt(reconstruction.shape[-1] // 3))
     error = jnp.square(reconstruction.astype(jnp.float32) - targets).mean(axis=-1)
     return (error * mask).sum() / jnp.maximum(mask.sum(), 1)
