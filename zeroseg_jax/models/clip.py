@@ -95,6 +95,10 @@ class CLIPConfig:
             raise InputError(f"the CLIP configuration has num_channels={vision['num_channels']}, only 3 is supported")
         fields: dict[str, Any] = {}
         if raw.get("projection_dim") is not None:
+            if not isinstance(raw["projection_dim"], int):
+                raise InputError(
+                    f"the CLIP configuration's projection_dim is {raw['projection_dim']!r}, expected a number"
+                )
             fields["embed_dim"] = raw["projection_dim"]
         if raw.get("logit_scale_init_value") is not None:
             fields["logit_scale"] = float(raw["logit_scale_init_value"])

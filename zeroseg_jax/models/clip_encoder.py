@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int32
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig
-from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing
+from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
 from zeroseg_jax.models.pretrained import (
     CLIP_TABLE,
     dump_weights,
@@ -48,13 +48,16 @@ class ClipEncoder:
         """Width D of the space that images and texts share."""
         return self.model.config.embed_dim
 
-    def vision(self, pixels: Float[Array | np.ndarray, "b y x 3"]) -> Float[Array, "b d"]:
-        """Projected image embeddings, float32, not unit length, of already normalised images of any size."""
-        return self._vision(*nnx.split(self.model), jnp.asarray(pixels))
+    def vision(self, pixels: Array | np.ndarray) -> Float[Array, "b d"]:
+        """Projected image embeddings, float32, not unit length.
 
-    def dense(self, pixels: Float[Array | np.ndarray, "b y x 3"]) -> Float[Array, "b h w d"]:
-        """MaskCLIP's embedding of every patch (`CLIP.dense`), float32, not unit length, for normalised images."""
-        return self._dense(*nnx.split(self.model), jnp.asarray(pixels))
+        `pixels` are float (B, H, W, 3) of any size, already normalised (`normalise`, `preprocess`).
+        """
+        return self._vision(*nnx.split(self.model), _check_pixels(pixels))
+
+    def dense(self, pixels: Array | np.ndarray) -> Float[Array, "b h w d"]:
+        """MaskCLIP's embedding of every patch (`CLIP.dense`), float32, not unit length; `pixels` as for `vision`."""
+        return self._dense(*nnx.split(self.model), _check_pixels(pixels))
 
     def normalise(self, images: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
         """Images in [0, 1] -> what `vision` takes; pure, for use inside jitted functions."""
@@ -72,6 +75,7 @@ class ClipEncoder:
         `images` are uint8 (B, H, W, 3), or a list of paths, PIL images or uint8 (H, W, 3) arrays of any sizes. `size`
         encodes at another size than the checkpoint's. Raises InputError for anything else and for unreadable files.
         """
+        check_images(images)
         chunks = [self.preprocess(images[i : i + BUCKETS[-1]], size) for i in range(0, len(images), BUCKETS[-1])]
         return self._unit(chunks, self.vision)
 
@@ -141,6 +145,15 @@ def load_clip(source: str | Path, dtype: Any = None) -> ClipEncoder:
     make = lambda: CLIP(config, rngs=nnx.Rngs(0), dtype=dtype)  # noqa: E731
     model = load_weights(make, read_tensors(folder), CLIP_TABLE, str(source))
     return ClipEncoder(model, _load_tokenizer(folder, config), _load_preprocessing(folder, config))
+
+
+def _check_pixels(pixels: Array | np.ndarray) -> Float[Array, "b y x 3"]:
+    if pixels.ndim != 4 or pixels.shape[-1] != 3 or not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise InputError(
+            f"the pixels are {pixels.dtype} {pixels.shape}, expected normalised float (B, H, W, 3);"
+            " encode_image takes images as they are"
+        )
+    return jnp.asarray(pixels)
 
 
 def _load_tokenizer(folder: Path, config: CLIPConfig) -> Any:

@@ -4,7 +4,6 @@ OpenAI's preprocessing is Pillow's: bicubic with antialiasing on uint8. Other li
 whole unit of normalised intensity, so this part stays on the CPU.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -19,7 +18,8 @@ from zeroseg_jax.errors import InputError
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-ImageInput = UInt8[np.ndarray, "b y x 3"] | Sequence[str | Path | Image.Image | np.ndarray]
+ImageInput = Any
+"""uint8 (B, H, W, 3), or a list of paths, PIL images or uint8 (H, W, 3) arrays. Users' input: `check_images` looks."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,7 @@ class Preprocessing:
 
     def __call__(self, images: ImageInput) -> Float[np.ndarray, "b y x 3"]:
         """Normalised float32; raises InputError for an unreadable image, naming it."""
-        if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3):
-            raise InputError(
-                f"images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3) or a list of images"
-            )
-        if isinstance(images, str | Path | Image.Image):
-            raise InputError("expected a list of images, got a single one; put it in a list")
+        check_images(images)
         done = [self._one(open_image(image)) for image in images]
         if len({image.shape for image in done}) > 1:
             raise InputError("images of several sizes need a preprocessing with a centre crop or a fixed size")
@@ -99,17 +94,28 @@ class Preprocessing:
     def _one(self, image: Image.Image) -> Float[np.ndarray, "y x 3"]:
         if self.resize is not None:
             height, width = _resized_shape(image.height, image.width, self.resize)
-            image = image.resize((width, height), resample=self.resample)
+            image = image.resize((width, height), resample=Image.Resampling(self.resample))
         pixels = np.asarray(image)
         if self.crop is not None:
             pixels = _centre_crop(pixels, *self.crop)
         if self.scale is not None:
             # multiplied in float64, as in CLIPImageProcessor
             pixels = (pixels.astype(np.float64) * self.scale).astype(np.float32)
-        return (pixels.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        return (pixels.astype(np.float32) - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
-def open_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
+def check_images(images: ImageInput) -> None:
+    """Raises InputError unless `images` is a list or a uint8 array of images; files are not looked into."""
+    if isinstance(images, np.ndarray):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise InputError(f"the images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3) or a list")
+    elif isinstance(images, str | Path | Image.Image):
+        raise InputError("expected a list of images, got a single one; put it in a list")
+    elif not isinstance(images, list | tuple):
+        raise InputError(f"the images are a {type(images).__name__}, expected uint8 (B, H, W, 3) or a list")
+
+
+def open_image(image: Any) -> Image.Image:
     """An RGB image, upright, transparency laid on white; raises InputError where it cannot be read."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:

@@ -7,7 +7,7 @@ Only safetensors files are read; pickles never are.
 
 import json
 from collections.abc import Callable, Iterator
-from math import isqrt, prod
+from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -113,12 +113,13 @@ def find_folder(source: str | Path) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise InputError(f"there is no folder {name}, give a model's folder or a Hugging Face hub id owner/name")
 
-    import huggingface_hub  # half a second that a local folder need not wait for
+    import httpx  # what the hub's client speaks with; half a second that a local folder need not wait for
+    import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.txt", "model*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:  # OSError: offline, and not in the cache
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:  # offline, and not in the cache
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{name} is neither a folder here nor a model that could be fetched from the Hugging Face hub ({reason});"
@@ -201,7 +202,7 @@ def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], tabl
     if missing or left_over or wrong:
         lists = {"missing": missing, "left over": left_over, "of another shape": wrong}
         said = "; ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in lists.items())
-        raise InputError(f"the weights of {source} do not fit the model of its config.json ({said})")
+        raise InputError(f"the weights of {source} do not fit its config.json, fetch both again ({said})")
     nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights, sep="."))
     return nnx.merge(graphdef, state)
 
@@ -213,7 +214,7 @@ def dump_weights(model: nnx.Module, table: Table, dtype: Any = np.float32) -> di
     for entry, names in _expand(table, {path: leaf.shape for path, leaf in values.items()}):
         value = np.asarray(values[entry.ours], dtype)
         for name, part in zip(names, value if "{layer}" in entry.theirs else [value], strict=True):
-            tensors[name] = np.ascontiguousarray(entry.layout.write(part)).reshape(entry.layout.write(part).shape)
+            tensors[name] = np.array(entry.layout.write(part), order="C")  # safetensors wants no views
     return tensors
 
 
@@ -222,11 +223,6 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, np.nda
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def parameter_count(model: nnx.Module) -> int:
-    """The number of weights."""
-    return sum(prod(leaf.shape) for leaf in _flat(nnx.split(model)[1]).values())
 
 
 def _flat(state: Any) -> dict[str, Any]:

@@ -42,4 +42,4 @@ def build_word_tokenizer(texts: Iterable[str], *, vocabulary: int = 1000, contex
         vocab.setdefault(left + right, len(vocab))
     for token in (START, END):
         vocab[token] = len(vocab)
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=context)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=context)  # type: ignore[arg-type]
