@@ -56,25 +56,27 @@ class Table(NamedTuple):
     ignored: tuple[str, ...] = ()
 
 
-def _affine(theirs: str, ours: str) -> tuple[Entry, Entry]:
+def affine(theirs: str, ours: str) -> tuple[Entry, Entry]:
+    """The two lines of a linear layer."""
     return Entry(f"{theirs}.weight", f"{ours}.kernel", LINEAR), Entry(f"{theirs}.bias", f"{ours}.bias", SAME)
 
 
-def _norm(theirs: str, ours: str) -> tuple[Entry, Entry]:
+def norm(theirs: str, ours: str) -> tuple[Entry, Entry]:
+    """The two lines of a layer norm."""
     return Entry(f"{theirs}.weight", f"{ours}.scale", SAME), Entry(f"{theirs}.bias", f"{ours}.bias", SAME)
 
 
 def _clip_blocks(theirs: str, ours: str) -> tuple[Entry, ...]:
     theirs, ours = f"{theirs}.encoder.layers.{{layer}}", f"{ours}.transformer.blocks"
     return (
-        *_norm(f"{theirs}.layer_norm1", f"{ours}.norm1"),
-        *_affine(f"{theirs}.self_attn.q_proj", f"{ours}.attention.query"),
-        *_affine(f"{theirs}.self_attn.k_proj", f"{ours}.attention.key"),
-        *_affine(f"{theirs}.self_attn.v_proj", f"{ours}.attention.value"),
-        *_affine(f"{theirs}.self_attn.out_proj", f"{ours}.attention.out"),
-        *_norm(f"{theirs}.layer_norm2", f"{ours}.norm2"),
-        *_affine(f"{theirs}.mlp.fc1", f"{ours}.mlp.fc1"),
-        *_affine(f"{theirs}.mlp.fc2", f"{ours}.mlp.fc2"),
+        *norm(f"{theirs}.layer_norm1", f"{ours}.norm1"),
+        *affine(f"{theirs}.self_attn.q_proj", f"{ours}.attention.query"),
+        *affine(f"{theirs}.self_attn.k_proj", f"{ours}.attention.key"),
+        *affine(f"{theirs}.self_attn.v_proj", f"{ours}.attention.value"),
+        *affine(f"{theirs}.self_attn.out_proj", f"{ours}.attention.out"),
+        *norm(f"{theirs}.layer_norm2", f"{ours}.norm2"),
+        *affine(f"{theirs}.mlp.fc1", f"{ours}.mlp.fc1"),
+        *affine(f"{theirs}.mlp.fc2", f"{ours}.mlp.fc2"),
     )
 
 
@@ -84,14 +86,14 @@ CLIP_TABLE = Table(
         Entry("vision_model.embeddings.class_embedding", "vision_tower.class_embedding", SAME),
         Entry("vision_model.embeddings.patch_embedding.weight", "vision_tower.patch_embedding.kernel", PATCHES),
         Entry("vision_model.embeddings.position_embedding.weight", "vision_tower.position_embedding", SAME),
-        *_norm("vision_model.pre_layrnorm", "vision_tower.pre_norm"),  # [sic]
+        *norm("vision_model.pre_layrnorm", "vision_tower.pre_norm"),  # [sic]
         *_clip_blocks("vision_model", "vision_tower"),
-        *_norm("vision_model.post_layernorm", "vision_tower.post_norm"),
+        *norm("vision_model.post_layernorm", "vision_tower.post_norm"),
         Entry("visual_projection.weight", "visual_projection.kernel", LINEAR),
         Entry("text_model.embeddings.token_embedding.weight", "text_tower.token_embedding", SAME),
         Entry("text_model.embeddings.position_embedding.weight", "text_tower.position_embedding", SAME),
         *_clip_blocks("text_model", "text_tower"),
-        *_norm("text_model.final_layer_norm", "text_tower.final_norm"),
+        *norm("text_model.final_layer_norm", "text_tower.final_norm"),
         Entry("text_projection.weight", "text_projection.kernel", LINEAR),
     ),
     # the numbers 0, 1, 2, ... that files of transformers before 4.31 hold
@@ -149,8 +151,11 @@ def read_config(folder: Path, model_type: str) -> dict[str, Any]:
     return config
 
 
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of model.safetensors, or of the parts that model.safetensors.index.json lists, as they are stored."""
+def read_tensors(folder: Path, model_class: str = "CLIPModel") -> dict[str, np.ndarray]:
+    """All tensors of model.safetensors, or of the parts that model.safetensors.index.json lists, as they are stored.
+
+    Raises InputError where there are none; for a pickle it says how `transformers.<model_class>` converts it.
+    """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
@@ -162,7 +167,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     elif (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
         raise InputError(
             f"{folder} holds its weights as pytorch_model.bin, a pickle, which is never opened here; convert it once"
-            f" with transformers: CLIPModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+            f" with transformers: {model_class}.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
     else:
         raise InputError(f"{folder} has no model.safetensors, expected a model's folder in Hugging Face form")

@@ -81,7 +81,7 @@ class StudentOutput(NamedTuple):
     image: Float[Array, "b e"]
     """The mean segment in the teacher's space, not unit length."""
     assignment: Float[Array, "b k s"]
-    """Share of each visible patch in each segment; rows sum to 1. Without noise, and soft even where features are hard."""
+    """Share of each visible patch in each segment; rows sum to 1. Noiseless, and soft even where features are hard."""
     visible: Int[Array, "b k"]
     """Indices of the visible patches, row-major in the grid; all of them in order where nothing is masked."""
     mask: Float[Array, "b n"]
