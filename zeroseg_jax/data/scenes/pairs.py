@@ -17,13 +17,15 @@ CROPS_PER_SCENE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """`image` uint8 (size, size, 3) and its caption; `target` is the object it is centred on, or None.
+    """`image` uint8 (size, size, 3) and its caption; `target` is its only object, or None.
 
+    `name` is the bare name of what the crop shows where that is a single thing ("a star", "grass"), otherwise "".
     `radius` is the target's radius as a share of the crop's width, `visible` the share of the target inside the crop.
     """
 
     image: np.ndarray
     text: str
+    name: str
     target: Placed | None
     radius: float = 0.0
     visible: float = 0.0
@@ -39,22 +41,33 @@ def pairs(seed: int, split: str = "pairs", size: int = 32) -> list[Pair]:
 def _pair(rng: np.random.Generator, drawn: Scene, picture: Image.Image, size: int, centred: bool) -> Pair:
     extent = picture.width
     if centred and drawn.objects:
-        target = drawn.objects[int(rng.integers(len(drawn.objects)))]
-        side = min(target.radius / rng.uniform(0.2, 0.5), extent)
-        x, y = np.array([target.x, target.y]) + rng.uniform(-0.12, 0.12, 2) * side
+        placed = drawn.objects[int(rng.integers(len(drawn.objects)))]
+        side = min(placed.radius / rng.uniform(0.18, 0.5), extent)
+        x, y = np.array([placed.x, placed.y]) + rng.uniform(-0.12, 0.12, 2) * side
     else:
-        target, side = None, extent * np.exp(rng.uniform(np.log(0.2), 0))
+        side = extent * np.exp(rng.uniform(np.log(0.2), 0))
         x, y = rng.uniform(side / 2, extent - side / 2, 2)
     left, top = (float(np.clip(c - side / 2, 0, extent - side)) for c in (x, y))
     box = (left, top, left + side, top + side)
-    crop = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    crop = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
     shares = _shares(drawn.mask, box)
     text = _caption(rng, drawn, shares)
-    if target is None:
-        return Pair(np.asarray(crop), text, None)
-    whole = np.mean(drawn.mask == NAMES.index(target.name)) * extent**2
-    inside = shares[NAMES.index(target.name)] * side**2
-    return Pair(np.asarray(crop), text, target, target.radius / side, float(min(inside / max(whole, 1), 1)))
+    seen = [o for o in drawn.objects if _visible(o, box) > 0.1]
+    if len(seen) == 1:
+        visible, radius = _visible(seen[0], box), seen[0].radius / side
+        single = visible > 0.8 and radius > 0.18
+        return Pair(crop, text, article(seen[0].name) if single else "", seen[0], radius, visible)
+    largest = int(shares.argmax())
+    single = largest >= len(OBJECTS) and shares[largest] > 0.95
+    return Pair(crop, text, NAMES[largest] if single else "", None)
+
+
+def _visible(target: Placed, box: tuple[float, float, float, float]) -> float:
+    """The share of the target's disc that lies inside the crop, about."""
+    y, x = np.mgrid[-1:1:21j, -1:1:21j]
+    disc = x**2 + y**2 < 1
+    x, y = target.x + x[disc] * target.radius, target.y + y[disc] * target.radius
+    return float(np.mean((x > box[0]) & (y > box[1]) & (x < box[2]) & (y < box[3])))
 
 
 def _shares(mask: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
