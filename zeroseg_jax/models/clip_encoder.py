@@ -59,7 +59,7 @@ class ClipEncoder:
         """MaskCLIP's embedding of every patch (`CLIP.dense`), float32, not unit length; `pixels` as for `vision`."""
         return self._dense(*nnx.split(self.model), _check_pixels(pixels))
 
-    def normalise(self, images: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
+    def normalise(self, images: Float[Array, "*b 3"] | Float[np.ndarray, "*b 3"]) -> Float[Array, "*b 3"]:
         """Images in [0, 1] -> what `vision` takes; pure, for use inside jitted functions."""
         mean, std = (jnp.asarray(v, jnp.float32) for v in (self.preprocessing.mean, self.preprocessing.std))
         return (images - mean) / std
@@ -104,7 +104,7 @@ class ClipEncoder:
 
     def token_count(self, text: str) -> int:
         """Tokens that `text` takes with its start and end tokens, before any truncation."""
-        return len(self._tokenizer().backend_tokenizer.encode(text).ids)
+        return len(self._tokenizer()(text, padding=False, truncation=False, verbose=False)["input_ids"])
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
         """Writes a Hugging Face CLIP folder, which `load_clip` and `transformers.CLIPModel` read back."""

@@ -115,13 +115,13 @@ def find_folder(source: str | Path) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise InputError(f"there is no folder {name}, give a model's folder or a Hugging Face hub id owner/name")
 
-    import httpx  # what the hub's client speaks with; half a second that a local folder need not wait for
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    import huggingface_hub  # half a second that a local folder need not wait for
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import httpx
 
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.txt", "model*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:  # offline, and not in the cache
+    except (HFValidationError, httpx.HTTPError, OSError) as error:  # offline, and not in the cache
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{name} is neither a folder here nor a model that could be fetched from the Hugging Face hub ({reason});"
