@@ -1,0 +1,88 @@
+"""Decoding: every kind of image becomes uint8 RGB, and damage is named."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zeroseg_jax.data.decode import BrokenImage, decode_image, read_image
+from zeroseg_jax.errors import InputError
+
+
+def encode(image: Image.Image, ending: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, ending, **options)
+    return buffer.getvalue()
+
+
+def picture() -> Image.Image:
+    """Left half (200, 40, 90), right half (10, 120, 250)."""
+    pixels = np.full((20, 30, 3), (200, 40, 90), np.uint8)
+    pixels[:, 15:] = (10, 120, 250)
+    return Image.fromarray(pixels)
+
+
+def test_rgb_is_exact():
+    assert np.array_equal(decode_image(encode(picture(), "PNG"), "a"), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_other_modes_become_rgb(mode):
+    ending = "TIFF" if mode == "CMYK" else "PNG"
+    image = picture().quantize() if mode == "P" else picture().convert(mode)
+    decoded = decode_image(encode(image, ending), "a")
+    assert decoded.shape == (20, 30, 3) and decoded.dtype == np.uint8
+    if mode in ("P", "RGBA", "CMYK"):
+        assert np.abs(decoded.astype(int) - np.asarray(picture())).max() <= 1
+
+
+def test_cmyk_jpeg():
+    decoded = decode_image(encode(picture().convert("CMYK"), "JPEG", quality=100), "a")
+    assert np.abs(decoded[:, :12].astype(int) - (200, 40, 90)).max() < 8
+
+
+def test_palette_with_transparency():
+    palette = Image.fromarray(np.zeros((4, 4), np.uint8), "P")
+    palette.putpalette([7, 8, 9])
+    data = encode(palette, "PNG", transparency=b"\x00\xff")
+    assert (decode_image(data, "a") == (7, 8, 9)).all()
+
+
+def test_sixteen_bits_are_scaled():
+    pixels = np.array([[0, 65535, 32896]], np.uint16)
+    decoded = decode_image(encode(Image.fromarray(pixels), "PNG"), "a")
+    assert decoded[0].tolist() == [[0] * 3, [255] * 3, [128] * 3]
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    decoded = decode_image(encode(picture(), "PNG", exif=exif), "a")
+    assert decoded.shape == (30, 20, 3)
+    assert np.array_equal(decoded, np.rot90(np.asarray(picture()), -1))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"no picture at all", "not in an image format"),
+        (encode(picture(), "JPEG")[:300], "[Tt]runcated"),
+        (encode(picture(), "PNG")[:-30], ""),
+        (encode(picture(), "WEBP")[:60], ""),
+        (encode(picture(), "PNG").replace(b"IDAT", b"IDAX"), ""),
+    ],
+)
+def test_damage_is_named(data, reason):
+    with pytest.raises(BrokenImage, match=rf"holiday\.jpg cannot be read.*{reason}") as caught:
+        decode_image(data, "holiday.jpg")
+    assert isinstance(caught.value, InputError)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.key, copy.reason, str(copy)) == ("holiday.jpg", caught.value.reason, str(caught.value))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(BrokenImage, match="No such file"):
+        read_image(tmp_path / "gone.png")

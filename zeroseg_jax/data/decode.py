@@ -1,0 +1,66 @@
+"""Encoded image bytes to uint8 RGB, with Pillow."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from zeroseg_jax.errors import InputError
+
+# What Pillow's decoders raise on damaged files; a missing or unreadable file is an OSError too.
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+class BrokenImage(InputError):
+    """An image that cannot be read; `key` says which one, `reason` why."""
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(f"the image {key} cannot be read ({reason}); repair or remove it")
+        self.key, self.reason = key, reason
+
+    def __reduce__(self):  # the constructor takes other arguments than the message, and workers pickle exceptions
+        return type(self), (self.key, self.reason)
+
+
+def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes any format that Pillow reads (JPEG, PNG, WebP, BMP, PPM, ...) to RGB.
+
+    Grey, palette, 16-bit and CMYK images are converted, transparency is dropped (as CLIP's preprocessing does), and the
+    orientation that a camera wrote into EXIF is applied.
+
+    Raises:
+        BrokenImage: `data` is empty, truncated, damaged or no image; the message names `key`.
+    """
+    if not data:
+        raise BrokenImage(key, "the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+    except UnidentifiedImageError as error:  # Pillow's own message is the address of the buffer
+        raise BrokenImage(key, "it is not in an image format that Pillow knows") from error
+    except _DAMAGE as error:
+        raise BrokenImage(key, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def read_image(path: str | Path, key: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """`decode_image` of a file; `key` is its name in messages, the path if None."""
+    key = str(path) if key is None else key
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BrokenImage(key, error.strerror or type(error).__name__) from error
+    return decode_image(data, key)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow as RGB; transparency is dropped."""
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
+        scaled = np.asarray(image).astype(np.float32) / 257
+        return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("P", "PA"):  # Pillow warns unless the palette's transparency is resolved first
+        return image.convert("RGBA").convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

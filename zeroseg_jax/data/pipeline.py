@@ -1,0 +1,268 @@
+"""Batches of augmented images, with grain. The same for any number of workers, and restorable anywhere in an epoch.
+
+The examples form one endless stream: epoch after epoch, each a permutation of the images made from (seed, epoch). Batch
+k of all processes together is the k-th run of `batch_size * process_count` examples of it; process p takes every
+`process_count`-th of them from the p-th on. So a position is one number, equal on every host, and batches run across
+the ends of epochs.
+
+A broken image is replaced by another one, drawn from (seed, epoch, index), and travels with its example as a note, so
+that the counting happens in the main process, in the order of the batches.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from zeroseg_jax.data.augment import Augmentation
+from zeroseg_jax.data.decode import BrokenImage
+from zeroseg_jax.data.images import ImageSource
+from zeroseg_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+_TRIES = 16
+_NOTE = np.dtype([("index", np.int32), ("reason", "S200")])
+_NO_NOTES = np.array([(-1, b"")] * _TRIES, _NOTE)
+_BUFFERED = 4
+"""Batches that are ready ahead of the training step, in each worker."""
+_REPLACE, _SHUFFLE = 1, 2
+"""Keep the random streams of one (seed, epoch) apart."""
+
+
+@functools.lru_cache(maxsize=2)  # two, as batches on both sides of an epoch's end are made at once
+def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of the images in an epoch, int (count,).
+
+    Not grain's own shuffle: that takes 0.1 ms an image, and gives seed 1 what it gives seed 0 one epoch later.
+    """
+    return np.random.default_rng((seed, epoch, 0, _SHUFFLE)).permutation(count)
+
+
+class _Loader:
+    """Turns positions of the stream into examples; `cache_bytes` bounds the prepared images that it keeps in memory."""
+
+    def __init__(self, source: ImageSource, augmentation: Augmentation, cache_bytes: int):
+        self.source, self.augmentation = source, augmentation
+        self._cache: dict[int, np.ndarray] = {}
+        self._room = cache_bytes
+
+    def prepared(self, index: int) -> np.ndarray:
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
+        image = self.augmentation.prepare(self.source[index]["image"])
+        # Images come in random order, so those that came first are as good to keep as any.
+        if image.nbytes <= self._room:
+            self._room -= image.nbytes
+            self._cache[index] = image
+        return image
+
+    def training(self, position: int, place: int) -> Batch:
+        """The example at `position` of the stream, which is `place` of its epoch."""
+        epoch, seed = position // len(self.source), self.augmentation.seed
+        index = int(permutation(seed, epoch, len(self.source))[place])
+        replacements = None
+        notes, failures = _NO_NOTES, 0
+        used = index
+        while failures < _TRIES:
+            try:
+                image, mirrored = self.augmentation.finish(self.prepared(used), epoch, used)
+                return _example(image, used, notes, epoch=np.int32(epoch), flip=np.bool_(mirrored))
+            except BrokenImage as error:
+                notes = _NO_NOTES.copy() if notes is _NO_NOTES else notes
+                notes[failures] = (used, error.reason.encode()[:200])
+                failures += 1
+                replacements = replacements or np.random.default_rng((seed, epoch, index, _REPLACE))
+                used = int(replacements.integers(len(self.source)))
+        return _example(self._blank(), used, notes, epoch=np.int32(epoch), flip=np.bool_(False))
+
+    def ordered(self, position: int) -> Batch:
+        """Image number `position` without any augmentation; positions past the end and broken images are not valid."""
+        if position < len(self.source):
+            try:
+                return _example(self.prepared(position), position, _NO_NOTES, valid=np.bool_(True))
+            except BrokenImage as error:
+                notes = _NO_NOTES.copy()
+                notes[0] = (position, error.reason.encode()[:200])
+                return _example(self._blank(), position, notes, valid=np.bool_(False))
+        return _example(self._blank(), -1, _NO_NOTES, valid=np.bool_(False))
+
+    def _blank(self) -> np.ndarray:
+        return np.zeros((self.augmentation.size, self.augmentation.size, 3), np.uint8)
+
+
+def _example(image: np.ndarray, index: int, notes: np.ndarray, **rest: Any) -> Batch:
+    return {"image": image, "index": np.int32(index), "notes": notes, **rest}
+
+
+class _BrokenCount:
+    """Counts the notes of broken images, names each image once in the log, and aborts past the allowed share.
+
+    The share is of the images read by this process since it started, or of its part of one epoch while fewer were read.
+    """
+
+    def __init__(self, source: ImageSource, share: float, process_count: int, log: Callable[[str], None]):
+        self.images: dict[int, str] = {}
+        self._source, self._share, self._log = source, share, log
+        self._epoch = len(source) / process_count
+        self._read = self._broken = 0
+
+    def take(self, batch: Batch) -> Batch:
+        """Removes the notes from `batch` and counts them."""
+        notes = batch.pop("notes")
+        broken = notes[notes["index"] >= 0]
+        self._read += len(notes) + len(broken)
+        self._broken += len(broken)
+        for note in broken:
+            index, reason = int(note["index"]), note["reason"].decode(errors="replace")
+            if index not in self.images:
+                self.images[index] = reason
+                self._log(f"skipping the broken image {self._source.key(index)} ({reason}); {len(self.images)} so far")
+        if (notes["index"] >= 0).all(axis=1).any():
+            raise InputError(f"{_TRIES} images in a row cannot be read, {self._last()}; repair the data set")
+        if self._broken > self._share * max(self._read, self._epoch):
+            raise InputError(
+                f"{len(self.images)} of the {len(self._source)} images cannot be read, {self._last()}: more than"
+                f" data.max_broken_share={self._share:g} of those read so far; repair them, or allow a greater share"
+            )
+        return batch
+
+    def _last(self) -> str:
+        index, reason = list(self.images.items())[-1]
+        return f"the last of them {self._source.key(index)} ({reason})"
+
+
+class TrainIterator(Iterator[Batch]):
+    """What `train_iterator` returns."""
+
+    def __init__(self, start: Callable[[int], grain.DatasetIterator], stride: int, count: _BrokenCount):
+        self._start, self._stride, self._count = start, stride, count
+        self._next_index = 0
+        self._batches: grain.DatasetIterator | None = None
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = self._start(self._next_index)
+        try:
+            batch = self._count.take(next(self._batches))
+        except Exception:
+            self.close()  # else the workers would outlive the run that fails
+            raise
+        self._next_index += self._stride
+        return batch
+
+    @property
+    def broken(self) -> dict[int, str]:
+        """Index and reason of every broken image met so far by this process."""
+        return dict(self._count.images)
+
+    def get_state(self) -> dict[str, int]:
+        """The position after the last batch: JSON-able, and the same on every process."""
+        return {"next_index": self._next_index}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position, also one saved with another number of workers."""
+        self.close()
+        self._next_index = int(state["next_index"])
+
+    def close(self) -> None:
+        """Ends workers and threads; the iterator may be used again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def __enter__(self) -> "TrainIterator":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+
+def train_iterator(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    augmentation: Augmentation,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_broken_share: float = 0.05,
+    cache_bytes: int = 1 << 30,
+    log: Callable[[str], None] = logging.warning,
+) -> TrainIterator:
+    """An endless iterator over shuffled, augmented batches.
+
+    Each batch is `{"image": uint8 (B, S, S, 3), "index": int32 (B,), "epoch": int32 (B,), "flip": bool (B,)}`; `index`
+    is the image that was used, `flip` says whether it is mirrored. Close the iterator after use.
+
+    Args:
+        batch_size: B, of this process.
+        workers: worker processes; 0 reads in threads of this process. The batches do not depend on it.
+        process_index, process_count: this host and the number of hosts.
+        max_broken_share: a run past this share of broken images aborts.
+        cache_bytes: memory for images kept between epochs, of all workers together: decoded, and resized where nothing
+            is cropped.
+        log: called with a sentence for every broken image, once each.
+
+    Raises:
+        InputError: an empty source; from `next`, too many broken images.
+    """
+    if not len(source):
+        raise InputError("the data set is empty; there is nothing to train on")
+    loader = _Loader(source, augmentation, cache_bytes // max(workers, 1))
+    examples = grain.MapDataset.source(range(len(source))).repeat(None).map_with_index(loader.training)
+
+    def start(next_index: int) -> grain.DatasetIterator:
+        share = examples[next_index + process_index :: process_count]
+        return _batches(share.batch(batch_size, drop_remainder=True), workers)
+
+    count = _BrokenCount(source, max_broken_share, process_count, log)
+    return TrainIterator(start, batch_size * process_count, count)
+
+
+def ordered_batches(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    image_size: int,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_broken_share: float = 0.05,
+    log: Callable[[str], None] = logging.warning,
+) -> Iterator[Batch]:
+    """One pass over the images in order, each resized to a square, without crop or flip.
+
+    Each batch is `{"image": uint8 (B, S, S, 3), "index": int32 (B,), "valid": bool (B,)}`. Process p gets every
+    `process_count`-th image from the p-th on; all get equally many batches of equal shape, filled up with black images
+    of index -1. These, and broken images, are not `valid`.
+
+    Raises:
+        InputError: too many broken images.
+    """
+    loader = _Loader(source, Augmentation(image_size, crop=False), cache_bytes=0)
+    rounds = -(-len(source) // (batch_size * process_count))
+    positions = grain.MapDataset.source(range(rounds * batch_size * process_count))
+    share = positions[process_index::process_count].map(loader.ordered).batch(batch_size)
+    count = _BrokenCount(source, max_broken_share, process_count, log)
+    batches = _batches(share, workers)
+    try:
+        for batch in batches:
+            yield count.take(batch)
+    finally:
+        batches.close()
+
+
+def _batches(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
+    """Reads ahead in the background. Workers get whole batches, so that their number does not change the batches."""
+    if not flags.FLAGS.is_parsed():  # grain's workers read absl flags, which nobody parses in a notebook or a test
+        flags.FLAGS.mark_as_parsed()
+    threads = 1 if workers else 2
+    iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BUFFERED))
+    if workers:
+        iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    return iter(iterator)

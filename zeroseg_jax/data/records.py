@@ -1,0 +1,93 @@
+"""ArrayRecord shards of encoded images as a source, and their writer.
+
+A record is either the bytes of an image file, or a msgpack map `{"image": bytes of an image file, "key": str,
+"text": str}` of which only `image` is required. The shards of a split are the files `SPLIT-*.array_record` (or
+`SPLIT.array_record`, with anything behind; `arrayrecord` is accepted too).
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from array_record.python.array_record_module import ArrayRecordWriter
+from grain.sources import ArrayRecordDataSource
+
+from zeroseg_jax.data.decode import BrokenImage, decode_image
+from zeroseg_jax.data.folder import WHOLE
+from zeroseg_jax.errors import InputError
+
+# Beginnings of image files. PNG's first byte would also begin a msgpack map, but not with a number as its first key.
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"P5", b"P6", b"II*\0", b"MM\0*")
+
+
+class ArrayRecordSource:
+    """The records of the shards of `split` in `root`, in the order of the shards' names.
+
+    An item is `{"image": uint8 (H, W, 3), "key": str, "text": caption if the record has one}`; a record without a key
+    gets its number.
+
+    Raises:
+        InputError: no such folder, or no shard of this split in it.
+        BrokenImage: from `source[i]`, a record that holds no readable image.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train"):
+        self.root = Path(root)
+        shards = sorted(path for ending in ("*.array_record*", "*.arrayrecord*") for path in self.root.glob(ending))
+        if not shards:
+            raise InputError(
+                f"there are no ArrayRecord shards (*.array_record) in {root}; set data.root to their folder"
+            )
+        chosen = [path for path in shards if split in WHOLE or path.name.startswith((f"{split}-", f"{split}."))]
+        if not chosen:
+            raise InputError(
+                f"no shard in {root} is named {split}-*.array_record; it holds {shards[0].name}, ...: set data.split"
+                " to what stands before their first '-', or to all"
+            )
+        self._records = ArrayRecordDataSource([str(path) for path in chosen])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def key(self, i: int) -> str:
+        return self._fields(i)["key"]
+
+    def text(self, i: int) -> str | None:
+        return self._fields(i).get("text")
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        fields = self._fields(i)
+        key = fields["key"]
+        if not isinstance(fields.get("image"), bytes):
+            raise BrokenImage(key, "the record is neither an image file nor a msgpack map with an image")
+        text = {"text": fields["text"]} if "text" in fields else {}
+        return {"image": decode_image(fields["image"], key), "key": key} | text
+
+    def _fields(self, i: int) -> dict[str, Any]:
+        record, number = self._records[i], f"{self.root}, record {i}"
+        if record.startswith(_IMAGE_MAGIC):
+            return {"image": record, "key": number}
+        try:
+            fields = msgpack.unpackb(record)
+        except (ValueError, msgpack.UnpackException):
+            fields = None
+        return {"key": number} | (fields if isinstance(fields, dict) else {})
+
+
+def write_records(path: str | Path, items: Iterable[Mapping[str, bytes | str]], shards: int = 1) -> list[Path]:
+    """Writes `{"image": bytes of an image file, "key": str, "text": str (optional)}` items, to the shards in turn.
+
+    `path` ends in the name of the split: `data/train` gives `data/train-00000-of-00001.array_record`.
+
+    Returns the shards.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = [path.with_name(f"{path.name}-{i:05d}-of-{shards:05d}.array_record") for i in range(shards)]
+    writers = [ArrayRecordWriter(str(name), "group_size:1") for name in names]  # one record a group: random access
+    for i, item in enumerate(items):
+        writers[i % shards].write(msgpack.packb(dict(item)))
+    for writer in writers:
+        writer.close()
+    return names

@@ -1,0 +1,145 @@
+"""The procedural scenes as a TFDS dataset, `zeroseg_scenes`, prepared to ArrayRecord without TensorFlow."""
+
+import contextlib
+import hashlib
+import io
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+from PIL import Image
+
+from zeroseg_jax.data.scenes import categories, materials, render
+from zeroseg_jax.data.scenes.render import NAMES, SIZE, scene
+from zeroseg_jax.errors import InputError
+
+SIZES: dict[str, dict[str, int]] = {
+    "default": {"train": 4000, "validation": 300, "test": 500, "composition": 300},
+    "tiny": {"train": 64, "validation": 16, "test": 16, "composition": 16},
+}
+"""Number of scenes in each split of each config."""
+
+_CHUNK = 128
+"""Scenes drawn in one go by one process."""
+
+
+class ZerosegScenes(tfds.core.GeneratorBasedBuilder):
+    """Scenes with exact masks and captions; example `i` of a split is `render.scene(i, split)`.
+
+    Features: `image` (96, 96, 3) and `segmentation` (96, 96, 1), both uint8 in PNG, the mask's values indexing
+    `render.NAMES`; `caption`, text.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in SIZES]  # noqa: RUF012 (TFDS wants a list)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="png"),
+            "segmentation": tfds.features.Image(shape=(SIZE, SIZE, 1), encoding_format="png"),
+            "caption": tfds.features.Text(),
+        }
+        description = f"Procedural scenes; mask values: {', '.join(f'{i} {name}' for i, name in enumerate(NAMES))}."
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=description,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,  # so that an example's number is its scene's seed
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        del dl_manager  # nothing to download
+        sizes = SIZES[self.builder_config.name]
+        return {split: self._generate_examples(split, count) for split, count in sizes.items()}
+
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from enumerate(_draw_all(split, count))
+
+
+def prepare(root: str | Path = "", config: str = "default") -> Path:
+    """Draws the scenes below `root` unless they are there, and returns the TFDS data folder that holds them.
+
+    The folder's name carries a digest of the drawing code: changed code draws anew. It appears in one piece when it
+    is complete, so processes may prepare at once (the first to end wins) and a killed one leaves nothing that counts.
+
+    Args:
+        root: "" is `~/.cache/zeroseg_jax`.
+        config: a key of `SIZES`.
+
+    Raises:
+        InputError: no such config, or `root` cannot be written.
+    """
+    if config not in SIZES:
+        raise InputError(f"there are no scenes {config!r}; data.source is scenes/ and one of {', '.join(SIZES)}")
+    root = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zeroseg_jax"
+    final = root / f"scenes-{config}-{_digest()}"
+    if final.is_dir():
+        return final
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".scenes-", dir=root))
+    except OSError as error:
+        raise InputError(f"the scenes cannot be written to {root} ({error.strerror}); set data.root") from error
+    try:
+        logging.info("drawing %d scenes into %s", sum(SIZES[config].values()), final)
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download that does not happen
+            ZerosegScenes(data_dir=str(scratch), config=config).download_and_prepare(file_format="array_record")
+        scratch.chmod(0o755)  # mkdtemp makes it private
+        _publish(scratch, final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return final
+
+
+def _publish(scratch: Path, final: Path) -> None:
+    try:
+        scratch.rename(final)
+    except OSError:  # a folder with files is never replaced: another process was faster
+        if not final.is_dir():
+            raise
+
+
+def _digest() -> str:
+    """Changes whenever the drawing code does."""
+    files = (__file__, render.__file__, categories.__file__, materials.__file__)
+    code = b"".join(Path(file).read_bytes() for file in files)
+    return hashlib.sha256(code).hexdigest()[:8]
+
+
+def _draw_all(split: str, count: int) -> Iterator[dict[str, Any]]:
+    """Scenes 0 to `count` - 1 in order, drawn by as many processes as there are cores where that pays."""
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    draw = partial(_draw_chunk, split)
+    cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    if cores == 1 or len(chunks) <= 2 * cores or multiprocessing.current_process().daemon:
+        for chunk in chunks:
+            yield from draw(chunk)
+        return
+    # "spawn": forking a process in which JAX runs threads can hang
+    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for drawn in pool.map(draw, chunks):
+            yield from drawn
+
+
+def _draw_chunk(split: str, seeds: Iterable[int]) -> list[dict[str, Any]]:
+    drawn = []
+    for seed in seeds:
+        s = scene(seed, split)
+        drawn.append({"image": _png(s.image), "segmentation": _png(s.mask), "caption": s.caption})
+    return drawn
+
+
+def _png(pixels: Any) -> bytes:
+    """PNG bytes: TFDS would need TensorFlow to encode an array."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
