@@ -65,7 +65,7 @@ def open_pairs(config: ConfigDict, image_size: int) -> PairSource:
         return PairSource([p.image for p in drawn], [p.text for p in drawn], [p.name for p in drawn])
     if config.source == "folder":
         source = open_source(config, config.split)
-        texts = [source[i].get("text") for i in range(len(source))]
+        texts = [source.text(i) or "" for i in range(len(source))]
         if not all(texts):
             raise InputError(
                 f"{config.root} has no captions for {sum(not t for t in texts)} of its {len(texts)} images; a teacher"

@@ -23,7 +23,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 Paint = tuple[np.ndarray, np.ndarray]
 
 
-def _disc(u: np.ndarray, v: np.ndarray, x: float, y: float, radius: float) -> np.ndarray:
+def _disc(u: np.ndarray, v: np.ndarray, x: float | int, y: float | int, radius: float | int) -> np.ndarray:
     return (u - x) ** 2 + (v - y) ** 2 < radius**2
 
 

@@ -49,12 +49,12 @@ def bricks(size: int, rng: np.random.Generator) -> np.ndarray:
     joint = (y % course < 1.6) | (x % length < 1.6)
     tone = rng.normal(0, 0.09, (97, 89))[row % 97, np.floor(x / length).astype(int) % 89]
     picture = _shaded(_tint(rng, (165, 82, 66)), tone + 0.05 * rng.standard_normal((size, size)))
-    return np.where(joint[..., None], _tint(rng, (205, 198, 188), 6), picture)
+    return np.where(joint[..., None], _tint(rng, (205, 198, 188), 6.0), picture)
 
 
 def snow(size: int, rng: np.random.Generator) -> np.ndarray:
     """Soft drifts."""
-    return _shaded(_tint(rng, (222, 228, 238), 7), 0.05 * _noise(rng, size, 7, 7) + 0.015 * rng.standard_normal((size, size)))
+    return _shaded(_tint(rng, (222, 228, 238), 7.0), 0.05 * _noise(rng, size, 7, 7) + 0.015 * rng.standard_normal((size, size)))
 
 
 def wood(size: int, rng: np.random.Generator) -> np.ndarray:
