@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from zeroseg_jax.models.layers import MLP, Attention, Transformer, linear
+from zeroseg_jax.models.layers import MLP, Attention, Transformer, layer_norm, linear
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class CrossAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, norm_eps: float, dtype: Any = None, rngs: nnx.Rngs):
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
         self.mlp = MLP(width, 4 * width, dtype=dtype, rngs=rngs)
-        self.post_norm = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.post_norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b s d"], context: Float[Array, "b n d"]) -> Float[Array, "b s d"]:
         x = x + self.attention(x, context)
@@ -121,7 +121,7 @@ class GroupingBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         def norm() -> nnx.LayerNorm:
-            return nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+            return layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
 
         self.group_norm, self.segment_norm, self.token_norm, self.output_norm = norm(), norm(), norm(), norm()
         self.mixer = TokenMixer(group_tokens, width // 2, segments, dtype=dtype, rngs=rngs)
@@ -144,7 +144,7 @@ class GroupProjector(nnx.Module):
     """Hands the group tokens of one stage to the next, which has another number of them."""
 
     def __init__(self, width: int, tokens: int, out: int, *, norm_eps: float, dtype: Any = None, rngs: nnx.Rngs):
-        self.norm = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
         self.mixer = TokenMixer(tokens, width // 2, out, dtype=dtype, rngs=rngs)
 
     def __call__(self, groups: Float[Array, "b g d"]) -> Float[Array, "b h d"]:

@@ -33,6 +33,11 @@ def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Any = None, bias
     )
 
 
+def layer_norm(width: int, epsilon: float, *, dtype: Any = None, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """A layer norm that subtracts the mean before it squares; the "fast" E[x^2] - E[x]^2 loses digits."""
+    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
 class MLP(nnx.Module):
     """Two linear layers with an activation between them."""
 
@@ -98,9 +103,9 @@ class Block(nnx.Module):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        self.norm1 = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.norm1 = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(width, epsilon=norm_eps, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
         self.mlp = MLP(width, mlp_width, activation=activation, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None) -> Float[Array, "b n d"]:
@@ -138,7 +143,7 @@ class Transformer(nnx.Module):
         """Returns the output of the last block and the outputs of all of them (dropped by the compiler when unused)."""
         graphdef, state = nnx.split(self.blocks)
 
-        def apply(x: Array, block: nnx.State) -> tuple[Array, Array]:
+        def apply(x: Array, block: Any) -> tuple[Array, Array]:
             x = nnx.merge(graphdef, block)(x, mask)
             return x, x
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.grouping import Assigning, GroupingStage
-from zeroseg_jax.models.layers import MLP
+from zeroseg_jax.models.layers import MLP, layer_norm
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
 
 
@@ -109,7 +109,7 @@ class Student(nnx.Module):
             stage = depth, config.width, config.segment_heads, tokens, tokens, how
             stages.append(GroupingStage(*stage, previous=previous, **options))
         self.stages = nnx.List(stages)
-        self.norm = nnx.LayerNorm(config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs)
+        self.norm = layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
         self.projection = MLP(config.width, config.projection_width, out=config.embed_dim, dtype=dtype, rngs=rngs)
 
     def __call__(
