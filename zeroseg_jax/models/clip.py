@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.layers import Transformer, gelu, linear, quick_gelu, sincos_positions
+from zeroseg_jax.models.layers import Transformer, gelu, layer_norm, linear, quick_gelu, sincos_positions
 from zeroseg_jax.models.positions import resize_positions
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
@@ -294,8 +294,7 @@ class CLIP(nnx.Module):
 
 
 def _norm(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    # the fast variance E[x^2] - E[x]^2 loses digits on CLIP's few huge activations
-    return nnx.LayerNorm(config.width, epsilon=config.norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs)
+    return layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
 
 
 def _transformer(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> Transformer:
