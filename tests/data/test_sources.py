@@ -197,6 +197,9 @@ class TestArrayRecord:
         write_records(tmp_path / "val", [{"image": png(0)}])
         with pytest.raises(InputError, match=r"no shard in .* is named train-\*.array_record; it holds val-00000"):
             ArrayRecordSource(tmp_path)
+        (tmp_path / "train.array_record").write_bytes(b"")
+        with pytest.raises(InputError, match="is damaged"):
+            ArrayRecordSource(tmp_path)
 
 
 def test_unknown_sources_and_missing_roots():

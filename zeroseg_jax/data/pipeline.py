@@ -148,7 +148,7 @@ class TrainIterator(Iterator[Batch]):
         if self._batches is None:
             self._batches = self._start(self._next_index)
         try:
-            batch = self._count.take(next(self._batches))
+            batch = self._count.take(_owned(next(self._batches)))
         except Exception:
             self.close()  # else the workers would outlive the run that fails
             raise
@@ -252,7 +252,7 @@ def ordered_batches(
     batches = _batches(share, workers)
     try:
         for batch in batches:
-            yield count.take(batch)
+            yield count.take(_owned(batch))
     finally:
         batches.close()
 
@@ -266,3 +266,8 @@ def _batches(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     if workers:
         iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
     return iter(iterator)
+
+
+def _owned(batch: Batch) -> Batch:
+    """Copies what lies in the shared memory of workers, which is limited and must be given back before Python ends."""
+    return {name: array if type(array) is np.ndarray else np.array(array) for name, array in batch.items()}

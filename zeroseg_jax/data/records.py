@@ -28,7 +28,7 @@ class ArrayRecordSource:
     gets its number.
 
     Raises:
-        InputError: no such folder, or no shard of this split in it.
+        InputError: no such folder, no shard of this split in it, or a damaged shard.
         BrokenImage: from `source[i]`, a record that holds no readable image.
     """
 
@@ -45,10 +45,14 @@ class ArrayRecordSource:
                 f"no shard in {root} is named {split}-*.array_record; it holds {shards[0].name}, ...: set data.split"
                 " to what stands before their first '-', or to all"
             )
-        self._records = ArrayRecordDataSource([str(path) for path in chosen])
+        try:
+            self._records = ArrayRecordDataSource([str(path) for path in chosen])
+            self._length = len(self._records)  # opens the shards
+        except RuntimeError as error:
+            raise InputError(f"a shard in {root} is damaged ({error}); write it again") from error
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._length
 
     def key(self, i: int) -> str:
         return self._fields(i)["key"]
