@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.task = "teacher"
     config.seed = 0
-    config.steps = 5000
+    config.steps = 3000
     config.batch_size = 128
     config.image_size = 32
     config.checkpoint_every = 500

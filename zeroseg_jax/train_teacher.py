@@ -48,7 +48,7 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     # 2. Tokenizer and model.
     tokenizer = build_word_tokenizer(pairs.texts + named.texts, vocabulary=config.text.vocabulary, context=config.text.context)
     model_config = clip_config(config, len(tokenizer), tokenizer)
-    make = functools.partial(CLIP, model_config, positions="sincos")
+    make = functools.partial(CLIP, model_config, positions="sincos", remat="dots")
     params = nnx.to_pure_dict(jax.jit(lambda: nnx.state(make(rngs=nnx.Rngs(config.seed))))())
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
 

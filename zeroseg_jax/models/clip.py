@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.layers import Transformer, gelu, layer_norm, linear, quick_gelu, sincos_positions
+from zeroseg_jax.models.layers import Remat, Transformer, gelu, layer_norm, linear, quick_gelu, sincos_positions
 from zeroseg_jax.models.positions import resize_positions
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
@@ -181,6 +181,7 @@ class VisionTower(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any = None,
         positions: Literal["normal", "sincos"] = "normal",
+        remat: Remat = "none",
     ):
         width, grid = config.width, config.grid
         self.config, self.dtype = config, dtype
@@ -193,7 +194,7 @@ class VisionTower(nnx.Module):
             table = width**-0.5 * jax.random.normal(rngs.params(), (grid * grid + 1, width))
         self.position_embedding = nnx.Param(table)
         self.pre_norm = _norm(config, dtype, rngs)
-        self.transformer = _transformer(config, dtype, rngs)
+        self.transformer = _transformer(config, dtype, remat, rngs)
         self.post_norm = _norm(config, dtype, rngs)
 
     def embed(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
@@ -238,11 +239,11 @@ class VisionTower(nnx.Module):
 class TextTower(nnx.Module):
     """CLIP's causal text transformer."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: Any = None):
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: Any = None, remat: Remat = "none"):
         self.config, self.dtype = config, dtype
         self.token_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.vocabulary, config.width)))
         self.position_embedding = nnx.Param(0.01 * jax.random.normal(rngs.params(), (config.context, config.width)))
-        self.transformer = _transformer(config, dtype, rngs)
+        self.transformer = _transformer(config, dtype, remat, rngs)
         self.final_norm = _norm(config, dtype, rngs)
 
     def __call__(self, tokens: Int[Array, "c t"]) -> TowerOutput:
@@ -269,10 +270,11 @@ class CLIP(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any = None,
         positions: Literal["normal", "sincos"] = "normal",
+        remat: Remat = "none",
     ):
         self.config = config
-        self.vision_tower = VisionTower(config.vision, rngs=rngs, dtype=dtype, positions=positions)
-        self.text_tower = TextTower(config.text, rngs=rngs, dtype=dtype)
+        self.vision_tower = VisionTower(config.vision, rngs=rngs, dtype=dtype, positions=positions, remat=remat)
+        self.text_tower = TextTower(config.text, rngs=rngs, dtype=dtype, remat=remat)
         self.visual_projection = _projection(config.vision.width, config.embed_dim, dtype, rngs)
         self.text_projection = _projection(config.text.width, config.embed_dim, dtype, rngs)
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
@@ -297,10 +299,10 @@ def _norm(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.
     return layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
 
 
-def _transformer(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> Transformer:
+def _transformer(config: VisionConfig | TextConfig, dtype: Any, remat: Remat, rngs: nnx.Rngs) -> Transformer:
     activation = ACTIVATIONS[config.activation]
     sizes = config.depth, config.width, config.heads, config.mlp_width
-    return Transformer(*sizes, activation=activation, norm_eps=config.norm_eps, dtype=dtype, rngs=rngs)
+    return Transformer(*sizes, activation=activation, norm_eps=config.norm_eps, dtype=dtype, remat=remat, rngs=rngs)
 
 
 def _projection(inputs: int, outputs: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:

@@ -5,7 +5,7 @@ Parameters are float32; `dtype` is the dtype of the computation. Softmax and nor
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 Activation = Callable[[Array], Array]
+Remat = Literal["none", "dots", "full"]
 
 
 def quick_gelu(x: Array) -> Array:
@@ -114,7 +115,11 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """`depth` blocks with stacked parameters, scanned, so that compile time does not grow with depth."""
+    """`depth` blocks with stacked parameters, scanned, so that compile time does not grow with depth.
+
+    `remat` is what the backward pass computes again instead of keeping it: nothing ("none"), all but the results of
+    the matrix products ("dots"), or everything inside a block ("full").
+    """
 
     def __init__(
         self,
@@ -126,9 +131,10 @@ class Transformer(nnx.Module):
         activation: Activation = gelu,
         norm_eps: float = 1e-6,
         dtype: Any = None,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ):
-        self.depth = depth
+        self.depth, self.remat = depth, remat
 
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(in_axes=0, out_axes=0)
@@ -147,6 +153,9 @@ class Transformer(nnx.Module):
             x = nnx.merge(graphdef, block)(x, mask)
             return x, x
 
+        if self.remat != "none":
+            dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            apply = jax.checkpoint(apply, policy=dots if self.remat == "dots" else None)
         return jax.lax.scan(apply, x, state)
 
 
