@@ -117,11 +117,11 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                     log.write(step, {"loss": float(loss), "logit_scale": float(jnp.exp(state["params"]["logit_scale"]))})
                 if step % config.checkpoint_every == 0 or step == config.steps:
                     checkpoints.save(step, state, {"naming": naming, "batches": batches.get_state()})
+                    encoder = ClipEncoder(merge(state["params"]), tokenizer)
+                    encoder.save(workdir / "clip", dtype="float16")
         batches.close()
 
-    # 5. The result.
-    encoder = ClipEncoder(merge(state["params"]), tokenizer)
-    encoder.save(workdir / "clip", dtype="float16")
+    # 5. The report, of the last weights that were saved.
     results = report_teacher(encoder, config) | {"settings": json.loads(config.to_json())}
     (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     return results
