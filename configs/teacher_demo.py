@@ -2,7 +2,7 @@
 
     python main.py --config=configs/teacher_demo.py
 
-draws 20 000 procedural scenes, cuts 160 000 captioned crops of 32 x 32 pixels from them, trains for about an hour on two
+draws 12 000 procedural scenes, cuts 96 000 captioned crops of 32 x 32 pixels from them, trains for half an hour on two
 CPU cores and writes the Hugging Face folder WORKDIR/clip; `zeroseg_jax/assets/demo` is the result. On photographs of
 your own, with a metadata.jsonl of `file_name` and `text` on each line:
 
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "scenes"  # "scenes", or "folder" with a metadata.jsonl
-    config.data.scenes = 20_000
+    config.data.scenes = 12_000
     config.data.root = ""
     config.data.split = "train"
     config.data.limit = 0
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.vision = ConfigDict({"patch_size": 4, "width": 96, "depth": 3, "heads": 4})
     config.text = ConfigDict({"vocabulary": 640, "context": 16, "width": 64, "depth": 2, "heads": 4})
 
-    config.name_steps = 400  # single things by their bare names first: the short way to outlines and patterns
+    config.name_steps = 700  # single things by their bare names first: the short way to outlines and patterns
     config.fixed_scale_steps = 300
     config.max_logit_scale = 14.0  # a low one spreads the embeddings, which makes them easy to distil
 

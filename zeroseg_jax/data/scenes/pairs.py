@@ -1,8 +1,8 @@
 """Image-caption pairs for the tiny teacher: square crops of procedural scenes, captioned by what they show.
 
 Half of the crops are centred on an object, the others lie anywhere, as the views of distillation and evaluation do. A
-caption names one thing of the crop, drawn in proportion to the area that it covers, or an object with its ground; objects
-sometimes carry their colour. So a mixed crop is pulled towards the names of all that it shows.
+caption names one of the objects that the crop clearly shows, as captions do, sometimes with its colour or its ground; the
+material is named where no object is clear, and now and then where one is.
 """
 
 import dataclasses
@@ -10,9 +10,12 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from zeroseg_jax.data.scenes.render import NAMES, OBJECTS, Placed, Scene, article, scene
+from zeroseg_jax.data.scenes.render import MATERIALS, NAMES, OBJECTS, Placed, Scene, article, scene
 
 CROPS_PER_SCENE = 8
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of the scene."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ def _pair(rng: np.random.Generator, drawn: Scene, picture: Image.Image, size: in
     box = (left, top, left + side, top + side)
     crop = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
     shares = _shares(drawn.mask, box)
-    text = _caption(rng, drawn, shares)
+    text = _caption(rng, drawn, shares, box)
     seen = [o for o in drawn.objects if _visible(o, box) > 0.1]
     if len(seen) == 1:
         visible, radius = _visible(seen[0], box), seen[0].radius / side
@@ -62,7 +65,7 @@ def _pair(rng: np.random.Generator, drawn: Scene, picture: Image.Image, size: in
     return Pair(crop, text, NAMES[largest] if single else "", None)
 
 
-def _visible(target: Placed, box: tuple[float, float, float, float]) -> float:
+def _visible(target: Placed, box: Box) -> float:
     """The share of the target's disc that lies inside the crop, about."""
     y, x = np.mgrid[-1:1:21j, -1:1:21j]
     disc = x**2 + y**2 < 1
@@ -70,21 +73,24 @@ def _visible(target: Placed, box: tuple[float, float, float, float]) -> float:
     return float(np.mean((x > box[0]) & (y > box[1]) & (x < box[2]) & (y < box[3])))
 
 
-def _shares(mask: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+def _shares(mask: np.ndarray, box: Box) -> np.ndarray:
     """The share of the crop's pixels that each of `NAMES` covers, float64 (18,), summing to 1."""
     left, top, right, bottom = (round(c) for c in box)
     counts = np.bincount(mask[top : max(bottom, top + 1), left : max(right, left + 1)].ravel(), minlength=len(NAMES))
     return counts / counts.sum()
 
 
-def _caption(rng: np.random.Generator, drawn: Scene, shares: np.ndarray) -> str:
-    """Names one thing by area, or an object on its ground; an object may carry its colour."""
-    name = str(rng.choice(NAMES, p=shares))
-    if name not in OBJECTS:
-        return name
-    colour = next((o.colour for o in drawn.objects if o.name == name), "")
-    noun = article(f"{colour} {name}" if rng.uniform() < 0.25 else name)
+def _caption(rng: np.random.Generator, drawn: Scene, shares: np.ndarray, box: Box) -> str:
+    """Mostly names a salient object, which may carry its colour or its ground; otherwise a material, by area."""
+    salient = [o for o in drawn.objects if _visible(o, box) > 0.4 and shares[NAMES.index(o.name)] > 0.03]
     grounds = shares[len(OBJECTS) :]
-    if rng.uniform() < 0.25 and grounds.max() > 0.15:
-        return f"{noun} on {NAMES[len(OBJECTS) + int(grounds.argmax())]}"
+    if grounds.sum() > 0.1 and (not salient or rng.uniform() < 0.12):
+        return str(rng.choice(MATERIALS, p=grounds / grounds.sum()))
+    if not salient:  # the crop lies inside an object
+        return article(OBJECTS[int(shares[: len(OBJECTS)].argmax())])
+    areas = np.array([shares[NAMES.index(o.name)] for o in salient])
+    chosen = salient[int(rng.choice(len(salient), p=areas / areas.sum()))]
+    noun = article(f"{chosen.colour} {chosen.name}" if rng.uniform() < 0.2 else chosen.name)
+    if rng.uniform() < 0.3 and grounds.max() > 0.15:
+        return f"{noun} on {MATERIALS[int(grounds.argmax())]}"
     return noun
