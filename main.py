@@ -1,0 +1,111 @@
+"""Trains, evaluates and prepares: the one command of zeroseg_jax.
+
+    python main.py --config=configs/demo.py [--workdir=DIR] [--mode=train|eval|embed|check] [--config.KEY=VALUE ...]
+
+train   distils a student (or trains a teacher) into DIR, resuming what DIR holds, and evaluates it at the end
+eval    evaluates the newest checkpoint of DIR, or --config.model, on --config.eval
+embed   stores the teacher's embeddings of the training images, for --config.teacher.source=cache
+check   walks the evaluation dataset and reports what it finds
+
+The exit status is 0 only on success; bad input ends with one sentence on stderr and status 2.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from zeroseg_jax.errors import InputError
+
+CONFIG = flags.DEFINE_string("config", None, "Python file with get_config(); --config.KEY=VALUE sets one of its values")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<name of the config file> if not given")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "embed", "check"], "what to do")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "join the other processes of a TPU pod, SLURM or Kubernetes job, whose addresses JAX finds by itself",
+)
+
+overrides: list[tuple[str, str]] = []
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Takes the `--config.KEY=VALUE` out of `argv` and lets absl parse the others."""
+    others = []
+    for argument in argv:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.startswith("config."):
+            if not equals:
+                fail(f"write --{name}=VALUE, with an equals sign")
+            overrides.append((name.removeprefix("config."), value))
+        else:
+            others.append(argument)
+    try:
+        rest = flags.FLAGS(others)
+    except flags.Error as error:
+        fail(str(error))
+    if rest[1:]:
+        fail(f"unexpected argument {rest[1]!r}; see python main.py --help")
+    if CONFIG.value is None:
+        fail("--config is missing, such as --config=configs/demo.py")
+    return rest
+
+
+def fail(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    sys.exit(2)
+
+
+def run(mode: str, config_path: str, workdir: str | None) -> None:
+    # imported here, so that --help and a misspelt flag answer at once
+    from zeroseg_jax.config import load_config
+
+    config = load_config(config_path, overrides)
+    folder = Path(workdir or Path("runs") / Path(config_path).stem)
+    if DISTRIBUTED.value:
+        import jax
+
+        jax.distributed.initialize()
+    if mode == "check":
+        from zeroseg_jax.evaluate.benchmarks import check
+
+        check(config)
+    elif config.task == "eval" and mode != "eval":
+        raise InputError(f"{config_path} trains nothing; add --mode=eval")
+    elif config.task == "teacher" and mode != "train":
+        raise InputError(f"{config_path} trains a teacher; --mode={mode} does not apply to it")
+    elif config.task == "teacher":
+        from zeroseg_jax.train_teacher import train_teacher
+
+        train_teacher(config, folder)
+    elif mode == "train":
+        from zeroseg_jax.train import train
+
+        report(train(config, folder))
+    elif mode == "eval":
+        from zeroseg_jax.train import evaluate
+
+        report(evaluate(config, folder))
+    elif mode == "embed":
+        from zeroseg_jax.train import embed
+
+        embed(config, folder)
+
+
+def report(results: dict | None) -> None:
+    """The last line on stdout: the results as one JSON object."""
+    if results is not None:
+        print(json.dumps(results), flush=True)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    try:
+        run(MODE.value, CONFIG.value, WORKDIR.value)
+    except InputError as error:
+        fail(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,284 @@
+"""Configs: the defaults of a distillation run, overrides from the command line, checks, and `config.json`.
+
+A config is a locked `ml_collections.ConfigDict`; every file in `configs/` has a `get_config()` that returns one. The
+overrides are read here, because `ml_collections.config_flags` cannot set `loss.global` (a Python keyword).
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from zeroseg_jax.errors import InputError
+
+# What may differ between the config of a workdir and the config of the run that resumes it: none of it changes what
+# the next step computes. Everything else (`steps` too: it sets the schedule) asks for a workdir of its own.
+HARMLESS = (
+    "eval",
+    "model",
+    "mesh",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "data.workers",
+    "teacher.cache",
+)
+
+
+def default_config() -> ConfigDict:
+    """The config of a distillation run with the published recipe's shape: ViT-B/16, three losses, 2x2 and 3x3 cells.
+
+    A file in `configs/` starts from it and sets what differs. Unknown keys raise (the config is locked).
+    """
+    from zeroseg_jax.models.student import StudentConfig
+
+    config = ConfigDict()
+    config.task = "distill"  # or "teacher", which trains a small CLIP from captions, or "eval", which trains nothing
+    config.seed = 0
+    config.steps = 25_000
+    config.batch_size = 4096  # of all devices and processes together
+    config.image_size = 224
+    config.dtype = "float32"  # of the computation: "float32" or "bfloat16"; parameters are always float32
+    config.checkpoint_every = 1000
+    config.keep_checkpoints = 2
+    config.log_every = 10
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that the others leave
+
+    config.data = ConfigDict()
+    config.data.source = "scenes"  # "scenes", "folder", "tfds:NAME" or "arrayrecord"
+    config.data.root = ""
+    config.data.split = "train"
+    config.data.limit = 0  # use the first so many images; 0 = all
+    config.data.augment = "crop"  # "crop": random resized crop; "none": the whole image, resized
+    config.data.flip = True
+    config.data.scale = (0.2, 1.0)  # area of the random crop, as a share of the image
+    config.data.ratio = (3 / 4, 4 / 3)
+    config.data.workers = 0  # grain worker processes; 0 = decode in this process. Any number gives the same batches
+    config.data.max_broken_share = 0.01
+
+    config.views = ConfigDict()
+    config.views.grids = (1, 2, 3)
+    config.views.windows = ()  # overlapping windows beside the cells: (share of the image's side, stride) each
+
+    config.teacher = ConfigDict()
+    config.teacher.path = "demo"  # a shipped asset, a Hugging Face CLIP folder or a hub id
+    config.teacher.source = "online"  # "online": embed the views in each step; "cache": embed them once
+    config.teacher.cache = ""  # folder of the cached embeddings; "" = WORKDIR/teacher_cache
+    config.teacher.chunk = 0  # images whose views pass the teacher at once, on each device; 0 = the whole batch
+
+    config.init = ConfigDict({"mae": ""})  # a Hugging Face ViTMAE folder or hub id
+    derived = ("image_size", "embed_dim")  # from `image_size` and the teacher
+    config.student = ConfigDict(
+        {field.name: field.default for field in dataclasses.fields(StudentConfig) if field.name not in derived}
+    )
+
+    config.loss = ConfigDict()
+    config.loss["global"] = 1.0
+    config.loss.match = 1.0
+    config.loss.mae = 1.0
+    config.loss.ground = 0.0
+    config.loss.distance = "l1"  # "l1" or "cosine"
+    config.loss.ground_pool = "unit"  # how `ground` averages the segments of a view: at "unit" length or "raw"
+
+    config.optimizer = ConfigDict()
+    config.optimizer.lr = 6e-4
+    config.optimizer.betas = (0.9, 0.95)
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.warmup_steps = 1000  # at most half of `steps` are used
+    config.optimizer.clip = 1.0  # global norm of the gradient; 0 = no clipping
+    config.optimizer.accumulate = 1  # batch_size is split into so many parts, whose gradients are averaged
+
+    config.eval = ConfigDict()
+    config.eval.dataset = "scenes"  # "" = no evaluation at the end of training
+    config.eval.root = ""
+    config.eval.split = "validation"
+    config.eval.limit = 0
+    config.eval.background = ""  # where there is such a class: a threshold such as "0.9", or phrases; "" = its own name
+    config.eval.baselines = ("maskclip", "cells", "windows", "untrained", "colours")  # () = none
+    # How segments get names and pixels get segments: `segment.inference.Readout`. None: the model's own, or the default
+    config.eval.templates = None  # "name", "photo", "clip7", or a tuple of templates with {} for the label
+    config.eval.mix = None  # "scores" or "embeddings"
+    config.eval.scale = None
+    config.eval.rename = None  # "" or "teacher"
+    config.eval.rename_weight = None
+    config.eval.rename_margin = None
+
+    config.model = (
+        ""  # for --mode=eval: anything that `zeroseg_jax.load` takes; "" = the newest checkpoint of the workdir
+    )
+    return config.lock()
+
+
+def load_config(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
+    """Reads the config file at `path` and sets the overrides, pairs such as `("data.source", "folder")`.
+
+    Raises:
+        InputError: no such file, no `get_config` in it, a key that does not exist, or a value of the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no config file {path}; --config takes a Python file such as configs/demo.py")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"{path} has no function get_config() that returns the config")
+    try:
+        config = module.get_config()
+    except (AttributeError, KeyError, TypeError) as error:  # what a locked ConfigDict raises for a bad key or type
+        raise InputError(f"{path} is not a valid config: {' '.join(str(error).split())}") from error
+    for key, text in overrides:
+        set_key(config, key, text)
+    return config.lock()
+
+
+def set_key(config: ConfigDict, key: str, text: str) -> None:
+    """Sets `key` (with dots) of `config` to `text`, read as the type of the present value."""
+    if key not in flatten(config):
+        inside = [k for k in flatten(config) if k.startswith(key + ".")]
+        if inside:
+            raise InputError(f"--config.{key} is a group of keys; set one of {', '.join(inside)}")
+        raise InputError(f"there is no config key {key!r}; did you mean {nearest(key, flatten(config))!r}?")
+    *groups, last = key.split(".")
+    group = config
+    for name in groups:
+        group = group[name]
+    group[last] = parse(key, text, group[last])
+
+
+def nearest(key: str, keys: Iterable[str]) -> str:
+    """The most similar of `keys`, by its full name or by its last part."""
+
+    def similarity(candidate: str) -> float:
+        names = {candidate, candidate.split(".")[-1]}
+        return max(difflib.SequenceMatcher(None, key, name).ratio() for name in names)
+
+    return max(keys, key=similarity)
+
+
+def parse(key: str, text: str, present: Any) -> Any:
+    """`text` as a value of the type of `present`; an int is taken for a float, a single value for a tuple of one."""
+    if isinstance(present, str):
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (SyntaxError, ValueError):
+        value = text
+    if isinstance(present, float) and type(value) is int:
+        value = float(value)
+    if isinstance(present, tuple):
+        value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        if any(isinstance(item, str) for item in value) and not any(isinstance(item, str) for item in present):
+            raise InputError(f"--config.{key}={text} is not a list of numbers, such as {present}")
+    if present is not None and type(value) is not type(present):
+        raise InputError(f"--config.{key}={text} is not of type {type(present).__name__}, as {present!r} is")
+    return value
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """All leaves by dotted name."""
+    leaves: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, ConfigDict):
+            leaves |= flatten(value, key + ".")
+        else:
+            leaves[key] = value
+    return leaves
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a distillation config without touching data, teacher or devices.
+
+    Raises:
+        InputError: the first value that cannot work, with what to set instead.
+    """
+    patch, size = config.student.patch_size, config.image_size
+    if size <= 0 or size % patch:
+        near = max(1, round(size / patch)) * patch
+        raise InputError(f"image_size {size} is not divisible by the patch size {patch}; {near} would be")
+    choices = {
+        "dtype": ("float32", "bfloat16"),
+        "teacher.source": ("online", "cache"),
+        "data.augment": ("crop", "none"),
+        "student.assignment": ("soft", "hard"),
+        "loss.distance": ("l1", "cosine"),
+        "loss.ground_pool": ("unit", "raw"),
+    }
+    values = flatten(config)
+    for key, allowed in choices.items():
+        if values[key] not in allowed:
+            raise InputError(f"{key} is {values[key]!r}; it must be one of {', '.join(allowed)}")
+    for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "optimizer.accumulate"):
+        if values[key] < 1:
+            raise InputError(f"{key} is {values[key]}; it must be at least 1")
+    if config.batch_size % config.optimizer.accumulate:
+        raise InputError(
+            f"batch_size {config.batch_size} is not divisible into optimizer.accumulate={config.optimizer.accumulate} parts"
+        )
+    if config.teacher.source == "cache" and config.data.augment != "none":
+        raise InputError(
+            "teacher.source=cache stores the embeddings of the whole image and its mirror image;"
+            " set data.augment=none, or teacher.source=online for random crops"
+        )
+
+
+def open_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Makes `workdir`, or checks that the run in it was made with `config`, and writes `config.json` into it.
+
+    Raises:
+        InputError: the workdir holds a run with another config; the sentence lists the keys that differ.
+    """
+    check_workdir(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
+    temporary.replace(workdir / "config.json")
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Raises InputError if `workdir` holds the run of a config that differs in more than the harmless keys."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    before, now = flatten(read_config(workdir)), flatten(from_json(to_json(config)))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = [key for key in changed if not any(key == h or key.startswith(h + ".") for h in HARMLESS)]
+    if changed:
+        listed = ", ".join(f"{key} ({before.get(key)!r} there, {now.get(key)!r} now)" for key in changed)
+        raise InputError(f"{workdir} holds a run with a different config: {listed}; choose another --workdir")
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON gives it back (lists where the config has tuples)."""
+    return json.loads(config.to_json())
+
+
+def read_config(workdir: str | Path) -> ConfigDict:
+    """The config that `config.json` of a workdir holds.
+
+    Raises:
+        InputError: `workdir` holds no config.json.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir} holds no config.json: it is not the workdir of a training run")
+    return from_json(json.loads(path.read_text()))
+
+
+def from_json(values: dict[str, Any]) -> ConfigDict:
+    """The inverse of `to_json`: lists become tuples again."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: restore(item) for key, item in value.items()}
+        return tuple(restore(item) for item in value) if isinstance(value, list) else value
+
+    return ConfigDict(restore(values)).lock()

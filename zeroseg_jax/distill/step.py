@@ -1,0 +1,111 @@
+"""The jitted training step: one pure function from the train state and a batch to the next state and its metrics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from zeroseg_jax.distill.losses import total_loss
+from zeroseg_jax.distill.teacher import Teacher
+from zeroseg_jax.sharding import gathered, split_batch
+
+TrainState = dict[str, Any]
+"""`params` and `opt` (the optimiser's state) as trees of arrays, `step` an int32 scalar: the number of steps taken."""
+Batch = dict[str, Array]
+"""`image` uint8 (B, S, S, 3), and `teacher` float (B, V, D) where the teacher's embeddings are cached."""
+Metrics = dict[str, Array]
+
+
+def learning_rate(options: ConfigDict, steps: int) -> optax.Schedule:
+    """Linear warm-up over `options.warmup_steps` (at most half of `steps`), then a cosine to zero at `steps`."""
+    warmup = min(options.warmup_steps, steps // 2)
+    return optax.warmup_cosine_decay_schedule(options.lr / (warmup + 1), options.lr, warmup, steps)
+
+
+def decayed(params: Any) -> Any:
+    """The weight decay mask: matrices only; no bias, norm, token or position (as MAE and CLIP have it)."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def make_optimizer(options: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """AdamW behind clipping by the global norm, as `config.optimizer` says."""
+    adamw = optax.adamw(
+        learning_rate(options, steps),
+        b1=options.betas[0],
+        b2=options.betas[1],
+        weight_decay=options.weight_decay,
+        mask=decayed,
+    )
+    return optax.chain(optax.clip_by_global_norm(options.clip), adamw) if options.clip else adamw
+
+
+def make_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The train state before the first step."""
+    return {"params": params, "opt": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    teacher: Teacher,
+    config: ConfigDict,
+    shardings: TrainState,
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
+    """The jitted `(state, batch, teacher.params) -> (state, metrics)`; the given state is donated.
+
+    `shardings` is a tree like the state and says where its next value lives.
+
+    Masking noise and Gumbel noise come from the seed and `state["step"]` alone, so a resumed run repeats them.
+    Metrics are float32 scalars: `loss`, each loss term, `grad_norm` (before clipping), `param_norm` (of the new state,
+    so that finite metrics mean a finite state) and `lr`.
+    """
+    schedule, weights = learning_rate(config.optimizer, config.steps), config.loss.to_dict()
+    patches = (config.image_size // config.student.patch_size) ** 2
+
+    def loss_fn(params: Any, batch: Batch, gumbel_key: Array) -> tuple[Array, Metrics]:
+        student = nnx.merge(graphdef, params)
+        images = batch["image"].astype(jnp.float32) / 255
+        output = student(images, noise=batch["noise"], gumbel_key=gumbel_key, reconstruct=config.loss.mae > 0)
+        return total_loss(output, batch["teacher"].astype(jnp.float32), images, weights, teacher.boxes)
+
+    def gradient(params: Any, batch: Batch, key: Array, teacher_params: Any) -> tuple[Any, Metrics]:
+        if "teacher" not in batch:
+            batch = batch | {"teacher": teacher.embed(teacher_params, batch["image"])}
+        (_, terms), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+        return gradients, terms
+
+    def mean_gradient(params: Any, batch: Batch, key: Array, teacher_params: Any) -> tuple[Any, Metrics]:
+        """Over `accumulate` parts of the batch, one after the other."""
+        parts = config.optimizer.accumulate
+        if parts == 1:
+            return gradient(params, batch, key, teacher_params)
+
+        def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, *part, teacher_params)), None
+
+        split = jax.tree.map(lambda x: split_batch(x, parts), batch), jax.random.split(key, parts)
+        first = jax.tree.map(lambda x: x[0], split)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, *first, teacher_params)
+        )
+        total, _ = jax.lax.scan(add, zeros, split)
+        return jax.tree.map(lambda x: x / parts, total)
+
+    def train_step(state: TrainState, batch: Batch, teacher_params: Any) -> tuple[TrainState, Metrics]:
+        noise_key, gumbel_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state["step"]))
+        batch = batch | {"noise": jax.random.uniform(noise_key, (len(batch["image"]), patches))}
+        params = jax.lax.with_sharding_constraint(state["params"], gathered(shardings["params"]))
+        gradients, metrics = mean_gradient(params, batch, gumbel_key, teacher_params)
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings["params"])
+        updates, opt = optimizer.update(gradients, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        norms = {"grad_norm": optax.global_norm(gradients), "param_norm": optax.global_norm(params)}
+        metrics |= norms | {"lr": schedule(state["step"])}
+        return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
+
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))

@@ -1,0 +1,78 @@
+"""The frozen teacher: CLIP's image tower, shown the views of an image."""
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from zeroseg_jax.distill.losses import unit
+from zeroseg_jax.distill.views import crop_views, view_boxes
+from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
+from zeroseg_jax.sharding import join_batch, split_batch
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+class Teacher(NamedTuple):
+    """The teacher of a run. `embed` is pure, so that it can be part of a jitted step; `params` are its weights."""
+
+    embed: Callable[[Any, UInt8[Array, "b y x 3"]], Float[Array, "b v d"]]
+    """(params, uint8 images) -> unit-length float32 embeddings of all views of each image."""
+    params: Any
+    boxes: Float[np.ndarray, "v 4"]
+    embed_dim: int
+
+
+def find_shipped(source: str | Path) -> str | Path:
+    """The folder of the shipped model that `source` names, such as "demo"; otherwise `source` itself."""
+    shipped = ASSETS / source
+    return shipped if (shipped / "config.json").is_file() else source
+
+
+def load_teacher(config: ConfigDict) -> Teacher:
+    """The teacher and the views that `config` names; raises InputError where its folder is missing or broken."""
+    clip = load_clip(find_shipped(config.teacher.path), dtype=jnp.dtype(config.dtype))
+    boxes = view_boxes(config.views.grids, config.views.windows)
+    return make_teacher(clip, boxes, chunk=config.teacher.chunk)
+
+
+def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int = 0) -> Teacher:
+    """`clip` looking at the views `boxes`, of `chunk` images at once on each device (0: of the whole batch)."""
+    tower = copy.copy(clip.model)
+    del tower.text_tower, tower.text_projection  # only of the copy: neither memory nor transfers for the text side
+    graphdef, state = nnx.split(tower)
+    size = clip.model.config.vision.image_size
+
+    def embed_part(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
+        pixels = clip.normalise(crop_views(images.astype(jnp.float32) / 255, boxes, size))
+        embeddings = nnx.merge(graphdef, params).vision(pixels.reshape(-1, size, size, 3))
+        return unit(embeddings.reshape(len(images), len(boxes), -1))
+
+    def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
+        batch = len(images)
+        wanted = chunk * jax.device_count() or batch
+        # the largest divisor, so that all parts have one shape
+        part = next(n for n in range(min(wanted, batch), 0, -1) if batch % n == 0)
+        if part == batch:
+            return embed_part(params, images)
+        parts = split_batch(images, batch // part)
+        return join_batch(jax.lax.map(lambda x: embed_part(params, x), parts))
+
+    return Teacher(embed, nnx.to_pure_dict(state), boxes, clip.embed_dim)
+
+
+def fingerprint(teacher: Teacher) -> str:
+    """A hash of the teacher's weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(teacher.params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""What a run tells: `metrics.jsonl`, TensorBoard events, and a progress bar on stderr."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+
+class RunLog:
+    """Writes the metrics of the steps after `start`; lines of a killed run beyond `start` are taken out first.
+
+    Only the first process writes. Without a terminal the progress bar becomes a plain line every ten seconds.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, steps: int, images_per_step: int):
+        self.start, self.steps, self.images_per_step = start, steps, images_per_step
+        self.silent = jax.process_index() != 0
+        self.bar = ProgressBar("train", steps, start)
+        if self.silent:
+            return
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in path.read_text().splitlines() if _step(line) <= start] if path.exists() else []
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+        self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        self._last = (start, time.monotonic())
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+        if not self.silent:
+            self._file.close()
+            self._events.close()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs the metrics of one step, and the images per second since the last call."""
+        if self.silent:
+            return
+        last_step, last_time = self._last
+        now = time.monotonic()
+        speed = (step - last_step) * self.images_per_step / max(now - last_time, 1e-9)
+        self._last = (step, now)
+        values = {**metrics, "images_per_second": round(speed, 1)}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self.bar.update(step, f"loss {metrics['loss']:.4f}  {speed:.0f} images/s")
+
+
+def _step(line: str) -> int | float:
+    """The step of a line of metrics.jsonl; a line that a killed run left half written counts as infinitely late."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf
+
+
+class ProgressBar:
+    """A bar with ETA on a terminal; elsewhere a line on stderr at most every `every` seconds, and one at the end."""
+
+    def __init__(self, name: str, total: int, start: int = 0, every: float = 10.0):
+        self.name, self.total, self.start, self.every = name, total, start, every
+        self.silent = jax.process_index() != 0
+        self._began = self._printed = time.monotonic()
+        self._bar: Progress | None = None
+        if sys.stderr.isatty() and not self.silent:
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+            text = TextColumn("{task.description}")
+            self._bar = Progress(text, *columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+            self._task = self._bar.add_task(name, total=total, completed=start, note="")
+            self._bar.start()
+
+    def update(self, done: int, note: str = "") -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if self.silent or (now - self._printed < self.every and done < self.total):
+            return
+        self._printed = now
+        left = (now - self._began) / max(done - self.start, 1) * (self.total - done)
+        minutes, seconds = divmod(round(left), 60)
+        print(f"{self.name} {done}/{self.total}  ETA {minutes}:{seconds:02d}  {note}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()

@@ -1,0 +1,135 @@
+"""Where arrays live: the mesh, and one table that says how each parameter is split over it.
+
+The models know nothing of meshes. A parameter is found in `TABLE` by the end of its path, so the optimiser's moments,
+whose paths end alike, follow the parameter they belong to. Stacked transformer parameters have a leading layer axis,
+which is never split.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from zeroseg_jax.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+
+# End of a parameter's path -> logical name of each of its last axes. The first row that matches counts.
+TABLE: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(query|key|value)/kernel", ("embed", "heads")),
+    (r"(query|key|value)/bias", ("heads",)),
+    (r"out/kernel", ("heads", "embed")),
+    (r"fc1/kernel", ("embed", "mlp")),
+    (r"fc1/bias", ("mlp",)),
+    (r"fc2/kernel", ("mlp", "embed")),
+    (r"token_embedding", ("vocab", "embed")),
+    (r"kernel", ("embed", None)),  # patch embeddings and projections
+    (r".*", ()),  # norms, other biases, tokens, positions, scalars: whole on every device
+)
+
+# Logical name -> mesh axis
+RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
+
+
+def make_mesh(shape: Mapping[str, int] | ConfigDict) -> Mesh:
+    """The device mesh ("data", "fsdp", "tensor"); an axis of -1 takes all devices that the others leave.
+
+    Raises:
+        InputError: the product of the axes is not the number of devices.
+    """
+    sizes = [shape[axis] for axis in AXES]
+    devices = jax.device_count()
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if (
+        min(sizes) < -1
+        or 0 in sizes
+        or sizes.count(-1) > 1
+        or devices % known
+        or (-1 not in sizes and known != devices)
+    ):
+        listed = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise InputError(f"a mesh of {listed} does not fit {devices} devices; set one axis to -1, such as mesh.data=-1")
+    sizes = [devices // known if size == -1 else size for size in sizes]
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def logical_axes(path: str) -> tuple[str | None, ...]:
+    """The table's row for a parameter path such as "encoder/blocks/mlp/fc1/kernel"."""
+    return next(axes for pattern, axes in TABLE if re.search(rf"(^|/){pattern}$", path))
+
+
+def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """How the array at `path` is split. An axis that does not divide evenly is left whole."""
+    axes = logical_axes(path)
+    if len(axes) > len(shape):  # a scalar in the place of an array, such as a placeholder of the optimiser
+        return P()
+    names: list[str | None] = [None] * (len(shape) - len(axes))
+    for logical, size in zip(axes, shape[len(names) :], strict=True):
+        axis = RULES[logical] if logical else None
+        names.append(axis if axis and size % mesh.shape[axis] == 0 else None)
+    return P(*names)
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """A tree like `state` (arrays or ShapeDtypeStructs; parameters, or a whole train state) of NamedShardings."""
+
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, spec(name, leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def gathered(shardings: Any) -> Any:
+    """The same shardings without "fsdp": how the step sees the parameters.
+
+    "fsdp" splits what is stored, the parameters and the optimiser's moments. The step gathers all parameters once, and
+    its gradients are split again. Left to itself, XLA splits activations along the feature axis to match split weights,
+    and moves hundreds of times as many bytes.
+    """
+
+    def gather(sharding: NamedSharding) -> NamedSharding:
+        return NamedSharding(sharding.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
+
+    return jax.tree.map(gather, shardings)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis over all devices of "data" and "fsdp"."""
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises InputError if a batch cannot be split evenly over the mesh."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % parts:
+        raise InputError(
+            f"a batch of {batch_size} images does not split over {parts} devices (mesh.data x mesh.fsdp);"
+            f" {max(1, round(batch_size / parts)) * parts} would"
+        )
+
+
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The global batch, made of the part that each process holds."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def split_batch(x: Array, parts: int) -> Array:
+    """(B, ...) -> (parts, B / parts, ...), each part spread over all devices as the batch is, without communication."""
+    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def join_batch(x: Array) -> Array:
+    """The inverse of `split_batch`: (parts, B / parts, ...) -> (B, ...)."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

@@ -1,0 +1,165 @@
+"""Distils a student, from the config to the results: `train` is read from top to bottom.
+
+Which state a run starts from: the newest checkpoint of the workdir, else MAE weights (`config.init.mae`), else scratch.
+"""
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from flax import nnx
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from zeroseg_jax import sharding
+from zeroseg_jax.checkpoint import Checkpoints, make_student_config, preempted
+from zeroseg_jax.config import open_workdir, validate
+from zeroseg_jax.data.augment import Augmentation
+from zeroseg_jax.data.images import open_source
+from zeroseg_jax.data.pipeline import train_iterator
+from zeroseg_jax.distill.step import make_optimizer, make_state, make_train_step
+from zeroseg_jax.distill.teacher import load_teacher
+from zeroseg_jax.distill.teacher_cache import open_cache
+from zeroseg_jax.log import RunLog
+from zeroseg_jax.models.pretrained_mae import load_mae
+from zeroseg_jax.models.student import Student
+
+
+class NotFiniteError(RuntimeError):
+    """The loss, one of its terms or the gradient of a step is not a finite number."""
+
+
+def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
+    """Trains until `config.steps`, resuming what `workdir` holds, and returns the results of the final evaluation.
+
+    `workdir` then holds config.json, checkpoints/, metrics.jsonl, TensorBoard events and, unless `config.eval.dataset`
+    is empty, results.json and gallery.png.
+
+    Raises:
+        InputError: a config, path, data set or workdir that cannot be used.
+        NotFiniteError: the run diverged; the message names the step, the terms and the last good checkpoint.
+    """
+    # ---- Config, devices, workdir
+    validate(config)
+    workdir = Path(workdir)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.batch_size // config.optimizer.accumulate, mesh)
+    if jax.process_index() == 0:
+        open_workdir(config, workdir)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir")
+
+    # ---- Data and teacher
+    source = open_source(config.data)
+    teacher = load_teacher(config)
+    teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
+    cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
+    batches = train_iterator(
+        source,
+        batch_size=config.batch_size // jax.process_count(),
+        augmentation=Augmentation.from_config(config.data, config.image_size, config.seed),
+        workers=config.data.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        max_broken_share=config.data.max_broken_share,
+    )
+
+    # ---- Student and optimiser, described but not made yet
+    sizes = make_student_config(config, teacher.embed_dim)
+    make = functools.partial(Student, sizes, dtype=jnp.dtype(config.dtype))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+
+    def initial_state() -> dict[str, Any]:
+        return make_state(nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(config.seed)))), optimizer)
+
+    abstract = jax.eval_shape(initial_state)
+    shardings = sharding.state_shardings(abstract, mesh)
+    train_step = make_train_step(graphdef, optimizer, teacher, config, shardings)
+
+    with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints, batches:
+        # ---- State: the newest checkpoint, else MAE weights, else scratch
+        start = checkpoints.latest or 0
+        if start:
+            place = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+            state, position = checkpoints.restore(start, place)
+            batches.set_state(position)
+            logging.info("resumed at step %d of %d", start, config.steps)
+        else:
+            state = jax.jit(initial_state, out_shardings=shardings)()
+            if config.init.mae:
+                student = nnx.merge(graphdef, state["params"])
+                parts = load_mae(student, config.init.mae)
+                state["params"] = nnx.to_pure_dict(nnx.state(student))
+                logging.info("started the %s from %s", " and ".join(parts), config.init.mae)
+
+        # ---- Loop. The metrics of a step are fetched while the next one runs
+        waiting: tuple[int, dict[str, jax.Array]] | None = None
+        with RunLog(workdir, start=start, steps=config.steps, images_per_step=config.batch_size) as log:
+
+            def settle(step: int, arrays: dict[str, jax.Array]) -> None:
+                metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
+                if not all(math.isfinite(value) for value in metrics.values()):
+                    raise NotFiniteError(not_finite(step, metrics, checkpoints, workdir))
+                if step % config.log_every == 0 or step in (start + 1, config.steps):
+                    log.write(step, metrics)
+
+            for step in range(start + 1, config.steps + 1):
+                batch = next(batches)
+                arrays = {"image": batch["image"]}
+                if cached:
+                    arrays["teacher"] = cached(batch["index"], batch["flip"])
+                state, metrics = train_step(state, sharding.to_devices(arrays, mesh), teacher_params)
+                if waiting:
+                    settle(*waiting)
+                waiting = step, metrics
+                stop = preempted(step)
+                if step % config.checkpoint_every == 0 or step == config.steps or stop:
+                    settle(*waiting)  # a state that a bad step has made is never saved
+                    waiting = None
+                    checkpoints.save(step, state, batches.get_state())
+                if stop:
+                    logging.warning("the cluster takes the machines away: stopping after step %d, which is saved", step)
+                    checkpoints.wait()
+                    return None
+        checkpoints.wait()
+
+    # ---- Evaluation
+    return evaluate(config, workdir)
+
+
+def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, workdir: Path) -> str:
+    """The message of the NaN guard."""
+    checkpoints.wait()
+    terms = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
+    last = (
+        f"the last good checkpoint is step {checkpoints.latest}" if checkpoints.latest else "there is no checkpoint yet"
+    )
+    return f"step {step} is not finite ({terms}); {last} in {workdir}; lower optimizer.lr, or look at the data"
+
+
+def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
+    """Evaluates `config.model`, or the newest checkpoint of `workdir`, on `config.eval`; writes results and gallery.
+
+    Returns what results.json holds, or None where `config.eval.dataset` is empty.
+    """
+    if not config.eval.dataset:
+        return None
+    import zeroseg_jax
+    from zeroseg_jax.evaluate import zero_shot
+
+    workdir = Path(workdir)
+    model = zeroseg_jax.load(config.model or str(workdir))
+    if jax.process_index() != 0:  # all processes read the checkpoint together, one evaluates it
+        return None
+    return zero_shot.evaluate(model, config, workdir)
+
+
+def embed(config: ConfigDict, workdir: str | Path) -> None:
+    """Stores the teacher's embeddings of the training images, for runs with `config.teacher.source="cache"`."""
+    validate(config)
+    open_cache(load_teacher(config), open_source(config.data), config, Path(workdir))
