@@ -7,7 +7,7 @@ it does not cover, grounding says where.
 
 from collections.abc import Mapping
 from math import isqrt
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.distill import views
+from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.mae import reconstruction_loss
 from zeroseg_jax.models.student import StudentOutput
 
-Distance = Literal["l1", "cosine"]
-Pool = Literal["raw", "unit"]
 ViewWeights = Float[Array, " v"] | Float[np.ndarray, " v"] | None
 
 
@@ -29,7 +28,7 @@ def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)
 
 
-def distance(a: Float[Array, "... d"], b: Float[Array, "... d"], kind: Distance) -> Float[Array, "..."]:
+def distance(a: Float[Array, "... d"], b: Float[Array, "... d"], kind: str) -> Float[Array, "..."]:
     """Distance of the directions of `a` and `b`, from 0 to 2.
 
     "cosine": 1 - cosine. "l1": sum of absolute differences of the unit vectors, over sqrt(d), so that it does not
@@ -40,18 +39,18 @@ def distance(a: Float[Array, "... d"], b: Float[Array, "... d"], kind: Distance)
         return 1 - (a * b).sum(axis=-1)
     if kind == "l1":
         return jnp.abs(a - b).sum(axis=-1) / a.shape[-1] ** 0.5
-    raise ValueError(f"the distance is {kind!r}, expected 'l1' or 'cosine'")
+    raise InputError(f"the distance of the losses is {kind!r}; set loss.distance to 'l1' or 'cosine'")
 
 
 def global_loss(
-    image: Float[Array, "b d"], teacher: Float[Array, "b v d"], kind: Distance, view_weights: ViewWeights = None
+    image: Float[Array, "b d"], teacher: Float[Array, "b v d"], kind: str, view_weights: ViewWeights = None
 ) -> Float[Array, ""]:
     """Pulls the image-level feature to the teacher's embedding of every view (multi-scale feature distillation)."""
     distances = distance(image[:, None], teacher, kind)
     return _weighted_mean(distances, jnp.broadcast_to(_view_weights(view_weights, teacher), distances.shape))
 
 
-def match_loss(segments: Float[Array, "b s d"], teacher: Float[Array, "b v d"], kind: Distance) -> Float[Array, ""]:
+def match_loss(segments: Float[Array, "b s d"], teacher: Float[Array, "b v d"], kind: str) -> Float[Array, ""]:
     """Pulls every segment to the nearest of the teacher's view embeddings (segment matching)."""
     return distance(segments[:, :, None], teacher[:, None], kind).min(axis=-1).mean()
 
@@ -62,9 +61,9 @@ def ground_loss(
     visible: Int[Array, "b k"],
     teacher: Float[Array, "b v d"],
     patch_weights: Float[Array, "v n"] | Float[np.ndarray, "v n"],
-    kind: Distance,
+    kind: str,
     *,
-    pool: Pool = "unit",
+    pool: str = "unit",
     view_weights: ViewWeights = None,
 ) -> Float[Array, ""]:
     """Pulls the mean segment of each view, weighted by how much of each segment lies there, to the view's embedding.
@@ -78,7 +77,7 @@ def ground_loss(
     seen = total > 1e-6
     shares = shares / jnp.where(seen, total, 1.0)[..., None]
     if pool not in ("raw", "unit"):
-        raise ValueError(f"the pooling is {pool!r}, expected 'raw' or 'unit'")
+        raise InputError(f"the pooling of the ground loss is {pool!r}; set loss.ground_pool to 'raw' or 'unit'")
     segments = unit(segments) if pool == "unit" else segments.astype(jnp.float32)
     pooled = jnp.einsum("bvs,bsd->bvd", shares, segments, precision="highest")
     return _weighted_mean(distance(pooled, teacher, kind), seen * _view_weights(view_weights, teacher))

@@ -5,7 +5,6 @@ all of them is two products with constant matrices.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,11 +36,11 @@ def crop_views(
     images: Float[Array, "b y x 3"],
     boxes: Float[np.ndarray, "v 4"],
     size: int,
-    kernel: Literal["bicubic", "triangle"] = "bicubic",
+    kernel: str = "bicubic",
 ) -> Float[Array, "b v size size 3"]:
     """Cuts every box out of every image and resizes it to `size`, antialiased, as Pillow's `resize(box=)` does.
 
-    `images` are in [0, 1], and so are the views. `triangle` is bilinear resizing.
+    `images` are in [0, 1], and so are the views. `kernel` is "bicubic" or "triangle" (bilinear).
     """
     _, height, width, _ = images.shape
     rows = np.stack([_resize_matrix(height, y0, y1, size, kernel) for y0, _, y1, _ in boxes])

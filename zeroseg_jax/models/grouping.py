@@ -6,7 +6,7 @@ checkpoints, including the cross-attention before the assignment that the paper 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from zeroseg_jax.models.layers import MLP, Attention, Transformer, layer_norm, l
 class Assigning:
     """How tokens are assigned to segments; the defaults are GroupViT's."""
 
-    kind: Literal["hard", "soft"] = "hard"
+    kind: str = "hard"
     """"hard": one segment a token, gradients straight through the softmax. "soft": shares of all segments."""
     gumbel: bool = True
     """Whether training adds Gumbel noise to the logits: whenever a key is given."""

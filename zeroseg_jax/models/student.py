@@ -4,7 +4,7 @@ ZeroSeg ("Exploring Open-Vocabulary Semantic Segmentation from CLIP Vision Encod
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,8 @@ class StudentConfig:
     projection_width: int = 4096
     embed_dim: int = 512
     """Width of the teacher's embedding space."""
-    assignment: Literal["soft", "hard"] = "hard"
+    assignment: str = "hard"
+    """"hard": each token goes to one segment, straight-through; "soft": to all of them in shares."""
     gumbel: bool = True
     """Whether training adds Gumbel noise to the assignment."""
     tau: float = 1.0
@@ -71,6 +72,8 @@ class StudentConfig:
             )
         if self.assignment not in ("soft", "hard"):
             raise InputError(f"assignment is {self.assignment!r}; it must be soft or hard")
+        if self.tau <= 0:
+            raise InputError(f"tau is {self.tau}; the temperature of the assignment must be above 0")
 
 
 class StudentOutput(NamedTuple):
