@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,8 +74,8 @@ def folder(theirs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def untrained() -> Student:
-    return Student(CONFIG, rngs=nnx.Rngs(0))
+def untrained(filled) -> Student:
+    return filled(lambda: Student(CONFIG, rngs=nnx.Rngs(0)))
 
 
 @pytest.fixture
@@ -156,14 +157,23 @@ def test_tokens_reconstruction_and_loss_equal_torch(theirs, folder, student):
     np.testing.assert_allclose(loss, expected.loss.item(), rtol=0, atol=1e-5)
 
 
+def test_student_merged_from_plain_arrays(folder, student):
+    """As a training run holds it: a graph and a nested dictionary."""
+    graphdef, state = nnx.split(student)
+    merged = nnx.merge(graphdef, nnx.to_pure_dict(state))
+    load_mae(merged, folder)
+    load_mae(student, folder)
+    np.testing.assert_array_equal(merged.encoder.class_token[...], student.encoder.class_token[...])
+
+
 @pytest.mark.parametrize("spelling", [memory_names, hub_names, original_names])
 def test_every_spelling_gives_the_same_weights(spelling, theirs, folder, tmp_path, student):
     other = nnx.clone(student)
     load_mae(student, folder)
     assert load_mae(other, copy_with(folder, tmp_path, spelling(theirs))) == ("encoder", "decoder")
     for part in ("encoder", "decoder"):
-        pairs = zip(*(nnx.to_flat_state(nnx.state(getattr(m, part))).leaves for m in (student, other)), strict=True)
-        assert all((a[...] == b[...]).all() for a, b in pairs)
+        first, second = (jax.tree.leaves(nnx.state(getattr(m, part))) for m in (student, other))
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_encoder_alone(theirs, folder, tmp_path, student):

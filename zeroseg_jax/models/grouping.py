@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from zeroseg_jax.models.layers import MLP, Attention, Transformer, layer_norm, linear
+from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, layer_norm, linear
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,14 @@ class GroupingStage(nnx.Module):
         previous: int = 0,
         norm_eps: float = 1e-5,
         dtype: Any = None,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ):
         start = 0.0 if previous else 0.02
         self.group_tokens = nnx.Param(start * jax.random.normal(rngs.params(), (group_tokens, width)))
         options: dict[str, Any] = {"norm_eps": norm_eps, "dtype": dtype, "rngs": rngs}
         self.projector = GroupProjector(width, previous, group_tokens, **options) if previous else None
-        self.transformer = Transformer(depth, width, heads, 4 * width, **options)
+        self.transformer = Transformer(depth, width, heads, 4 * width, remat=remat, **options)
         self.grouping = GroupingBlock(width, heads, group_tokens, segments, how, **options)
 
     def __call__(

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.layers import Transformer, layer_norm, linear, sincos_positions
+from zeroseg_jax.models.layers import Remat, Transformer, layer_norm, linear, sincos_positions
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -86,12 +86,14 @@ class Encoder(nnx.Module):
         *,
         norm_eps: float = 1e-6,
         dtype: Any = None,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ):
         self.patch_size, self.grid = patch_size, image_size // patch_size
         self.patch_embedding = linear(patch_size**2 * 3, width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
-        self.transformer = Transformer(depth, width, heads, 4 * width, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = {"norm_eps": norm_eps, "dtype": dtype, "remat": remat, "rngs": rngs}
+        self.transformer = Transformer(depth, width, heads, 4 * width, **options)
         self.norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -125,12 +127,14 @@ class Decoder(nnx.Module):
         *,
         norm_eps: float = 1e-6,
         dtype: Any = None,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ):
         self.grid = image_size // patch_size
         self.embedding = linear(encoder_width, width, dtype=dtype, rngs=rngs)
         self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
-        self.transformer = Transformer(depth, width, heads, 4 * width, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = {"norm_eps": norm_eps, "dtype": dtype, "remat": remat, "rngs": rngs}
+        self.transformer = Transformer(depth, width, heads, 4 * width, **options)
         self.norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
         self.prediction = linear(width, patch_size**2 * 3, dtype=dtype, rngs=rngs)
 

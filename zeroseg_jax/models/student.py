@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import Assigning, GroupingStage
-from zeroseg_jax.models.layers import MLP, layer_norm
+from zeroseg_jax.models.layers import MLP, Remat, layer_norm
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
+from zeroseg_jax.models.preprocessing import MEAN, STD
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class StudentConfig:
     sum_assign: bool = False
     """Whether a segment sums its tokens; otherwise it is their sum over (their weight + 1), as GroupViT's."""
     norm_eps: float = 1e-6
+    remat: str = "none"
+    """What the backward pass computes again to save memory: "none", "dots" or "full" (`layers.Transformer`)."""
+    tower: VisionConfig | None = None
+    """Sizes of a CLIP image tower that takes the place of MAE's encoder; None is MAE's."""
 
     def __post_init__(self) -> None:
         widths = [(self.width, self.heads, "heads"), (self.width, self.segment_heads, "segment_heads")]
@@ -65,6 +72,12 @@ class StudentConfig:
                 f"segment_tokens {self.segment_tokens} and segment_depths {self.segment_depths} must be of the same"
                 " length, one number for each stage"
             )
+        if self.tower and (self.patch_size % self.tower.patch_size or self.width != self.tower.width):
+            raise InputError(
+                f"a CLIP tower of width {self.tower.width} and patches of {self.tower.patch_size} pixels cannot be the"
+                f" encoder of a student of width {self.width} and patches of {self.patch_size}; its patches must be a"
+                " multiple of the tower's"
+            )
         patches = (self.image_size // self.patch_size) ** 2
         if not 0 <= self.mask_ratio < 1 or int(patches * (1 - self.mask_ratio)) == 0:
             raise InputError(
@@ -72,8 +85,33 @@ class StudentConfig:
             )
         if self.assignment not in ("soft", "hard"):
             raise InputError(f"assignment is {self.assignment!r}; it must be soft or hard")
+        if self.remat not in ("none", "dots", "full"):
+            raise InputError(f"remat is {self.remat!r}; it must be none, dots or full")
         if self.tau <= 0:
             raise InputError(f"tau is {self.tau}; the temperature of the assignment must be above 0")
+
+
+class TowerEncoder(nnx.Module):
+    """CLIP's image tower as the encoder, so that the student can start from its teacher's weights.
+
+    The student's patches may be a multiple of the tower's: its images are then made as much smaller.
+    """
+
+    def __init__(
+        self, config: VisionConfig, patch_size: int, *, dtype: Any = None, remat: Remat = "none", rngs: nnx.Rngs
+    ):
+        self.shrink = patch_size // config.patch_size
+        self.tower = VisionTower(config, rngs=rngs, dtype=dtype, positions="sincos", remat=remat)
+
+    def __call__(
+        self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
+    ) -> Float[Array, "b m d"]:
+        """Class token and visible patches, normed: m = 1 + k. `images` are in [0, 1]."""
+        pixels = (images - np.float32(MEAN)) / np.float32(STD)
+        b, height, width, _ = pixels.shape
+        s = self.shrink
+        pixels = pixels.reshape(b, height // s, s, width // s, s, 3).mean(axis=(2, 4))
+        return self.tower.post_norm(self.tower(pixels, visible).tokens)
 
 
 class StudentOutput(NamedTuple):
@@ -100,9 +138,15 @@ class Student(nnx.Module):
 
     def __init__(self, config: StudentConfig, *, rngs: nnx.Rngs, dtype: Any = None):
         self.config = config
-        options = {"norm_eps": config.norm_eps, "dtype": dtype, "rngs": rngs}
+        options = {"norm_eps": config.norm_eps, "dtype": dtype, "remat": config.remat, "rngs": rngs}
         sizes = config.image_size, config.patch_size, config.width
-        self.encoder = Encoder(*sizes, config.depth, config.heads, **options)
+        self.encoder: Encoder | TowerEncoder
+        if config.tower is None:
+            self.encoder = Encoder(*sizes, config.depth, config.heads, **options)
+        else:
+            self.encoder = TowerEncoder(
+                config.tower, config.patch_size, dtype=dtype, remat=config.remat, rngs=rngs
+            )
         decoder = config.decoder_width, config.decoder_depth, config.decoder_heads
         self.decoder = Decoder(*sizes, *decoder, **options) if config.decoder_depth else None
         how = Assigning(config.assignment, config.gumbel, config.tau, config.sum_assign)
@@ -137,7 +181,9 @@ class Student(nnx.Module):
         grid = patch_grid(images, self.config.patch_size)
         n = grid[0] * grid[1]
         masking = self._masking(noise, len(images), n)
-        tokens = self.encoder(normalise(images.astype(jnp.float32)), None if noise is None else masking.visible)
+        pixels = images.astype(jnp.float32)
+        pixels = normalise(pixels) if self.config.tower is None else pixels
+        tokens = self.encoder(pixels, None if noise is None else masking.visible)
         reconstruction = None
         if self.decoder is not None and noise is not None and reconstruct:
             reconstruction = self.decoder(tokens, masking.restore, grid)
