@@ -1,5 +1,6 @@
 """Parity of the MAE encoder, decoder and loss with transformers' torch ViTMAEForPreTraining, and reading its files."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,6 +14,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models import mae
+from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.layers import sincos_positions
 from zeroseg_jax.models.pretrained_mae import load_mae
 from zeroseg_jax.models.student import Student, StudentConfig
@@ -201,6 +203,10 @@ def test_weights_that_do_not_fit_are_named(theirs, folder, tmp_path, student):
     refuses("sin-cos", tensors=hub_names(theirs) | {"vit.embeddings.position_embeddings": zeros})
     with pytest.raises(InputError, match="no folder"):
         load_mae(student, tmp_path / "nowhere")
+    tower = VisionConfig(image_size=32, patch_size=8, width=16, depth=1, heads=2, mlp_width=16)
+    clip_student = nnx.eval_shape(lambda: Student(dataclasses.replace(CONFIG, tower=tower), rngs=nnx.Rngs(0)))
+    with pytest.raises(InputError, match="CLIP tower"):
+        load_mae(clip_student, folder)
 
 
 def test_masking_keeps_the_patches_of_least_noise():

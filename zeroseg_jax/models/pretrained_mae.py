@@ -122,20 +122,24 @@ def load_mae(student: Student, source: str | Path) -> tuple[str, ...]:
         decoder at all.
 
     Raises:
-        InputError: no such folder, sizes other than the student's, or weights that do not fit exactly.
+        InputError: no such folder, sizes other than the student's, weights that do not fit exactly, or a student whose
+            encoder is a CLIP tower.
     """
+    if student.config.tower is not None:
+        raise InputError(f"the MAE weights {source} do not fit a student whose encoder is a CLIP tower; set only one")
     folder = find_folder(source)
     config = read_config(folder, "vit_mae")
     tensors = canonical(read_tensors(folder, "ViTMAEForPreTraining"))
     decoder = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
     encoder = {name: tensor for name, tensor in tensors.items() if name not in decoder}
-    parts = ("encoder", "decoder") if decoder and student.decoder is not None else ("encoder",)
-    _check_sizes(config, student.config, _ENCODER_FIELDS | (_DECODER_FIELDS if "decoder" in parts else {}), folder)
+    loads_decoder = decoder and student.decoder is not None
+    _check_sizes(config, student.config, _ENCODER_FIELDS | (_DECODER_FIELDS if loads_decoder else {}), folder)
     _check_positions(tensors, folder)
     _replace(student.encoder, encoder, ENCODER_TABLE, f"{folder} (encoder)")
-    if "decoder" in parts:
-        _replace(student.decoder, decoder, DECODER_TABLE, f"{folder} (decoder)")
-    return parts
+    if student.decoder is None or not decoder:
+        return ("encoder",)
+    _replace(student.decoder, decoder, DECODER_TABLE, f"{folder} (decoder)")
+    return "encoder", "decoder"
 
 
 def canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
