@@ -57,13 +57,13 @@ def fail(sentence: str) -> None:
     sys.exit(2)
 
 
-def run(mode: str, config_path: str, workdir: str | None) -> None:
+def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[str, str]], distributed: bool) -> None:
     # imported here, so that --help and a misspelt flag answer at once
     from zeroseg_jax.config import load_config
 
     config = load_config(config_path, overrides)
     folder = Path(workdir or Path("runs") / Path(config_path).stem)
-    if DISTRIBUTED.value:
+    if distributed:
         import jax
 
         jax.distributed.initialize()
@@ -101,8 +101,9 @@ def report(results: dict | None) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
+    assert CONFIG.value is not None and MODE.value is not None and DISTRIBUTED.value is not None  # as parsed
     try:
-        run(MODE.value, CONFIG.value, WORKDIR.value)
+        run(MODE.value, CONFIG.value, WORKDIR.value, overrides, DISTRIBUTED.value)
     except InputError as error:
         fail(" ".join(str(error).split()))
 

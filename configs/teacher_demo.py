@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.lr = 2e-3
+    config.optimizer.encoder_lr = 1.0
     config.optimizer.betas = (0.9, 0.98)
     config.optimizer.weight_decay = 0.02
     config.optimizer.warmup_steps = 100

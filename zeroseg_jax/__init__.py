@@ -1,0 +1,20 @@
+"""Open-vocabulary segmentation distilled from a frozen CLIP image encoder (ZeroSeg, ICCV 2023), in JAX/Flax."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zeroseg_jax.errors import InputError
+    from zeroseg_jax.models.clip_encoder import load_clip
+    from zeroseg_jax.segment import load
+
+__all__ = ["InputError", "load", "load_clip"]
+
+_HOMES = {"InputError": "errors", "load": "segment", "load_clip": "models.clip_encoder"}
+
+
+def __getattr__(name: str) -> Any:
+    # imported when asked for: the worker processes of the data pipeline need neither JAX nor the models
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from zeroseg_jax.config import read_config
+from zeroseg_jax.distill.teacher import find_shipped
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.clip_encoder import read_clip_config
 from zeroseg_jax.models.student import Student, StudentConfig
 
 
@@ -46,11 +48,11 @@ class Checkpoints:
         return None if newest is None else int(newest.step)
 
     def save(self, step: int, state: Any, position: dict) -> None:
-        """Copies `state` off the devices and writes it in the background; `position` is JSON-able, equal on all hosts."""
+        """Copies `state` to the host and writes it in the background; `position` is JSON-able, one for all hosts."""
         self._checkpointer.save_async(step, state, custom_metadata={"position": position}, overwrite=True)
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
-        """The train state, placed as `abstract_state` (ShapeDtypeStructs with shardings) says, and the data position."""
+        """The train state, placed as `abstract_state` (ShapeDtypeStructs) has it, and the data position."""
         state = self._checkpointer.load(step, abstract_state)
         metadata = self._checkpointer.metadata(step).custom_metadata
         assert isinstance(metadata, dict)
@@ -97,5 +99,12 @@ def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, Confi
 
 
 def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
-    """The sizes of the student that `config` describes, for a teacher whose embeddings have `embed_dim` numbers."""
-    return StudentConfig(image_size=config.image_size, embed_dim=embed_dim, **config.student)
+    """The sizes of the student that `config` describes, for a teacher whose embeddings have `embed_dim` numbers.
+
+    With `config.student.encoder="clip"` the encoder has the sizes of the teacher's image tower.
+    """
+    sizes = config.student.to_dict()
+    if sizes.pop("encoder") == "clip":
+        tower = read_clip_config(find_shipped(config.teacher.path)).vision
+        sizes |= {"tower": tower, "width": tower.width, "depth": tower.depth, "heads": tower.heads}
+    return StudentConfig(image_size=config.image_size, embed_dim=embed_dim, **sizes)

@@ -73,10 +73,12 @@ def default_config() -> ConfigDict:
     config.teacher.chunk = 0  # images whose views pass the teacher at once, on each device; 0 = the whole batch
 
     config.init = ConfigDict({"mae": ""})  # a Hugging Face ViTMAE folder or hub id
-    derived = ("image_size", "embed_dim")  # from `image_size` and the teacher
+    derived = ("image_size", "embed_dim", "tower")  # from `image_size` and the teacher
     config.student = ConfigDict(
         {field.name: field.default for field in dataclasses.fields(StudentConfig) if field.name not in derived}
     )
+
+    config.student.encoder = "mae"  # "mae", or "clip": the teacher's image tower, starting from its weights
 
     config.loss = ConfigDict()
     config.loss["global"] = 1.0
@@ -88,6 +90,7 @@ def default_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.lr = 6e-4
+    config.optimizer.encoder_lr = 1.0  # the encoder's learning rate as a share of `lr`
     config.optimizer.betas = (0.9, 0.95)
     config.optimizer.weight_decay = 0.05
     config.optimizer.warmup_steps = 1000  # at most half of `steps` are used
@@ -209,6 +212,7 @@ def validate(config: ConfigDict) -> None:
         "teacher.source": ("online", "cache"),
         "data.augment": ("crop", "none"),
         "student.assignment": ("soft", "hard"),
+        "student.encoder": ("mae", "clip"),
         "loss.distance": ("l1", "cosine"),
         "loss.ground_pool": ("unit", "raw"),
     }
@@ -219,10 +223,9 @@ def validate(config: ConfigDict) -> None:
     for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "optimizer.accumulate"):
         if values[key] < 1:
             raise InputError(f"{key} is {values[key]}; it must be at least 1")
-    if config.batch_size % config.optimizer.accumulate:
-        raise InputError(
-            f"batch_size {config.batch_size} is not divisible into optimizer.accumulate={config.optimizer.accumulate} parts"
-        )
+    parts = config.optimizer.accumulate
+    if config.batch_size % parts:
+        raise InputError(f"batch_size {config.batch_size} does not split into optimizer.accumulate={parts} parts")
     if config.teacher.source == "cache" and config.data.augment != "none":
         raise InputError(
             "teacher.source=cache stores the embeddings of the whole image and its mirror image;"

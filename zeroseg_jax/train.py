@@ -1,6 +1,7 @@
 """Distils a student, from the config to the results: `train` is read from top to bottom.
 
-Which state a run starts from: the newest checkpoint of the workdir, else MAE weights (`config.init.mae`), else scratch.
+Which state a run starts from: the newest checkpoint of the workdir, else MAE weights (`config.init.mae`) or the teacher's
+image tower (`config.student.encoder`), else scratch.
 """
 
 import functools
@@ -82,7 +83,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     train_step = make_train_step(graphdef, optimizer, teacher, config, shardings)
 
     with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints, batches:
-        # ---- State: the newest checkpoint, else MAE weights, else scratch
+        # ---- State: the newest checkpoint, else MAE or teacher weights, else scratch
         start = checkpoints.latest or 0
         if start:
             place = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
@@ -91,7 +92,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
             logging.info("resumed at step %d of %d", start, config.steps)
         else:
             state = jax.jit(initial_state, out_shardings=shardings)()
-            if config.init.mae:
+            if config.student.encoder == "clip":
+                place = shardings["params"]["encoder"]["tower"]
+                # a copy, because the state is donated to the first step and the teacher stays
+                tower = jax.tree.map(jnp.copy, teacher_params["vision_tower"])
+                state["params"]["encoder"]["tower"] = jax.device_put(tower, place)
+            elif config.init.mae:
                 student = nnx.merge(graphdef, state["params"])
                 parts = load_mae(student, config.init.mae)
                 state["params"] = nnx.to_pure_dict(nnx.state(student))

@@ -41,7 +41,17 @@ def make_optimizer(options: ConfigDict, steps: int) -> optax.GradientTransformat
         weight_decay=options.weight_decay,
         mask=decayed,
     )
-    return optax.chain(optax.clip_by_global_norm(options.clip), adamw) if options.clip else adamw
+    clip = optax.clip_by_global_norm(options.clip) if options.clip else optax.identity()
+    return optax.chain(clip, adamw, _slow_encoder(options.encoder_lr))
+
+
+def _slow_encoder(share: float) -> optax.GradientTransformation:
+    """Makes the encoder's updates a `share` of the others', for an encoder that starts from trained weights."""
+
+    def slow(path: Any, update: Array) -> Array:
+        return update * share if path[0].key == "encoder" else update
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(slow, updates))
 
 
 def make_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
@@ -80,7 +90,10 @@ def make_train_step(
         return gradients, terms
 
     def mean_gradient(params: Any, batch: Batch, key: Array, teacher_params: Any) -> tuple[Any, Metrics]:
-        """Over `accumulate` parts of the batch, one after the other."""
+        """The mean over `accumulate` parts of the batch, one after the other.
+
+        It equals that of the whole batch, but for views without a visible patch: those are left out part by part.
+        """
         parts = config.optimizer.accumulate
         if parts == 1:
             return gradient(params, batch, key, teacher_params)
@@ -104,7 +117,7 @@ def make_train_step(
         gradients = jax.lax.with_sharding_constraint(gradients, shardings["params"])
         updates, opt = optimizer.update(gradients, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        norms = {"grad_norm": optax.global_norm(gradients), "param_norm": optax.global_norm(params)}
+        norms = {"grad_norm": optax.tree.norm(gradients), "param_norm": optax.tree.norm(params)}
         metrics |= norms | {"lr": schedule(state["step"])}
         return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
 

@@ -197,8 +197,13 @@ class VisionTower(nnx.Module):
         self.transformer = _transformer(config, dtype, remat, rngs)
         self.post_norm = _norm(config, dtype, rngs)
 
-    def embed(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
-        """Class token and patches with their positions, normed: the input of the first block."""
+    def embed(
+        self, pixels: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """Class token and patches with their positions, normed: the input of the first block.
+
+        `visible` are the patches to take, row-major; None takes all.
+        """
         b, height, width, _ = pixels.shape
         p, grid = self.config.patch_size, self.config.grid
         h, w = height // p, width // p
@@ -207,13 +212,17 @@ class VisionTower(nnx.Module):
         # a border narrower than a patch is left out, as the strided convolution of the checkpoints leaves it
         patches = pixels[:, : h * p, : w * p].reshape(b, h, p, w, p, 3).swapaxes(2, 3).reshape(b, h * w, -1)
         table = self.position_embedding[...]
-        positions = jnp.concatenate([table[:1], resize_positions(table[1:], (grid, grid), (h, w))])
+        positions = resize_positions(table[1:], (grid, grid), (h, w))
+        if visible is not None:  # before the embedding: what is hidden costs nothing
+            patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
+            positions = positions[visible]
         x = self.patch_embedding(patches)
-        first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (b, 1, x.shape[-1]))
-        return self.pre_norm(jnp.concatenate([first, x], axis=1) + positions.astype(x.dtype))
+        x = x + positions.astype(x.dtype)
+        first = (self.class_embedding[...] + table[0]).astype(x.dtype)
+        return self.pre_norm(jnp.concatenate([jnp.broadcast_to(first, (b, 1, x.shape[-1])), x], axis=1))
 
-    def __call__(self, pixels: Float[Array, "b y x 3"]) -> TowerOutput:
-        embedded = self.embed(pixels)
+    def __call__(self, pixels: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None) -> TowerOutput:
+        embedded = self.embed(pixels, visible)
         tokens, layers = self.transformer(embedded)
         return TowerOutput(self.post_norm(tokens[:, 0]), tokens, embedded, layers)
 

@@ -134,6 +134,11 @@ class ClipEncoder:
         return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
 
 
+def read_clip_config(source: str | Path) -> CLIPConfig:
+    """The sizes of the CLIP in a Hugging Face folder or hub id; raises InputError where it is out of reach or no CLIP."""
+    return CLIPConfig.from_hf(read_config(find_folder(source), "clip"))
+
+
 def load_clip(source: str | Path, dtype: Any = None) -> ClipEncoder:
     """Loads a CLIP from a Hugging Face folder or hub id (OpenAI, OpenCLIP/LAION conversions, MetaCLIP).
 

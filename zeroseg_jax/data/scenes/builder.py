@@ -22,7 +22,7 @@ from zeroseg_jax.data.scenes.render import NAMES, SIZE, scene
 from zeroseg_jax.errors import InputError
 
 SIZES: dict[str, dict[str, int]] = {
-    "default": {"train": 4000, "validation": 300, "test": 500, "composition": 300},
+    "default": {"train": 3000, "validation": 200, "test": 300, "composition": 200},
     "tiny": {"train": 64, "validation": 16, "test": 16, "composition": 16},
 }
 """Number of scenes in each split of each config."""

@@ -1,0 +1,111 @@
+"""A tiny teacher, a folder of pictures, and a config that distils from them in a second a run."""
+
+import getpass
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+from PIL import Image
+
+from zeroseg_jax.config import default_config
+from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
+from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.tokenizer import build_word_tokenizer
+
+# Compiling takes most of the time of these tests, and many of them, and their subprocesses, compile the same program.
+COMPILED = Path(tempfile.gettempdir()) / f"zeroseg_jax_tests_{getpass.getuser()}"
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
+
+
+def random_module(make: Callable[[], nnx.Module]) -> nnx.Module:
+    """The module of `make` with normal weights, without the seconds that its own initialisation takes."""
+    rng = np.random.default_rng(0)
+    graphdef, state = nnx.split(nnx.eval_shape(make))
+    draw = lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype)  # noqa: E731
+    return nnx.merge(graphdef, jax.tree.map(draw, state))
+
+
+@pytest.fixture(scope="session")
+def tiny_student() -> dict[str, Any]:
+    """The group `student` of a config, for images of 16 pixels."""
+    return {
+        "patch_size": 4,
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "mask_ratio": 0.5,
+        "decoder_width": 16,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+        "segment_tokens": (6, 4),
+        "segment_depths": (1, 1),
+        "segment_heads": 2,
+        "projection_width": 32,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """The Hugging Face folder of a CLIP with random weights, for images of 8 pixels."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = build_word_tokenizer(["a photo of a cat on the grass"], vocabulary=530, context=12)
+    text = TextConfig(
+        vocabulary=len(tokenizer),
+        context=12,
+        width=8,
+        depth=1,
+        heads=2,
+        mlp_width=16,
+        start_id=tokenizer.bos_token_id,
+        end_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+    )
+    vision = VisionConfig(image_size=8, patch_size=4, width=16, depth=1, heads=2, mlp_width=32)
+    config = CLIPConfig(vision, text, embed_dim=8)
+    ClipEncoder(random_module(lambda: CLIP(config, rngs=nnx.Rngs(0))), tokenizer).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Twenty pictures of 20 x 24 pixels with captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    rows = [{"file_name": f"{i:02d}.png", "text": f"a photo of thing number {i}"} for i in range(20)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for i in range(20):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        coarse.resize((24, 20), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tiny_student, tiny_clip, pictures) -> ConfigDict:
+    """All four losses, hard assignment with Gumbel noise, random crops; no evaluation at the end."""
+    config = default_config()
+    config.steps = 17
+    config.batch_size = 4
+    config.image_size = 16
+    config.checkpoint_every = 5
+    config.log_every = 1
+    config.data.source = "folder"
+    config.data.root = str(pictures)
+    config.views.grids = (1, 2)
+    config.teacher.path = str(tiny_clip)
+    config.student.update(tiny_student)
+    config.loss.ground = 1.0
+    config.optimizer.lr = 1e-3
+    config.optimizer.warmup_steps = 2
+    config.eval.dataset = ""
+    return config

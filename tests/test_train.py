@@ -1,0 +1,145 @@
+"""Training runs from end to end: what they leave behind, resuming after SIGKILL, the NaN guard, the cached teacher."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zeroseg_jax.checkpoint import Checkpoints, load_student
+from zeroseg_jax.config import set_key, to_json
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.train import NotFiniteError, train
+
+
+def metrics(workdir) -> list[dict]:
+    """The lines of metrics.jsonl without the speed."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def saved(workdir, step: int):
+    """Everything that the checkpoint of a step holds, as numpy arrays by path, and the data position."""
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.latest == step
+        metadata = checkpoints._checkpointer.metadata(step).metadata
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), metadata)
+        state, position = checkpoints.restore(step, place)
+    return {
+        jax.tree_util.keystr(path): np.array(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }, position
+
+
+def test_a_run_leaves_what_it_should(tiny_config, tmp_path):
+    config = tiny_config
+    config.checkpoint_every, config.optimizer.lr = 7, 5e-3
+    assert train(config, tmp_path / "run") is None
+    assert json.loads((tmp_path / "run/config.json").read_text()) == to_json(config)
+    assert list((tmp_path / "run").glob("events.out.tfevents*"))
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["14", "17"]
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, 18))
+    assert {"loss", "global", "match", "mae", "ground", "grad_norm", "param_norm", "lr"} < set(lines[0])
+    first, last = (np.mean([line["loss"] for line in part]) for part in (lines[:5], lines[-5:]))
+    assert last < 0.9 * first
+
+    student, read = load_student(tmp_path / "run")
+    assert read.steps == 17 and read.views.grids == (1, 2)
+    assert jax.jit(lambda x: student(x).segments)(jnp.zeros((2, 16, 24, 3))).shape == (2, 4, 8)
+
+    train(config, tmp_path / "run")  # complete: nothing is left to do
+    assert metrics(tmp_path / "run") == lines
+
+
+KILLED = """
+import json, os, signal, sys
+from zeroseg_jax import train
+from zeroseg_jax.checkpoint import Checkpoints
+from zeroseg_jax.config import from_json
+from zeroseg_jax.log import RunLog
+
+def die_after(method, last):
+    def wrapped(self, step, *rest):
+        method(self, step, *rest)
+        if step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return wrapped
+
+Checkpoints.save = die_after(Checkpoints.save, int(sys.argv[3]))
+RunLog.write = die_after(RunLog.write, int(sys.argv[4]))
+train.train(from_json(json.load(open(sys.argv[1]))), sys.argv[2])
+"""
+
+
+def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):
+    config = tiny_config
+    train(config, tmp_path / "whole")
+
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    # first while a checkpoint is being written in the background, then between checkpoints
+    for last_save, last_log in ((10, 99), (99, 12)):
+        command = [
+            sys.executable,
+            "-c",
+            KILLED,
+            tmp_path / "config.json",
+            tmp_path / "killed",
+            str(last_save),
+            str(last_log),
+        ]
+        child = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+    assert (tmp_path / "killed/metrics.jsonl").read_text().splitlines()[-1].startswith('{"step": 12,')
+    train(config, tmp_path / "killed")
+
+    (state, position), (expected, expected_position) = (saved(tmp_path / name, 17) for name in ("killed", "whole"))
+    assert position == expected_position == {"next_index": 17 * 4}
+    assert state.keys() == expected.keys() and len(state) > 100
+    for name, value in expected.items():
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+
+
+def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tiny_config, tmp_path):
+    config = tiny_config
+    config.checkpoint_every, config.optimizer.lr = 2, 1e22
+    with pytest.raises(
+        NotFiniteError, match=r"step \d+ is not finite \(.*ground.*\); .*; lower optimizer.lr"
+    ) as caught:
+        train(config, tmp_path / "run")
+    step = int(str(caught.value).split()[1])
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        latest = checkpoints.latest or 0
+    assert latest < step
+    assert (f"the last good checkpoint is step {latest}" if latest else "there is no checkpoint yet") in str(
+        caught.value
+    )
+    assert all(np.isfinite(list(line.values())).all() for line in metrics(tmp_path / "run"))
+
+
+def test_another_config_is_refused(tiny_config, tmp_path):
+    train(tiny_config, tmp_path / "run")
+    tiny_config.seed = 1
+    with pytest.raises(InputError, match=r"different config: seed \(0 there, 1 now\)"):
+        train(tiny_config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("teacher.path", "/nowhere/clip", "there is no folder /nowhere/clip"),
+        ("data.root", "/nowhere/pictures", "there is no folder /nowhere/pictures"),
+        ("image_size", "18", "image_size 18 is not divisible by the patch size 4"),
+        ("mesh.data", "3", "does not fit"),
+        ("init.mae", "/nowhere/mae", "there is no folder /nowhere/mae"),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence(tiny_config, tmp_path, key, value, told):
+    set_key(tiny_config, key, value)
+    with pytest.raises(InputError, match=told):
+        train(tiny_config, tmp_path / "run")

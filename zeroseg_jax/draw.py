@@ -1,0 +1,194 @@
+"""Pictures of segmentations: overlays with names and a legend, and galleries that set several methods side by side."""
+
+from collections.abc import Sequence
+from functools import cache
+from math import ceil
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+# The first seven are Okabe and Ito's ("Color Universal Design", 2008). Each of the others is the colour farthest from
+# those before it in OKLab, at its worst among normal sight, protanopia, deuteranopia and tritanopia (Machado 2009).
+_BASE = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
+    *((90, 0, 0), (0, 0, 135), (120, 255, 255), (120, 75, 75), (45, 0, 225), (165, 105, 255), (0, 225, 165)),
+    *((60, 30, 75), (90, 45, 165), (180, 15, 0), (165, 60, 135), (165, 210, 255), (195, 255, 180), (105, 45, 105)),
+    *((120, 180, 120), (225, 15, 210), (135, 0, 15)),
+)
+NOTHING = (190, 190, 190)
+"""The grey of pixels without a label."""
+
+_INK, _PAPER = (25, 25, 25), (255, 255, 255)
+
+
+def palette(count: int) -> UInt8[np.ndarray, "c 3"]:
+    """`count` colours. The first 24 stay apart for colour-blind people; then they come again, paler, and darker."""
+    base = np.array(_BASE, float)
+    tones = np.concatenate([base, 0.5 * base + 0.5 * 255, 0.55 * base])
+    return np.resize(tones, (count, 3)).round().astype(np.uint8)
+
+
+def paint(labels: Int[np.ndarray, "h w"], count: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A map of indices in [0, count) in the colours of `palette`; every other value, such as -1 and 255, is grey."""
+    colours = np.concatenate([palette(count), np.array([NOTHING], np.uint8)])
+    return colours[np.where((labels >= 0) & (labels < count), labels, count)]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    labels: Int[np.ndarray, "h w"],
+    names: Sequence[str],
+    *,
+    opacity: float = 0.55,
+    size: int = 480,
+) -> Image.Image:
+    """The image with coloured, outlined and named regions, and a legend below that says how much each label covers.
+
+    A smaller image is enlarged until its longer side has about `size` pixels.
+    """
+    zoom = max(1, round(size / max(labels.shape)))
+    height, width = labels.shape[0] * zoom, labels.shape[1] * zoom
+    picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), float)
+    large = labels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    picture = (1 - opacity) * picture + opacity * paint(large, len(names))
+    picture[_borders(large)] = _PAPER
+    canvas = Image.fromarray(picture.round().astype(np.uint8))
+
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
+    present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    for i in reversed(present):  # the largest last, on top
+        _name_region(canvas, large == i, names[i])
+    entries = [(f"{names[i]}  {_percent(counts[i] / labels.size)}", tuple(palette(len(names))[i])) for i in present]
+    nothing = labels.size - counts.sum()
+    if nothing:
+        entries.append((f"no label  {_percent(nothing / labels.size)}", NOTHING))
+    return stack([canvas, legend(entries, max(width, 200))])
+
+
+def legend(
+    entries: Sequence[tuple[str, tuple[int, ...]]], width: int, *, size: int = 15, columns: int | None = None
+) -> Image.Image:
+    """Coloured squares with names, in as many columns as fit into `width` pixels; a name that does not fit is cut."""
+    line, swatch = round(1.6 * size), size
+    widest = max((_font(name, size).getlength(name) for name, _ in entries), default=0)
+    columns = columns or max(1, min(int(width // (widest + 3 * swatch)), len(entries) or 1))
+    rows, pitch = ceil(len(entries) / columns), width // columns
+    canvas = Image.new("RGB", (width, rows * line + size), _PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for i, (name, colour) in enumerate(entries):
+        x, y = (i // rows) * pitch + swatch // 2, (i % rows) * line + size // 2
+        pen.rectangle([x, y, x + swatch, y + swatch], fill=tuple(int(c) for c in colour), outline=_INK)
+        text = _fit(name, pitch - 2 * swatch - 4, size)
+        pen.text((x + swatch + 7, y + swatch // 2), text, _INK, _font(text, size), anchor="lm")
+    return canvas
+
+
+def stack(parts: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below one another on white."""
+    canvas = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), _PAPER)
+    top = 0
+    for part in parts:
+        canvas.paste(part, (0, top))
+        top += part.height
+    return canvas
+
+
+def gallery(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]],
+    entries: Sequence[tuple[str, tuple[int, ...]]],
+    *,
+    cell: int = 144,
+    margin: int = 6,
+) -> Image.Image:
+    """A table of pictures: one title a column, one image a row, and the legend of `entries` below.
+
+    Each picture is scaled to fit a square of `cell` pixels; small ones are enlarged without smoothing.
+    """
+    size = max(11, cell // 11)
+    lines = [_wrap(title, cell, size) for title in titles]
+    header = round(1.35 * size * max(len(title) for title in lines)) + margin
+    width = margin + len(titles) * (cell + margin)
+    canvas = Image.new("RGB", (width, header + margin + len(rows) * (cell + margin)), _PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for column, title in enumerate(lines):
+        x = margin + column * (cell + margin) + cell // 2
+        for i, text in enumerate(title):
+            y = header - round(1.35 * size * (len(title) - i - 0.5))
+            pen.text((x, y), text, _INK, _font(text, size), anchor="mm")
+    for row, pictures in enumerate(rows):
+        for column, pixels in enumerate(pictures):
+            picture = _scaled(pixels, cell)
+            x = margin + column * (cell + margin) + (cell - picture.width) // 2
+            y = header + margin + row * (cell + margin) + (cell - picture.height) // 2
+            canvas.paste(picture, (x, y))
+    return stack([canvas, legend(entries, width)]) if entries else canvas
+
+
+def _scaled(pixels: UInt8[np.ndarray, "h w 3"], cell: int) -> Image.Image:
+    scale = cell / max(pixels.shape[:2])
+    width, height = (max(1, round(n * scale)) for n in (pixels.shape[1], pixels.shape[0]))
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    return Image.fromarray(pixels).resize((width, height), how)
+
+
+def _borders(labels: Int[np.ndarray, "h w"]) -> np.ndarray:
+    """True along one side of every border between regions."""
+    found = np.zeros(labels.shape, bool)
+    found[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    found[1:] |= labels[1:] != labels[:-1]
+    return found
+
+
+def _name_region(canvas: Image.Image, region: np.ndarray, name: str, size: int = 14) -> None:
+    """Writes the name where the region is thickest, unless it is too small to bear it."""
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    if depth[y, x] < size / 2:
+        return
+    text = _fit(name, canvas.width - 8, size)
+    half = _font(text, size).getlength(text) / 2
+    x = min(max(float(x), half + 4), max(canvas.width - half - 4, half + 4))
+    pen = ImageDraw.Draw(canvas)
+    pen.text((x, float(y)), text, _PAPER, _font(text, size), anchor="mm", stroke_width=2, stroke_fill=_INK)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
+
+
+@cache
+def _load_font(size: int, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    if not ascii_only:  # Pillow's own font has Latin letters only
+        try:
+            return ImageFont.truetype("DejaVuSans.ttf", size)
+        except OSError:
+            pass
+    return ImageFont.load_default(size)
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return _load_font(size, text.isascii())
+
+
+def _fit(text: str, width: float, size: int) -> str:
+    """`text`, cut with an ellipsis where it is wider than `width` pixels."""
+    if _font(text, size).getlength(text) <= width:
+        return text
+    while len(text) > 1 and _font(text, size).getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def _wrap(text: str, width: int, size: int) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken at spaces."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _font(longer, size).getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_fit(line, width, size) for line in lines]

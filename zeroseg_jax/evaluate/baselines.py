@@ -1,0 +1,159 @@
+"""What the same teacher shows without a student, and what colour alone would give: the rows beside every result.
+
+The teacher's readouts are methods like any other (`segment.inference.Method`), so that they share the resizing, the text
+embeddings and the enlargement to pixels with the student. Each is given the better of its variants on the very images
+that are reported, which favours the baselines.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int32, UInt8
+
+from zeroseg_jax.distill.losses import unit
+from zeroseg_jax.distill.views import crop_views, grid_boxes, patch_weights
+from zeroseg_jax.evaluate.metrics import IGNORE
+from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.student import Student
+from zeroseg_jax.segment.inference import Encoding, Renaming, StudentMethod
+
+CELLS = 24
+"""Views are painted on so many cells across the shorter side: edges of thirds, quarters and twelfths fall on theirs."""
+
+
+Boxes = Callable[[int, int], Float[np.ndarray, "v 4"]]
+"""(height, width) -> views of an image of that size: [y0, x0, y1, x1] in fractions of it."""
+
+
+def cells(grid: int) -> Boxes:
+    """The cells of a grid."""
+    return lambda height, width: grid_boxes((grid,))
+
+
+def windows(share: float, stride: float = 1 / 12) -> Boxes:
+    """Square windows whose side is `share` of the image's shorter one, at most `stride` of it apart."""
+
+    def boxes(height: int, width: int) -> Float[np.ndarray, "v 4"]:
+        short = min(height, width)
+        side = share * short
+
+        def starts(pixels: int) -> np.ndarray:
+            return np.linspace(0, pixels - side, int(np.ceil((pixels - side) / (stride * short) - 1e-6)) + 1)
+
+        found = [(y, x, y + side, x + side) for y in starts(height) for x in starts(width)]
+        return np.minimum(np.array(found) / (height, width, height, width), 1.0)
+
+    return boxes
+
+
+class PaintedViews:
+    """The teacher's embedding of each view counts for all of the image inside it; where views overlap, the mean."""
+
+    def __init__(self, clip: ClipEncoder, image_size: int, boxes: Boxes):
+        self._clip, self.params = nnx.split(clip.model)
+        self._normalise, self._size, self._boxes = clip.normalise, clip.model.config.vision.image_size, boxes
+        self.patch_size = max(1, round(image_size / CELLS))
+        self.image_size = image_size // self.patch_size * self.patch_size
+
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
+        del renaming
+        height, width = images.shape[1:3]
+        boxes = self._boxes(height, width)
+
+        def embed(image: UInt8[Array, "y x 3"]) -> Float[Array, "v d"]:
+            views = crop_views(image[None].astype(jnp.float32) / 255, boxes, self._size)[0]
+            return unit(nnx.merge(self._clip, params).vision(self._normalise(views)))
+
+        embeddings = jax.lax.map(embed, images)  # one image at a time: the views of a batch may not fit into memory
+        inside = patch_weights(boxes, (height // self.patch_size, width // self.patch_size)).T
+        shares = inside / np.maximum(inside.sum(axis=1, keepdims=True), 1e-9)
+        return Encoding(embeddings, jnp.broadcast_to(shares, (len(images), *shares.shape)))
+
+
+class TiledDenseClip:
+    """MaskCLIP's readout of each cell of a grid, enlarged to the teacher's input size, set together again."""
+
+    def __init__(self, clip: ClipEncoder, tiles: int = 3):
+        self._clip, self.params = nnx.split(clip.model)
+        self._normalise, self._size = clip.normalise, clip.model.config.vision.image_size
+        self.tiles, self.patch_size = tiles, clip.model.config.vision.patch_size
+        self.image_size = tiles * self._size
+
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
+        del renaming
+        b, height, width = images.shape[:3]
+        # as many tiles of the teacher's size as the image holds, at least `tiles` a side
+        down, across = (max(self.tiles, n // self._size) for n in (height, width))
+        boxes = np.array(
+            [(i / down, j / across, (i + 1) / down, (j + 1) / across) for i in range(down) for j in range(across)]
+        )
+        rows, columns = height // self.patch_size, width // self.patch_size
+        pixels = images.astype(jnp.float32) / 255
+
+        def dense(image: Float[Array, "y x 3"]) -> Float[Array, "n d"]:
+            views = self._normalise(crop_views(image[None], boxes, self._size)[0])
+            found = nnx.merge(self._clip, params).dense(views)
+            g, d = found.shape[1], found.shape[-1]
+            whole = found.reshape(down, across, g, g, d).swapaxes(1, 2).reshape(down * g, across * g, d)
+            return jax.image.resize(unit(whole), (rows, columns, d), "linear").reshape(-1, d)
+
+        return Encoding(unit(jax.lax.map(dense, pixels)), None)
+
+
+def untrained(method: StudentMethod, clip: ClipEncoder, seed: int = 1) -> StudentMethod:
+    """The student of `method` as it was before training, from another seed."""
+    make = lambda: Student(method.config, rngs=nnx.Rngs(seed))  # noqa: E731
+    graphdef = nnx.graphdef(nnx.eval_shape(make))
+    return StudentMethod(nnx.merge(graphdef, jax.jit(lambda: nnx.state(make()))()), clip)
+
+
+class ColourRules:
+    """Privileged rules that know the masks of training images and see nothing but the colour of each pixel.
+
+    They say how far colour alone goes: a benchmark that they solve shows nothing about recognition.
+    """
+
+    def __init__(self, classes: int, levels: int = 16):
+        self.classes, self.levels = classes, levels
+        self._sums, self._pixels = np.zeros((classes, 3)), np.zeros(classes)
+        self._table = np.zeros((levels**3, classes), np.int64)
+
+    def fit(self, examples: Iterable[tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]]) -> "ColourRules":
+        """Adds images with their masks."""
+        for image, mask in examples:
+            counted = mask != IGNORE
+            colours, labels = image[counted], mask[counted].astype(np.int64)
+            self._pixels += np.bincount(labels, minlength=self.classes)
+            for channel in range(3):
+                self._sums[:, channel] += np.bincount(labels, colours[:, channel], minlength=self.classes)
+            cells = self._bins(colours) * self.classes + labels
+            self._table += np.bincount(cells, minlength=self._table.size).reshape(self._table.shape)
+        return self
+
+    def nearest(self, image: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
+        """The class whose mean colour is nearest to the pixel's."""
+        # a class that was never seen is infinitely far
+        means = np.where(self._pixels[:, None] > 0, self._sums / np.maximum(self._pixels, 1)[:, None], np.inf)
+        return self._nearest(image.reshape(-1, 3), means).reshape(image.shape[:2])
+
+    def likeliest(self, image: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
+        """The class most frequent among training pixels of (about) this colour; where there are none, the nearest."""
+        bins = self._bins(image.reshape(-1, 3))
+        best = self._table.argmax(axis=1).astype(np.int32)[bins].reshape(image.shape[:2])
+        unseen = (self._table.sum(axis=1) == 0)[bins].reshape(image.shape[:2])
+        return np.where(unseen, self.nearest(image), best) if unseen.any() else best
+
+    def _bins(self, colours: UInt8[np.ndarray, "n 3"]) -> np.ndarray:
+        steps = colours.astype(np.int64) * self.levels // 256
+        return (steps[:, 0] * self.levels + steps[:, 1]) * self.levels + steps[:, 2]
+
+    def _nearest(self, colours: np.ndarray, means: Float[np.ndarray, "c 3"]) -> Int32[np.ndarray, " n"]:
+        seen: Sequence[int] = np.flatnonzero(np.isfinite(means[:, 0])).tolist()
+        known = means[seen].astype(np.float32)
+        # |x - m|^2 without |x|^2, which is the same for all classes
+        distance = (known**2).sum(axis=1) - 2 * colours.astype(np.float32) @ known.T
+        return np.array(seen, np.int32)[distance.argmin(axis=1)]

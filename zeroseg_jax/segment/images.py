@@ -1,0 +1,67 @@
+"""Images as users have them, to uint8 RGB."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from zeroseg_jax.data.decode import decode_image, read_image, to_rgb
+from zeroseg_jax.errors import InputError
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
+"""A path, the bytes of a file, a PIL image, or an array: uint8, uint16, or float in [0, 1]; (H, W), or (H, W, 1|3|4)."""
+
+
+def to_pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """Any `ImageLike` as uint8 RGB, upright.
+
+    Raises:
+        InputError: a missing, empty, truncated or unknown file, an array of another shape or dtype, a float array with
+            NaN or values outside [0, 1], or something else.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, bytes):
+        return decode_image(image, f"of {len(image)} bytes")
+    if isinstance(image, Image.Image):
+        try:
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        except (OSError, ValueError, SyntaxError) as error:  # a lazy PIL image reads its file only now
+            raise InputError(f"the PIL image cannot be read ({error}); repair its file") from error
+    pixels = np.asarray(image) if hasattr(image, "__array__") else None
+    if pixels is None:
+        raise InputError(f"an image is a {type(image).__name__}; give a path, bytes, a PIL image or an array (H, W, 3)")
+    return _array_to_pixels(pixels)
+
+
+def to_pixels_list(images: Any) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+    """A list of images, or an array (B, H, W, 3), as `to_pixels` makes each."""
+    if isinstance(images, str | Path | bytes | Image.Image) or (hasattr(images, "ndim") and images.ndim < 4):
+        raise InputError("expected several images, got a single one; put it in a list")
+    if not isinstance(images, Sequence) and not hasattr(images, "ndim"):
+        raise InputError(f"expected a list of images or an array (B, H, W, 3), got a {type(images).__name__}")
+    return [to_pixels(image) for image in images]
+
+
+def _array_to_pixels(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or not array.size:
+        raise InputError(f"an image array has the shape {array.shape}, expected (height, width, 3)")
+    array = array[..., :3] if array.shape[-1] == 4 else np.broadcast_to(array, (*array.shape[:2], 3))
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == np.uint16:
+        return (array / 257).round().astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float32)
+        if np.isnan(array).any():
+            raise InputError("an image array has NaN in it; every value must be a number in [0, 1]")
+        if array.min() < 0 or array.max() > 1:
+            said = f"from {array.min():g} to {array.max():g}"
+            raise InputError(f"a float image array has values {said}, expected [0, 1]; use uint8 for 0 to 255")
+        return (255 * array).round().astype(np.uint8)
+    raise InputError(f"an image array is of {array.dtype}, expected uint8, or float in [0, 1]")

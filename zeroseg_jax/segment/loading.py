@@ -1,0 +1,119 @@
+"""Reading and writing the models that segment: a workdir, an exported folder, or a CLIP in Hugging Face form."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+from ml_collections import ConfigDict
+
+from zeroseg_jax.checkpoint import load_student
+from zeroseg_jax.distill.teacher import find_shipped
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.clip import VisionConfig
+from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.pretrained import (
+    SAME,
+    Entry,
+    Table,
+    dump_weights,
+    find_folder,
+    load_weights,
+    read_json,
+    read_tensors,
+    write_folder,
+)
+from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.segment.inference import DenseClipMethod, Readout, StudentMethod
+from zeroseg_jax.segment.segmenter import Segmenter, check_readout
+
+
+def load(source: str | Path, dtype: Any = None) -> Segmenter:
+    """Loads a model that segments, and tells by the contents of `source` which method it is.
+
+    Args:
+        source: the workdir of a distillation run (its newest checkpoint, with the teacher that its config names), a
+            folder written by `save`, a CLIP in Hugging Face form (which runs MaskCLIP's training-free readout), the name
+            of a shipped model, or a hub id.
+        dtype: of the computation, such as jnp.bfloat16; None is float32. Parameters are float32.
+
+    Raises:
+        InputError: `source` is out of reach, none of these, or its weights do not fit its configuration.
+    """
+    folder = find_folder(find_shipped(source))
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} has no config.json; give the workdir of a run, an exported model or a CLIP's folder")
+    raw = read_json(folder / "config.json")
+    kind = raw.get("model_type")
+    if kind == "clip":
+        clip = load_clip(folder, dtype)
+        return Segmenter(DenseClipMethod(clip), clip)
+    if kind == "zeroseg":
+        return _load_exported(folder, raw, dtype)
+    if raw.get("task") == "distill":
+        return _load_workdir(folder, dtype)
+    if raw.get("task") == "teacher":
+        raise InputError(f"{folder} is the workdir of a teacher; give {folder / 'clip'}, the CLIP that it made")
+    said = f"of the type {kind!r}" if kind else "of an unknown type"
+    raise InputError(f"{folder} holds a model {said}; expected a workdir, an exported model or a CLIP")
+
+
+def save(model: Segmenter, folder: str | Path) -> None:
+    """Writes a student with its defaults and its CLIP as one folder of config.json and safetensors, which `load` reads."""
+    folder = Path(folder)
+    if not isinstance(model.method, StudentMethod):
+        model.clip.save(folder)
+        return
+    config = {
+        "model_type": "zeroseg",
+        "student": dataclasses.asdict(model.method.config),
+        "templates": list(model.templates),
+        "readout": dataclasses.asdict(model.readout),
+    }
+    student = model.method.student
+    write_folder(folder, config, dump_weights(student, _own_names(student)))
+    model.clip.save(folder / "clip")
+
+
+def readout_of(config: ConfigDict, default: Readout = Readout()) -> Readout:  # noqa: B008 (it is immutable)
+    """The readout that `config.eval` describes; what is None there is as in `default`."""
+    given = {field.name: config.eval.get(field.name) for field in dataclasses.fields(Readout)}
+    given = {name: float(value) if type(value) is int else value for name, value in given.items() if value is not None}
+    return check_readout(dataclasses.replace(default, **given))
+
+
+def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
+    student, config = load_student(folder, dtype)
+    clip = load_clip(find_shipped(config.teacher.path), dtype)
+    if clip.embed_dim != student.config.embed_dim:
+        raise InputError(
+            f"the student in {folder} has embeddings of {student.config.embed_dim} numbers, its teacher"
+            f" {config.teacher.path} now has {clip.embed_dim}; put the teacher of the run back in its place"
+        )
+    templates = config.eval.get("templates") or "photo"
+    return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout_of(config))
+
+
+def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
+    try:
+        sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in raw["student"].items()}
+        if sizes.get("tower"):
+            sizes["tower"] = VisionConfig(**sizes["tower"])
+        config, readout = StudentConfig(**sizes), Readout(**raw["readout"])
+        templates = raw["templates"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.json'} does not describe a student ({error}); export it again") from error
+
+    def make() -> Student:
+        return Student(config, rngs=nnx.Rngs(0), dtype=None if dtype is None else jnp.dtype(dtype))
+
+    student = load_weights(make, read_tensors(folder), _own_names(nnx.eval_shape(make)), str(folder))
+    clip = load_clip(folder / "clip", dtype)
+    return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout)
+
+
+def _own_names(student: Student) -> Table:
+    """The weight table of our own files: every parameter by its path."""
+    paths = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(student)), sep=".")
+    return Table(tuple(Entry(path, path, SAME) for path in paths))

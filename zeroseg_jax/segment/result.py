@@ -1,0 +1,92 @@
+"""What a segmentation returns: maps, scores, pictures and annotations."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+from PIL import Image
+from pycocotools import mask as rle
+
+from zeroseg_jax import draw
+from zeroseg_jax.errors import InputError
+
+
+@dataclass(frozen=True, repr=False)
+class SegmentResult:
+    """The segmentation of one image. In a notebook it shows itself as the overlay."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    """The image, as given."""
+    label_map: Int32[np.ndarray, "h w"]
+    """Index into `labels` of every pixel; -1 is background, where a background was asked for."""
+    segments: Int32[np.ndarray, "h w"]
+    """Segment token that holds most of each pixel; the patch that the pixel lies in, for a CLIP, which has no segments."""
+    scores: Float32[np.ndarray, "s c"]
+    """Cosine of each segment (or patch) with each label, in [-1, 1]."""
+    labels: list[str]
+
+    def overlay(self, opacity: float = 0.55, size: int = 480) -> Image.Image:
+        """The image with coloured and named regions and a legend; small images are enlarged to about `size` pixels."""
+        return draw.overlay(self.image, self.label_map, self.labels, opacity=opacity, size=size)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the overlay; the ending of `path` (.png, .jpg, ...) chooses the format."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.overlay().save(path)
+
+    def save_mask(self, path: str | Path) -> None:
+        """Writes a palette PNG whose pixel values are indices into `labels`, 255 for background, as VOC's masks are."""
+        if len(self.labels) > 255:
+            raise InputError(f"a palette PNG holds 255 labels at most, not {len(self.labels)}; save label_map as it is")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = Image.fromarray(np.where(self.label_map < 0, 255, self.label_map).astype(np.uint8))
+        colours = np.full((256, 3), draw.NOTHING, np.uint8)
+        colours[: len(self.labels)] = draw.palette(len(self.labels))
+        mask.putpalette(colours.ravel().tolist())
+        mask.save(path, "PNG")
+
+    def areas(self) -> dict[str, float]:
+        """The share of the image that each label covers, in [0, 1]; they sum to 1 where there is no background."""
+        counts = np.bincount(self.label_map[self.label_map >= 0], minlength=len(self.labels))
+        return {label: float(count / self.label_map.size) for label, count in zip(self.labels, counts, strict=True)}
+
+    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """One COCO annotation for each label that is there: a run-length code as pycocotools reads it, box and area.
+
+        Everything in it is JSON. `category_ids[i]` is the category of label i, by default i + 1, since COCO's categories
+        start at 1.
+        """
+        annotations = []
+        for i, label in enumerate(self.labels):
+            region = self.label_map == i
+            if not region.any():
+                continue
+            code = rle.encode(np.asfortranarray(region, dtype=np.uint8))
+            annotations.append(
+                {
+                    "image_id": image_id,
+                    "category_id": i + 1 if category_ids is None else category_ids[i],
+                    "category": label,
+                    "segmentation": {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")},
+                    "area": int(region.sum()),
+                    "bbox": [float(x) for x in rle.toBbox(code)],
+                    "iscrowd": 0,
+                }
+            )
+        return annotations
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        found = ", ".join(f"{name} {share:.0%}" for name, share in self.areas().items() if share)
+        return f"SegmentResult({width}x{height}: {found or 'background only'})"
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.overlay().save(buffer, "PNG")
+        return buffer.getvalue()

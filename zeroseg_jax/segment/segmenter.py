@@ -1,0 +1,294 @@
+"""`Segmenter`: a model that segments images by words, whatever its method."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, UInt8
+from PIL import Image
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.segment.images import ImageLike, to_pixels, to_pixels_list
+from zeroseg_jax.segment.inference import (
+    ROWS,
+    Encoding,
+    Labelled,
+    Method,
+    Readout,
+    Renaming,
+    Texts,
+    enlarging,
+    input_shape,
+    label_pixels,
+    output_bucket,
+)
+from zeroseg_jax.segment.prompts import Templates, check_labels, embed_labels, resolve_templates
+from zeroseg_jax.segment.result import SegmentResult
+
+BATCHES = (1, 4, 16)
+"""Batches are padded to one of these sizes, so that each input shape compiles three times at most."""
+
+Background = None | float | str | Sequence[str]
+"""None: every pixel gets a label. A float: pixels whose best label is less probable than that are background (softmax
+of CLIP's logit scale x cosine over the labels). Text: phrases that compete with the labels for the background's pixels."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image that went through the model once; `segment` costs only the labels' part."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    embeddings: Float32[np.ndarray, "s d"]
+    """Each segment in CLIP's space, unit length."""
+    assignment: Float32[np.ndarray, "n s"] | None
+    """Share of each patch in each segment, row-major; None where every patch is a segment of its own."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    _segmenter: "Segmenter"
+
+    def segment(
+        self, labels: Sequence[str], *, templates: Templates | None = None, background: Background = None, **options: Any
+    ) -> SegmentResult:
+        """As `Segmenter.segment`; `options` are fields of `Readout` other than those of renaming."""
+        return self._segmenter.label([self], labels, templates=templates, background=background, **options)[0]
+
+
+class Segmenter:
+    """Segments images by labels that are given as words. `zeroseg_jax.load` makes one.
+
+    `templates` and `readout` are the defaults of its methods; `clip` embeds the labels.
+
+    Images of any size are resized to the model's (`inference.input_shape`: the shorter side is the model's own, the
+    longer one of a few steps), in batches of 1, 4 or 16, and everything is compiled once for each such shape, for each
+    power of two of labels, and for each of a few steps of the output's size. Label maps have the size of the image.
+    """
+
+    def __init__(
+        self, method: Method, clip: ClipEncoder, *, templates: Templates = "photo", readout: Readout | None = None
+    ):
+        self.method, self.clip = method, clip
+        self.templates, self.readout = resolve_templates(templates), check_readout(readout or Readout())
+        self._texts: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
+        self._encode = jax.jit(method.encode, static_argnums=2)
+        self._label = jax.jit(label_pixels, static_argnums=(4, 5))
+        self._logit_scale = float(min(np.exp(clip.model.logit_scale[...]), 100.0))
+
+    def segment(
+        self,
+        image: ImageLike,
+        labels: Sequence[str],
+        *,
+        templates: Templates | None = None,
+        background: Background = None,
+        **options: Any,
+    ) -> SegmentResult:
+        """Segments one image.
+
+        Args:
+            image: a path, the bytes of a file, a PIL image, or an array (uint8, or float in [0, 1]) of any size.
+            labels: different, non-empty texts.
+            templates: prompts that each label is put into; see `prompts.TEMPLATES`. None: the model's default.
+            background: what becomes -1 in `label_map`; see `Background`.
+            options: fields of `inference.Readout` that differ from the model's defaults, such as rename="teacher".
+
+        Raises:
+            InputError: labels, templates or an image that cannot be used.
+        """
+        self.embed_labels(labels, templates)  # first, since bad labels are found sooner than the image is encoded
+        encoded = [self.encode(image, **_of_renaming(options))]
+        return self.label(encoded, labels, templates=templates, background=background, **options)[0]
+
+    def segment_batch(
+        self,
+        images: Sequence[ImageLike] | np.ndarray,
+        labels: Sequence[str],
+        *,
+        templates: Templates | None = None,
+        background: Background = None,
+        **options: Any,
+    ) -> list[SegmentResult]:
+        """Segments several images, of any sizes, as `segment` does."""
+        self.embed_labels(labels, templates)
+        encoded = self.encode_batch(images, **_of_renaming(options))
+        return self.label(encoded, labels, templates=templates, background=background, **options)
+
+    def segment_fn(
+        self,
+        image_size: int | tuple[int, int],
+        labels: Sequence[str],
+        *,
+        templates: Templates | None = None,
+        background: Background = None,
+        **options: Any,
+    ) -> Callable[[UInt8[Array | np.ndarray, "b y x 3"]], Int32[Array, "b y x"]]:
+        """The whole of `segment` as one jitted function: uint8 (B, H, W, 3) -> int32 (B, H, W), for one (H, W).
+
+        Where `image_size` is not the model's own size it resizes on the device, without rounding to uint8 between, so
+        that single pixels may differ from `segment`'s.
+        """
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        readout = check_readout(replace(self.readout, **options))
+        texts, threshold = self._padded_texts(labels, templates, background, bucket=False)
+        shape = input_shape(height, width, self.method.image_size, self.method.patch_size)
+        grid = shape[0] // self.method.patch_size, shape[1] // self.method.patch_size
+        rows = enlarging(grid[0], height, -(-height // ROWS) * ROWS)[None]
+        columns = enlarging(grid[1], width)[None]
+
+        def run(params: Any, texts: Texts, images: UInt8[Array, "b y x 3"]) -> Int32[Array, "b y x"]:
+            if images.shape[1:] != (height, width, 3):
+                raise InputError(f"this function takes images of {height}x{width} pixels, got {images.shape}")
+            b = len(images)
+            if shape != (height, width):
+                resized = jax.image.resize(images.astype(jnp.float32), (b, *shape, 3), "bicubic")
+                images = jnp.clip(resized.round(), 0, 255).astype(jnp.uint8)
+            encoding = self.method.encode(params, images, _renaming(readout))
+            enlarge = (jnp.broadcast_to(m, (b, *m.shape[1:])) for m in (rows, columns))
+            return label_pixels(encoding, texts, *enlarge, readout, threshold).label_map[:, :height]
+
+        return functools.partial(jax.jit(run), self.method.params, texts)
+
+    def encode(self, image: ImageLike, **options: Any) -> EncodedImage:
+        """Runs the model on one image, so that it can be asked for many labels; `options` are those of renaming."""
+        return next(self._encode_pixels([to_pixels(image)], replace(self.readout, **options)))
+
+    def encode_batch(self, images: Sequence[ImageLike] | np.ndarray, **options: Any) -> list[EncodedImage]:
+        """`encode` for several images, of any sizes."""
+        pixels = to_pixels_list(images)
+        shapes = [input_shape(*p.shape[:2], self.method.image_size, self.method.patch_size) for p in pixels]
+        found: dict[int, EncodedImage] = {}
+        for shape in sorted(set(shapes)):
+            indices = [i for i, s in enumerate(shapes) if s == shape]
+            readout = replace(self.readout, **options)
+            found.update(zip(indices, self._encode_pixels([pixels[i] for i in indices], readout), strict=True))
+        return [found[i] for i in range(len(pixels))]
+
+    def embed_labels(self, labels: Sequence[str], templates: Templates | None = None) -> Float[np.ndarray, "c d"]:
+        """Unit-length embeddings of the labels, float32; remembered for each (labels, templates)."""
+        names = check_labels(labels)
+        found = self.templates if templates is None else resolve_templates(templates)
+        if (names, found) not in self._texts:
+            self._texts[names, found] = embed_labels(self.clip, names, found)
+        return self._texts[names, found]
+
+    def label(
+        self,
+        images: Sequence[EncodedImage],
+        labels: Sequence[str],
+        *,
+        templates: Templates | None = None,
+        background: Background = None,
+        **options: Any,
+    ) -> list[SegmentResult]:
+        """The second half of `segment_batch`: labels for encoded images."""
+        readout = check_readout(replace(self.readout, **options))
+        texts, threshold = self._padded_texts(labels, templates, background)
+        names, found = list(labels), {}
+        for indices in _chunks([image.grid for image in images]):
+            chunk = [images[i] for i in indices]
+            output = self._label_chunk(chunk, texts, readout, threshold)
+            for i, image, *maps in zip(indices, chunk, *output, strict=False):
+                height, width = image.pixels.shape[:2]
+                label_map, segments = (np.ascontiguousarray(m[:height, :width]) for m in maps[:2])
+                scores = np.ascontiguousarray(maps[2][:, : len(names)])
+                found[i] = SegmentResult(image.pixels, label_map, segments, scores, names)
+        return [found[i] for i in range(len(images))]
+
+    def save(self, folder: str | Path) -> None:
+        """Exports the model with its defaults and its text encoder to one folder, which `zeroseg_jax.load` reads."""
+        from zeroseg_jax.segment.loading import save  # which imports this module
+
+        save(self, folder)
+
+    def _encode_pixels(self, pixels: list[np.ndarray], readout: Readout) -> Iterator[EncodedImage]:
+        """Images of one input shape, in order."""
+        check_readout(readout)
+        shape = input_shape(*pixels[0].shape[:2], self.method.image_size, self.method.patch_size)
+        grid = shape[0] // self.method.patch_size, shape[1] // self.method.patch_size
+        for start in range(0, len(pixels), BATCHES[-1]):
+            part = pixels[start : start + BATCHES[-1]]
+            batch = _padded([resize(p, shape) for p in part])
+            encoding = jax.device_get(self._encode(self.method.params, batch, _renaming(readout)))
+            for i, image in enumerate(part):
+                assignment = None if encoding.assignment is None else encoding.assignment[i]
+                yield EncodedImage(image, encoding.embeddings[i], assignment, grid, self)
+
+    def _label_chunk(
+        self, chunk: Sequence[EncodedImage], texts: Texts, readout: Readout, threshold: bool
+    ) -> Labelled:
+        sizes = [image.pixels.shape[:2] for image in chunk]
+        height, width = (output_bucket(max(size[axis] for size in sizes)) for axis in (0, 1))
+        rows, columns = chunk[0].grid
+        assignments = [image.assignment for image in chunk if image.assignment is not None]
+        encoding = Encoding(
+            _padded([image.embeddings for image in chunk]), _padded(assignments) if assignments else None
+        )
+        enlarge_rows = _padded([enlarging(rows, size[0], height) for size in sizes])
+        enlarge_columns = _padded([enlarging(columns, size[1], width) for size in sizes])
+        # renaming is over by now: it must not make another compiled function
+        readout = replace(readout, rename="", rename_weight=0.0, rename_margin=0.0)
+        return jax.device_get(self._label(encoding, texts, enlarge_rows, enlarge_columns, readout, threshold))
+
+    def _padded_texts(
+        self, labels: Sequence[str], templates: Templates | None, background: Background, bucket: bool = True
+    ) -> tuple[Texts, bool]:
+        """The text embeddings, and whether there is a threshold for the background."""
+        embeddings = self.embed_labels(labels, templates)
+        count, threshold = len(embeddings), 0.0
+        if isinstance(background, bool) or (isinstance(background, float | int) and not 0 < background < 1):
+            raise InputError(f"the background's threshold is {background!r}; it must be a number between 0 and 1, or text")
+        if isinstance(background, float | int):
+            threshold = float(background)
+        elif background is not None:
+            phrases = (background,) if isinstance(background, str) else tuple(background)
+            embeddings = np.concatenate([embeddings, self.embed_labels(phrases, templates)])
+        total = len(embeddings)
+        size = max(8, 2 ** (total - 1).bit_length()) if bucket else total
+        padded = np.concatenate([embeddings, np.zeros((size - total, embeddings.shape[1]), np.float32)])
+        numbers = np.int32(count), np.int32(total), np.float32(threshold), np.float32(self._logit_scale)
+        return Texts(padded, *numbers), threshold > 0
+
+
+def check_readout(readout: Readout) -> Readout:
+    """The readout itself; raises InputError for a value that it cannot have."""
+    if readout.mix not in ("scores", "embeddings"):
+        raise InputError(f"mix is {readout.mix!r}; it must be scores or embeddings")
+    if readout.rename not in ("", "teacher"):
+        raise InputError(f"rename is {readout.rename!r}; it must be teacher, or empty for none")
+    if readout.scale < 0 or not 0 <= readout.rename_weight <= 1 or readout.rename_margin < 0:
+        raise InputError(f"{readout}: scale and rename_margin must not be negative, rename_weight lies in [0, 1]")
+    return readout
+
+
+def resize(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
+    """To `shape` (rows, columns), bicubic with antialiasing, by Pillow."""
+    if pixels.shape[:2] == shape:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BICUBIC))
+
+
+def _renaming(readout: Readout) -> Renaming | None:
+    return Renaming(readout.rename_weight, readout.rename_margin) if readout.rename else None
+
+
+def _of_renaming(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name.startswith("rename")}
+
+
+def _chunks(grids: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """Indices of images with one grid of patches, as many as go into a batch."""
+    for grid in sorted(set(grids)):
+        indices = [i for i, g in enumerate(grids) if g == grid]
+        for start in range(0, len(indices), BATCHES[-1]):
+            yield indices[start : start + BATCHES[-1]]
+
+
+def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Stacked, with the first one repeated up to a size of `BATCHES`."""
+    size = next(n for n in BATCHES if n >= len(arrays))
+    return np.stack([*arrays, *[arrays[0]] * (size - len(arrays))])
