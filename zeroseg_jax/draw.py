@@ -79,7 +79,8 @@ def legend(
     pen = ImageDraw.Draw(canvas)
     for i, (name, colour) in enumerate(entries):
         x, y = (i // rows) * pitch + swatch // 2, (i % rows) * line + size // 2
-        pen.rectangle([x, y, x + swatch, y + swatch], fill=tuple(int(c) for c in colour), outline=_INK)
+        red, green, blue = (int(c) for c in colour)
+        pen.rectangle((x, y, x + swatch, y + swatch), fill=(red, green, blue), outline=_INK)
         text = _fit(name, pitch - 2 * swatch - 4, size)
         pen.text((x + swatch + 7, y + swatch // 2), text, _INK, _font(text, size), anchor="lm")
     return canvas
@@ -145,14 +146,14 @@ def _borders(labels: Int[np.ndarray, "h w"]) -> np.ndarray:
 def _name_region(canvas: Image.Image, region: np.ndarray, name: str, size: int = 14) -> None:
     """Writes the name where the region is thickest, unless it is too small to bear it."""
     depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    y, x = divmod(int(depth.argmax()), depth.shape[1])
     if depth[y, x] < size / 2:
         return
     text = _fit(name, canvas.width - 8, size)
     half = _font(text, size).getlength(text) / 2
-    x = min(max(float(x), half + 4), max(canvas.width - half - 4, half + 4))
+    left = min(max(float(x), half + 4), max(canvas.width - half - 4, half + 4))
     pen = ImageDraw.Draw(canvas)
-    pen.text((x, float(y)), text, _PAPER, _font(text, size), anchor="mm", stroke_width=2, stroke_fill=_INK)
+    pen.text((left, float(y)), text, _PAPER, _font(text, size), anchor="mm", stroke_width=2, stroke_fill=_INK)
 
 
 def _percent(share: float) -> str:

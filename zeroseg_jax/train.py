@@ -1,7 +1,7 @@
 """Distils a student, from the config to the results: `train` is read from top to bottom.
 
-Which state a run starts from: the newest checkpoint of the workdir, else MAE weights (`config.init.mae`) or the teacher's
-image tower (`config.student.encoder`), else scratch.
+Which state a run starts from: the newest checkpoint of the workdir, else MAE weights (`config.init.mae`) or the image
+tower of the teacher (`config.student.encoder`), else scratch.
 """
 
 import functools

@@ -2,9 +2,10 @@
 
     python main.py --config=configs/teacher_demo.py [--config.data.source=folder --config.data.root=DIR]
 
-The contrastive loss is CLIP's (Radford et al. 2021, section 2.3); equal captions of a batch do not repel each other. The
-run starts with captions of a single name on crops of a single thing: from longer captions alone a small tower stays at
-chance on outline and pattern for a long time (`config.name_steps`). WORKDIR/clip is the result, a Hugging Face folder.
+The contrastive loss is CLIP's (Radford et al. 2021, section 2.3); equal captions of a batch do not repel each other.
+The run starts with captions of a single name on crops of a single thing: from longer captions alone a small tower
+stays at chance on outline and pattern for a long time (`config.name_steps`). WORKDIR/clip is the result, a Hugging
+Face folder.
 """
 
 import functools
@@ -46,7 +47,9 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     name_steps = config.name_steps if len(named) else 0
 
     # 2. Tokenizer and model.
-    tokenizer = build_word_tokenizer(pairs.texts + named.texts, vocabulary=config.text.vocabulary, context=config.text.context)
+    tokenizer = build_word_tokenizer(
+        pairs.texts + named.texts, vocabulary=config.text.vocabulary, context=config.text.context
+    )
     model_config = clip_config(config, len(tokenizer), tokenizer)
     make = functools.partial(CLIP, model_config, positions="sincos", remat="dots")
     params = nnx.to_pure_dict(jax.jit(lambda: nnx.state(make(rngs=nnx.Rngs(config.seed))))())
@@ -114,7 +117,9 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 if step % config.log_every == 0 or step == config.steps:
                     if not np.isfinite(loss):
                         raise FloatingPointError(f"the loss of step {step} is {loss}; lower config.optimizer.lr")
-                    log.write(step, {"loss": float(loss), "logit_scale": float(jnp.exp(state["params"]["logit_scale"]))})
+                    log.write(
+                        step, {"loss": float(loss), "logit_scale": float(jnp.exp(state["params"]["logit_scale"]))}
+                    )
                 if step % config.checkpoint_every == 0 or step == config.steps:
                     checkpoints.save(step, state, {"naming": naming, "batches": batches.get_state()})
                     encoder = ClipEncoder(merge(state["params"]), tokenizer)
@@ -130,7 +135,9 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def clip_config(config: ConfigDict, vocabulary: int, tokenizer: Any) -> CLIPConfig:
     """The sizes of the small CLIP; raises InputError where they do not fit together."""
     if config.image_size % config.vision.patch_size:
-        raise InputError(f"image_size {config.image_size} is not divisible by vision.patch_size {config.vision.patch_size}")
+        raise InputError(
+            f"image_size {config.image_size} is not divisible by vision.patch_size {config.vision.patch_size}"
+        )
     vision = VisionConfig(image_size=config.image_size, mlp_width=4 * config.vision.width, **config.vision)
     sizes = {name: config.text[name] for name in ("context", "width", "depth", "heads")}
     ids = dict(start_id=tokenizer.bos_token_id, end_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)

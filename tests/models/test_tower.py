@@ -38,7 +38,7 @@ def test_the_encoder_is_the_teachers_tower_on_the_smaller_image():
     encoder = TowerEncoder(TOWER, 8, rngs=nnx.Rngs(0))
     images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
     half = np.asarray(images).reshape(2, 8, 2, 8, 2, 3).mean(axis=(2, 4))
-    tokens = encoder.tower((half - np.float32(MEAN)) / np.float32(STD)).tokens
+    tokens = encoder.tower(jnp.asarray((half - np.float32(MEAN)) / np.float32(STD))).tokens
     np.testing.assert_allclose(encoder(images), encoder.tower.post_norm(tokens), atol=1e-5)
 
 

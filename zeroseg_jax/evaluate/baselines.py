@@ -1,8 +1,8 @@
 """What the same teacher shows without a student, and what colour alone would give: the rows beside every result.
 
-The teacher's readouts are methods like any other (`segment.inference.Method`), so that they share the resizing, the text
-embeddings and the enlargement to pixels with the student. Each is given the better of its variants on the very images
-that are reported, which favours the baselines.
+The teacher's readouts are methods like any other (`segment.inference.Method`), so that they share the resizing, the
+text embeddings and the enlargement to pixels with the student. Each is given the better of its variants on the very
+images that are reported, which favours the baselines.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -85,7 +85,7 @@ class TiledDenseClip:
 
     def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
         del renaming
-        b, height, width = images.shape[:3]
+        height, width = images.shape[1:3]
         # as many tiles of the teacher's size as the image holds, at least `tiles` a side
         down, across = (max(self.tiles, n // self._size) for n in (height, width))
         boxes = np.array(

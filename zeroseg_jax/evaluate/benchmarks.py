@@ -40,17 +40,25 @@ class Example(NamedTuple):
 class Benchmark(Protocol):
     """A dataset with masks. `classes[i]` is the name of mask value i."""
 
-    name: str
-    classes: Sequence[str]
-    groups: Mapping[str, Sequence[int]]
-    """Classes that are also reported apart, by the name of the group."""
-    background: int | None
-    """The class that means everything which no other class names."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def groups(self) -> Mapping[str, Sequence[int]]:
+        """Classes that are also reported apart, by the name of the group."""
+
+    @property
+    def background(self) -> int | None:
+        """The class that means everything which no other class names."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> Example:
-        """Raises InputError for a missing or broken image or mask, a mask of another size, or an unknown value in it."""
+        """Raises InputError for a missing or broken image or mask, a mask of another size, or an unknown value in
+        it."""
 
 
 def open_benchmark(options: ConfigDict) -> Benchmark:
@@ -119,7 +127,9 @@ class VocFolder:
         background: int | None = None,
     ):
         if not root.is_dir():
-            raise InputError(f"there is no folder {root}; set eval.root to a folder with JPEGImages and SegmentationClass")
+            raise InputError(
+                f"there is no folder {root}; set eval.root to a folder with JPEGImages and SegmentationClass"
+            )
         for part in ("JPEGImages", "SegmentationClass"):
             if not (root / part).is_dir():
                 raise InputError(f"there is no folder {root / part}; eval.root must be laid out as VOC is")
@@ -137,7 +147,9 @@ class VocFolder:
         name = self.names[i]
         path = next((p for e in ENDINGS if (p := self.root / "JPEGImages" / f"{name}{e}").is_file()), None)
         if path is None:
-            raise InputError(f"there is no image {self.root / 'JPEGImages' / name} with the ending {', '.join(ENDINGS)}")
+            raise InputError(
+                f"there is no image {self.root / 'JPEGImages' / name} with the ending {', '.join(ENDINGS)}"
+            )
         image, mask_path = read_image(path), self.root / "SegmentationClass" / f"{name}.png"
         mask = read_mask(mask_path)
         if mask.shape != image.shape[:2]:
@@ -167,7 +179,9 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"the mask {path} cannot be read ({error})") from error
     if image.mode not in ("P", "L"):
-        raise InputError(f"the mask {path} has the mode {image.mode}; it must be a palette or an 8-bit grey PNG of indices")
+        raise InputError(
+            f"the mask {path} has the mode {image.mode}; it must be a palette or an 8-bit grey PNG of indices"
+        )
     return np.array(image)
 
 
@@ -202,8 +216,8 @@ def check(config: ConfigDict) -> dict[str, Any]:
     """Walks the evaluation dataset of `config` and prints what it finds, before hours are spent on it.
 
     Returns:
-        `pairs`: images with a good mask; `sizes`: how many of each "WIDTHxHEIGHT"; `pixels`: how many of each class, and
-        `ignored`: how many of none; `problems`: one sentence for each image that cannot be used.
+        `pairs`: images with a good mask; `sizes`: how many of each "WIDTHxHEIGHT"; `pixels`: how many of each class,
+        and `ignored`: how many of none; `problems`: one sentence for each image that cannot be used.
 
     Raises:
         InputError: the dataset cannot be opened, or there are problems (after all have been printed).

@@ -52,7 +52,9 @@ def report_teacher(clip: ClipEncoder, config: ConfigDict) -> dict[str, Any]:
             report[name]["colour_and_object"] = _colour_accuracy(clip, crops)
     materials = [p for p in seen if p.target is None and p.name]
     named = _scores(clip, materials, LABELS).argmax(1)
-    report["materials"] = {"of_18": float(np.mean([LABELS[i] == p.name for i, p in zip(named, materials, strict=True)]))}
+    report["materials"] = {
+        "of_18": float(np.mean([LABELS[i] == p.name for i, p in zip(named, materials, strict=True)]))
+    }
     report["colour_rules"] = colour_rules(large, draw_pairs(range(TEST_SCENES), "pairs", config.image_size))
     return report
 
@@ -65,7 +67,9 @@ def _colour_accuracy(clip: ClipEncoder, crops: list[Pair]) -> float:
     """The share of crops whose colour and category are both named right, among all pairs."""
     pairs = [(colour, name) for colour in COLOURS for name in OBJECTS]
     named = _scores(clip, crops, [article(f"{colour} {name}") for colour, name in pairs]).argmax(1)
-    return float(np.mean([pairs[i] == (p.target.colour, p.target.name) for i, p in zip(named, crops, strict=True) if p.target]))
+    return float(
+        np.mean([pairs[i] == (p.target.colour, p.target.name) for i, p in zip(named, crops, strict=True) if p.target])
+    )
 
 
 def colour_rules(test: list[Pair], train: list[Pair]) -> dict[str, float]:

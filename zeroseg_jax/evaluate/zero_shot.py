@@ -71,7 +71,7 @@ class Question:
 
         def predict(images: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
             encoded = segmenter.encode_batch(images)
-            asked = dict(templates=self.templates, background=self.background)
+            asked: dict[str, Any] = dict(templates=self.templates, background=self.background)
             found = {name: segmenter.label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
             return {name: [self.values[r.label_map] for r in results] for name, results in found.items()}
 
@@ -82,10 +82,11 @@ def evaluate(model: Segmenter, config: ConfigDict, workdir: str | Path) -> dict[
     """Segments the images of `config.eval` by class names and writes results.json and gallery.png into `workdir`.
 
     Returns what results.json holds. All figures are in [0, 1]: `miou`, `pixel_accuracy`, `iou` of each class (None for
-    one in neither the truth nor any prediction; such a class does not count in the mean), `groups` (mean IoU over groups
-    of classes, where the benchmark has them) and, for each of the `baselines` that `config.eval.baselines` names, its
-    `miou`, `pixel_accuracy` and groups. A baseline with several variants is reported by its best one on these very
-    images, which favours it; `variants` has the others. The fields of `config.eval` that are None are the model's own.
+    one in neither the truth nor any prediction; such a class does not count in the mean), `groups` (mean IoU over
+    groups of classes, where the benchmark has them) and, for each of the `baselines` that `config.eval.baselines`
+    names, its `miou`, `pixel_accuracy` and groups. A baseline with several variants is reported by its best one on
+    these very images, which favours it; `variants` has the others. The fields of `config.eval` that are None are the
+    model's own.
 
     Raises:
         InputError: the dataset, or a value of `config.eval`, cannot be used.
@@ -160,7 +161,7 @@ def make_baselines(
     if unknown:
         raise InputError(f"eval.baselines holds {unknown[0]!r}; it may hold {', '.join(BASELINES)}")
     clip, size = model.clip, model.method.image_size
-    scale = float(min(np.exp(clip.model.logit_scale[...]), 100.0))
+    scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
     found: dict[str, Predict] = {}
 
     def readouts(kind: str, method: Method) -> Predict:
@@ -170,8 +171,12 @@ def make_baselines(
 
     if "maskclip" in options.baselines:
         own = clip.model.config.vision.image_size
-        kinds = {"1x": DenseClipMethod(clip), "3x": DenseClipMethod(clip, 3 * own), "3x3 tiles": TiledDenseClip(clip, 3)}
-        found["MaskCLIP readout"] = merge([readouts(kind, method) for kind, method in kinds.items()])
+        dense: dict[str, Method] = {
+            "1x": DenseClipMethod(clip),
+            "3x": DenseClipMethod(clip, 3 * own),
+            "3x3 tiles": TiledDenseClip(clip, 3),
+        }
+        found["MaskCLIP readout"] = merge([readouts(kind, method) for kind, method in dense.items()])
     if "cells" in options.baselines:
         found["painted 3x3 cells"] = readouts("3x3", PaintedViews(clip, size, cells(3)))
     if "windows" in options.baselines:

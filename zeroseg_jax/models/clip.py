@@ -197,9 +197,7 @@ class VisionTower(nnx.Module):
         self.transformer = _transformer(config, dtype, remat, rngs)
         self.post_norm = _norm(config, dtype, rngs)
 
-    def embed(
-        self, pixels: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
-    ) -> Float[Array, "b n d"]:
+    def embed(self, pixels: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None) -> Float[Array, "b n d"]:
         """Class token and patches with their positions, normed: the input of the first block.
 
         `visible` are the patches to take, row-major; None takes all.

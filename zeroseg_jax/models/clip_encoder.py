@@ -135,7 +135,8 @@ class ClipEncoder:
 
 
 def read_clip_config(source: str | Path) -> CLIPConfig:
-    """The sizes of the CLIP in a Hugging Face folder or hub id; raises InputError where it is out of reach or no CLIP."""
+    """The sizes of the CLIP in a Hugging Face folder or hub id; raises InputError where it is out of reach or no
+    CLIP."""
     return CLIPConfig.from_hf(read_config(find_folder(source), "clip"))
 
 

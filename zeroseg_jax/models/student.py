@@ -53,7 +53,7 @@ class StudentConfig:
     sum_assign: bool = False
     """Whether a segment sums its tokens; otherwise it is their sum over (their weight + 1), as GroupViT's."""
     norm_eps: float = 1e-6
-    remat: str = "none"
+    remat: Remat = "none"
     """What the backward pass computes again to save memory: "none", "dots" or "full" (`layers.Transformer`)."""
     tower: VisionConfig | None = None
     """Sizes of a CLIP image tower that takes the place of MAE's encoder; None is MAE's."""
@@ -107,7 +107,7 @@ class TowerEncoder(nnx.Module):
         self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
     ) -> Float[Array, "b m d"]:
         """Class token and visible patches, normed: m = 1 + k. `images` are in [0, 1]."""
-        pixels = (images - np.float32(MEAN)) / np.float32(STD)
+        pixels = (images - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
         b, height, width, _ = pixels.shape
         s = self.shrink
         pixels = pixels.reshape(b, height // s, s, width // s, s, 3).mean(axis=(2, 4))
@@ -144,9 +144,7 @@ class Student(nnx.Module):
         if config.tower is None:
             self.encoder = Encoder(*sizes, config.depth, config.heads, **options)
         else:
-            self.encoder = TowerEncoder(
-                config.tower, config.patch_size, dtype=dtype, remat=config.remat, rngs=rngs
-            )
+            self.encoder = TowerEncoder(config.tower, config.patch_size, dtype=dtype, remat=config.remat, rngs=rngs)
         decoder = config.decoder_width, config.decoder_depth, config.decoder_heads
         self.decoder = Decoder(*sizes, *decoder, **options) if config.decoder_depth else None
         how = Assigning(config.assignment, config.gumbel, config.tau, config.sum_assign)

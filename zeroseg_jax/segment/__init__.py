@@ -1,4 +1,4 @@
-"""Segmenting images by words: `load` a model, then `Segmenter.segment`. As a command: `python -m zeroseg_jax.segment`."""
+"""Segmenting images by words: `load` a model, then `Segmenter.segment`; or `python -m zeroseg_jax.segment`."""
 
 from zeroseg_jax.segment.inference import Readout
 from zeroseg_jax.segment.loading import load, save

@@ -2,9 +2,10 @@
 
     python -m zeroseg_jax.segment IMAGE_OR_FOLDER ... --model DIR --labels "cat,grass,the sky" --out DIR [--json]
 
-For each image it writes NAME_overlay.png and NAME_mask.png (pixel values index the labels, 255 is background) into --out;
---json adds segments.json with areas and COCO annotations. An unreadable file is left out, named at the end, and makes the
-exit status 1; a command that cannot start ends with one sentence and exit status 2.
+For each image it writes NAME_overlay.png and NAME_mask.png (pixel values index the labels, 255 is background) into
+--out;
+--json adds segments.json with areas and COCO annotations. An unreadable file is left out, named at the end, and makes
+the exit status 1; a command that cannot start ends with one sentence and exit status 2.
 """
 
 import argparse
@@ -32,7 +33,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=__doc__.split("\n\n", 2)[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched with all that is below")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched with all that is below"
+    )
     parser.add_argument("--model", required=True, help="a workdir, an exported model, a CLIP's folder or a hub id")
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--labels", help='the labels, with commas between: "cat,grass,the sky"')
@@ -55,7 +58,7 @@ def read_labels(arguments: argparse.Namespace) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def parse_background(text: str | None) -> None | float | list[str]:
+def parse_background(text: str | None) -> float | list[str] | None:
     """A number is a threshold, everything else are phrases."""
     if not text:
         return None
@@ -91,7 +94,11 @@ def find_images(sources: Sequence[str]) -> list[tuple[Path, str]]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
-    labels, background, files = read_labels(arguments), parse_background(arguments.background), find_images(arguments.images)
+    labels, background, files = (
+        read_labels(arguments),
+        parse_background(arguments.background),
+        find_images(arguments.images),
+    )
     if arguments.batch < 1:
         raise InputError(f"--batch is {arguments.batch}; it must be at least 1")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -112,9 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
             height, width = result.label_map.shape
             entry = {"file": str(path), "width": width, "height": height, "overlay": f"{name}_overlay.png"}
             annotations = result.to_coco(image_id=len(written))
-            written.append(
-                entry | {"mask": f"{name}_mask.png", "areas": result.areas(), "annotations": annotations}
-            )
+            written.append(entry | {"mask": f"{name}_mask.png", "areas": result.areas(), "annotations": annotations})
         bar.update(done)
     bar.close()
     if arguments.json:
@@ -129,7 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
 def read_batches(
     files: Sequence[tuple[Path, str]], size: int, failed: list[str]
 ) -> Iterator[tuple[int, list[tuple[Path, str, Any]]]]:
-    """How many files are done with, and those of them that can be read; what is wrong with the others goes to `failed`."""
+    """How many files are done with, and those of them that can be read; what is wrong with the others goes to
+    `failed`."""
     from zeroseg_jax.segment.images import to_pixels
 
     for start in range(0, len(files), size):

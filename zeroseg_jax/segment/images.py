@@ -12,7 +12,8 @@ from zeroseg_jax.data.decode import decode_image, read_image, to_rgb
 from zeroseg_jax.errors import InputError
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
-"""A path, the bytes of a file, a PIL image, or an array: uint8, uint16, or float in [0, 1]; (H, W), or (H, W, 1|3|4)."""
+"""A path, the bytes of a file, a PIL image, or an array: uint8, uint16, or float in [0, 1]; (H, W), or (H, W,
+1|3|4)."""
 
 
 def to_pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,7 +1,7 @@
 """The pure functions of inference: images to segment embeddings, and these to label maps. All run under `jax.jit`.
 
-b images, h x w their patches (n = h w), s segments, c labels, d the width of CLIP's space. An image is encoded once; the
-labels come in only at `label_pixels`, so that asking again with other words costs next to nothing.
+b images, h x w their patches (n = h w), s segments, c labels, d the width of CLIP's space. An image is encoded once;
+the labels come in only at `label_pixels`, so that asking again with other words costs next to nothing.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ class Readout:
     """How segment embeddings become the labels of pixels."""
 
     mix: Literal["scores", "embeddings"] = "scores"
-    """What a pixel mixes through the assignment map: the scores of its segments, or (at the patches) their embeddings."""
+    """What a pixel mixes through the assignment map: the scores of its segments, or (at the patches) their
+    embeddings."""
     scale: float = 0.0
     """Scores are the softmax over the labels of scale x cosine; 0 takes the cosines themselves."""
     rename: Literal["", "teacher"] = ""
@@ -61,9 +62,7 @@ class Method(Protocol):
     """The shorter side of the images that it is made for."""
     patch_size: int
 
-    def encode(
-        self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None
-    ) -> Encoding: ...
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding: ...
 
 
 class StudentMethod:
@@ -84,7 +83,8 @@ class StudentMethod:
         if renaming is None:
             return Encoding(embeddings, output.assignment)
         grid = images.shape[1] // self.patch_size, images.shape[2] // self.patch_size
-        boxes, present = segment_boxes(output.assignment, grid, images.shape[1:3], renaming.margin)
+        size = images.shape[1], images.shape[2]
+        boxes, present = segment_boxes(output.assignment, grid, size, renaming.margin)
         crops = self._normalise(crop_boxes(pixels, boxes, self._teacher_size))
         teacher = nnx.merge(self._teacher, params["teacher"])
         seen = unit(teacher.vision(crops.reshape(-1, *crops.shape[2:])).reshape(embeddings.shape))
@@ -152,9 +152,7 @@ def label_pixels(
         maps["probability"] = _mix(encoding, cosines, texts, known, readout.mix, texts.logit_scale)
     if encoding.assignment is not None:
         maps["segment"] = encoding.assignment
-    wide = {
-        name: jnp.einsum("bxw,bhwc->bhxc", columns, value.reshape(b, *grid, -1)) for name, value in maps.items()
-    }
+    wide = {name: jnp.einsum("bxw,bhwc->bhxc", columns, value.reshape(b, *grid, -1)) for name, value in maps.items()}
 
     def block(part: Float[Array, "b r h"]) -> tuple[Array, Array]:
         large = {name: jnp.einsum("brh,bhxc->brxc", part, value) for name, value in wide.items()}

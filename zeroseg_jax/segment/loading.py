@@ -34,8 +34,8 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
 
     Args:
         source: the workdir of a distillation run (its newest checkpoint, with the teacher that its config names), a
-            folder written by `save`, a CLIP in Hugging Face form (which runs MaskCLIP's training-free readout), the name
-            of a shipped model, or a hub id.
+            folder written by `save`, a CLIP in Hugging Face form (which runs MaskCLIP's training-free readout), the
+            name of a shipped model, or a hub id.
         dtype: of the computation, such as jnp.bfloat16; None is float32. Parameters are float32.
 
     Raises:
@@ -43,7 +43,9 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
     """
     folder = find_folder(find_shipped(source))
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json; give the workdir of a run, an exported model or a CLIP's folder")
+        raise InputError(
+            f"{folder} has no config.json; give the workdir of a run, an exported model or a CLIP's folder"
+        )
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type")
     if kind == "clip":
@@ -60,7 +62,8 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
 
 
 def save(model: Segmenter, folder: str | Path) -> None:
-    """Writes a student with its defaults and its CLIP as one folder of config.json and safetensors, which `load` reads."""
+    """Writes a student with its defaults and its CLIP as one folder of config.json and safetensors, which `load`
+    reads."""
     folder = Path(folder)
     if not isinstance(model.method, StudentMethod):
         model.clip.save(folder)
@@ -97,7 +100,7 @@ def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
 
 def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
     try:
-        sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in raw["student"].items()}
+        sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw["student"].items()}
         if sizes.get("tower"):
             sizes["tower"] = VisionConfig(**sizes["tower"])
         config, readout = StudentConfig(**sizes), Readout(**raw["readout"])

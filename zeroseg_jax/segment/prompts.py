@@ -41,7 +41,9 @@ def resolve_templates(templates: Templates) -> tuple[str, ...]:
         raise InputError('the list of templates is empty; ("{}",) uses the labels as they are')
     for template in found:
         if not isinstance(template, str) or template.count("{}") != 1:
-            raise InputError(f"the template {template!r} must have one {{}}, where the label goes, as 'a photo of a {{}}.'")
+            raise InputError(
+                f"the template {template!r} must have one {{}}, where the label goes, as 'a photo of a {{}}.'"
+            )
     return found
 
 
@@ -62,9 +64,7 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def embed_labels(
-    clip: ClipEncoder, labels: Sequence[str], templates: Sequence[str]
-) -> Float[np.ndarray, "c d"]:
+def embed_labels(clip: ClipEncoder, labels: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "c d"]:
     """CLIP's ensemble of prompts: each at unit length, their mean over the templates, at unit length again; float32.
 
     Raises InputError for a prompt that is longer than the text encoder reads.

@@ -24,7 +24,8 @@ class SegmentResult:
     label_map: Int32[np.ndarray, "h w"]
     """Index into `labels` of every pixel; -1 is background, where a background was asked for."""
     segments: Int32[np.ndarray, "h w"]
-    """Segment token that holds most of each pixel; the patch that the pixel lies in, for a CLIP, which has no segments."""
+    """Segment token that holds most of each pixel; the patch that the pixel lies in, for a CLIP, which has no
+    segments."""
     scores: Float32[np.ndarray, "s c"]
     """Cosine of each segment (or patch) with each label, in [-1, 1]."""
     labels: list[str]
@@ -59,8 +60,8 @@ class SegmentResult:
     def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """One COCO annotation for each label that is there: a run-length code as pycocotools reads it, box and area.
 
-        Everything in it is JSON. `category_ids[i]` is the category of label i, by default i + 1, since COCO's categories
-        start at 1.
+        Everything in it is JSON. `category_ids[i]` is the category of label i, by default i + 1, since COCO's
+        categories start at 1.
         """
         annotations = []
         for i, label in enumerate(self.labels):

@@ -36,7 +36,8 @@ BATCHES = (1, 4, 16)
 
 Background = None | float | str | Sequence[str]
 """None: every pixel gets a label. A float: pixels whose best label is less probable than that are background (softmax
-of CLIP's logit scale x cosine over the labels). Text: phrases that compete with the labels for the background's pixels."""
+of CLIP's logit scale x cosine over the labels). Text: phrases that compete with the labels for the background's
+pixels."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ class EncodedImage:
     _segmenter: "Segmenter"
 
     def segment(
-        self, labels: Sequence[str], *, templates: Templates | None = None, background: Background = None, **options: Any
+        self,
+        labels: Sequence[str],
+        *,
+        templates: Templates | None = None,
+        background: Background = None,
+        **options: Any,
     ) -> SegmentResult:
         """As `Segmenter.segment`; `options` are fields of `Readout` other than those of renaming."""
         return self._segmenter.label([self], labels, templates=templates, background=background, **options)[0]
@@ -77,7 +83,7 @@ class Segmenter:
         self._texts: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
         self._encode = jax.jit(method.encode, static_argnums=2)
         self._label = jax.jit(label_pixels, static_argnums=(4, 5))
-        self._logit_scale = float(min(np.exp(clip.model.logit_scale[...]), 100.0))
+        self._logit_scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
 
     def segment(
         self,
@@ -148,8 +154,8 @@ class Segmenter:
                 resized = jax.image.resize(images.astype(jnp.float32), (b, *shape, 3), "bicubic")
                 images = jnp.clip(resized.round(), 0, 255).astype(jnp.uint8)
             encoding = self.method.encode(params, images, _renaming(readout))
-            enlarge = (jnp.broadcast_to(m, (b, *m.shape[1:])) for m in (rows, columns))
-            return label_pixels(encoding, texts, *enlarge, readout, threshold).label_map[:, :height]
+            down, across = (jnp.broadcast_to(m, (b, *m.shape[1:])) for m in (rows, columns))
+            return label_pixels(encoding, texts, down, across, readout, threshold).label_map[:, :height]
 
         return functools.partial(jax.jit(run), self.method.params, texts)
 
@@ -160,7 +166,7 @@ class Segmenter:
     def encode_batch(self, images: Sequence[ImageLike] | np.ndarray, **options: Any) -> list[EncodedImage]:
         """`encode` for several images, of any sizes."""
         pixels = to_pixels_list(images)
-        shapes = [input_shape(*p.shape[:2], self.method.image_size, self.method.patch_size) for p in pixels]
+        shapes = [input_shape(p.shape[0], p.shape[1], self.method.image_size, self.method.patch_size) for p in pixels]
         found: dict[int, EncodedImage] = {}
         for shape in sorted(set(shapes)):
             indices = [i for i, s in enumerate(shapes) if s == shape]
@@ -208,7 +214,8 @@ class Segmenter:
     def _encode_pixels(self, pixels: list[np.ndarray], readout: Readout) -> Iterator[EncodedImage]:
         """Images of one input shape, in order."""
         check_readout(readout)
-        shape = input_shape(*pixels[0].shape[:2], self.method.image_size, self.method.patch_size)
+        height, width = pixels[0].shape[:2]
+        shape = input_shape(height, width, self.method.image_size, self.method.patch_size)
         grid = shape[0] // self.method.patch_size, shape[1] // self.method.patch_size
         for start in range(0, len(pixels), BATCHES[-1]):
             part = pixels[start : start + BATCHES[-1]]
@@ -218,15 +225,14 @@ class Segmenter:
                 assignment = None if encoding.assignment is None else encoding.assignment[i]
                 yield EncodedImage(image, encoding.embeddings[i], assignment, grid, self)
 
-    def _label_chunk(
-        self, chunk: Sequence[EncodedImage], texts: Texts, readout: Readout, threshold: bool
-    ) -> Labelled:
+    def _label_chunk(self, chunk: Sequence[EncodedImage], texts: Texts, readout: Readout, threshold: bool) -> Labelled:
         sizes = [image.pixels.shape[:2] for image in chunk]
         height, width = (output_bucket(max(size[axis] for size in sizes)) for axis in (0, 1))
         rows, columns = chunk[0].grid
         assignments = [image.assignment for image in chunk if image.assignment is not None]
         encoding = Encoding(
-            _padded([image.embeddings for image in chunk]), _padded(assignments) if assignments else None
+            jnp.asarray(_padded([image.embeddings for image in chunk])),
+            jnp.asarray(_padded(assignments)) if assignments else None,
         )
         enlarge_rows = _padded([enlarging(rows, size[0], height) for size in sizes])
         enlarge_columns = _padded([enlarging(columns, size[1], width) for size in sizes])
@@ -241,7 +247,9 @@ class Segmenter:
         embeddings = self.embed_labels(labels, templates)
         count, threshold = len(embeddings), 0.0
         if isinstance(background, bool) or (isinstance(background, float | int) and not 0 < background < 1):
-            raise InputError(f"the background's threshold is {background!r}; it must be a number between 0 and 1, or text")
+            raise InputError(
+                f"the background's threshold is {background!r}; it must be a number between 0 and 1, or text"
+            )
         if isinstance(background, float | int):
             threshold = float(background)
         elif background is not None:
@@ -250,8 +258,9 @@ class Segmenter:
         total = len(embeddings)
         size = max(8, 2 ** (total - 1).bit_length()) if bucket else total
         padded = np.concatenate([embeddings, np.zeros((size - total, embeddings.shape[1]), np.float32)])
-        numbers = np.int32(count), np.int32(total), np.float32(threshold), np.float32(self._logit_scale)
-        return Texts(padded, *numbers), threshold > 0
+        counts = jnp.int32(count), jnp.int32(total)
+        scales = jnp.float32(threshold), jnp.float32(self._logit_scale)
+        return Texts(jnp.asarray(padded), *counts, *scales), threshold > 0
 
 
 def check_readout(readout: Readout) -> Readout:

@@ -1,8 +1,9 @@
 """The objects of the procedural scenes: twelve categories told apart by outline and pattern, never by colour.
 
 A category is a function of the local coordinates `u` (rightwards) and `v` (downwards), both scaled so that the object
-fits the unit disc. It returns the coverage (bool) and the paint of each point: 0 the object's own colour, 1 white, 2 near
-black, 3 a darker shade of its own colour. Every category comes in every colour of `COLOURS`, so that colour says nothing.
+fits the unit disc. It returns the coverage (bool) and the paint of each point: 0 the object's own colour, 1 white, 2
+near black, 3 a darker shade of its own colour. Every category comes in every colour of `COLOURS`, so that colour says
+nothing.
 """
 
 from collections.abc import Callable

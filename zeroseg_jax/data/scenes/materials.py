@@ -1,4 +1,5 @@
-"""The materials of the procedural scenes: six textures, each a function of size and random generator to (n, n, 3) float RGB."""
+"""The materials of the procedural scenes: six textures, each a function of size and random generator to (n, n, 3)
+float RGB."""
 
 from collections.abc import Callable
 
@@ -54,7 +55,9 @@ def bricks(size: int, rng: np.random.Generator) -> np.ndarray:
 
 def snow(size: int, rng: np.random.Generator) -> np.ndarray:
     """Soft drifts."""
-    return _shaded(_tint(rng, (222, 228, 238), 7.0), 0.05 * _noise(rng, size, 7, 7) + 0.015 * rng.standard_normal((size, size)))
+    return _shaded(
+        _tint(rng, (222, 228, 238), 7.0), 0.05 * _noise(rng, size, 7, 7) + 0.015 * rng.standard_normal((size, size))
+    )
 
 
 def wood(size: int, rng: np.random.Generator) -> np.ndarray:

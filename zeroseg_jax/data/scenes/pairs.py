@@ -1,8 +1,8 @@
 """Image-caption pairs for the tiny teacher: square crops of procedural scenes, captioned by what they show.
 
 Half of the crops are centred on an object, the others lie anywhere, as the views of distillation and evaluation do. A
-caption names one of the objects that the crop clearly shows, as captions do, sometimes with its colour or its ground; the
-material is named where no object is clear, and now and then where one is.
+caption names one of the objects that the crop clearly shows, as captions do, sometimes with its colour or its ground;
+the material is named where no object is clear, and now and then where one is.
 """
 
 import dataclasses

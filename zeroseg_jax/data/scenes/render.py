@@ -21,7 +21,8 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 """(colour, category) pairs that are drawn in the `composition` split only: one colour of each category."""
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "composition", "pairs", "pairs_test", "pairs_composition")
-"""The scenes of training, validation, test and held-out colours; and the scenes from which the teacher's pairs are cut."""
+"""The scenes of training, validation, test and held-out colours; and the scenes from which the teacher's pairs are
+cut."""
 
 SIZE = 96
 """Pixels to a side of a scene."""
