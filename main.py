@@ -11,11 +11,14 @@ The exit status is 0 only on success; bad input ends with one sentence on stderr
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 
+import zeroseg_jax
 from zeroseg_jax.errors import InputError
 
 CONFIG = flags.DEFINE_string("config", None, "Python file with get_config(); --config.KEY=VALUE sets one of its values")
@@ -101,6 +104,10 @@ def report(results: dict | None) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
+    # orbax and TFDS tell every step that they take
+    handler, ours = absl_logging.get_absl_handler(), Path(zeroseg_jax.__file__).parent
+    handler.addFilter(lambda record: record.levelno >= logging.ERROR or ours in Path(record.pathname).parents)
+    handler.setFormatter(logging.Formatter("%(message)s"))
     assert CONFIG.value is not None and MODE.value is not None and DISTRIBUTED.value is not None  # as parsed
     try:
         run(MODE.value, CONFIG.value, WORKDIR.value, overrides, DISTRIBUTED.value)

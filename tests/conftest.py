@@ -59,10 +59,10 @@ def tiny_student() -> dict[str, Any]:
 def tiny_clip(tmp_path_factory) -> Path:
     """The Hugging Face folder of a CLIP with random weights, for images of 8 pixels."""
     folder = tmp_path_factory.mktemp("clip")
-    tokenizer = build_word_tokenizer(["a photo of a cat on the grass"], vocabulary=530, context=12)
+    tokenizer = build_word_tokenizer(["a photo of a cat on the grass"], vocabulary=530, context=40)
     text = TextConfig(
         vocabulary=len(tokenizer),
-        context=12,
+        context=40,
         width=8,
         depth=1,
         heads=2,

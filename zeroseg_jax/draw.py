@@ -174,7 +174,7 @@ def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return _load_font(size, text.isascii())
 
 
-def _fit(text: str, width: float, size: int) -> str:
+def _fit(text: str, width: float | int, size: int) -> str:
     """`text`, cut with an ellipsis where it is wider than `width` pixels."""
     if _font(text, size).getlength(text) <= width:
         return text

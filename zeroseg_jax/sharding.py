@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
@@ -64,7 +64,7 @@ def logical_axes(path: str) -> tuple[str | None, ...]:
     return next(axes for pattern, axes in TABLE if re.search(rf"(^|/){pattern}$", path))
 
 
-def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+def spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     """How the array at `path` is split. An axis that does not divide evenly is left whole."""
     axes = logical_axes(path)
     if len(axes) > len(shape):  # a scalar in the place of an array, such as a placeholder of the optimiser
@@ -109,7 +109,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
+def check_batch(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises InputError if a batch cannot be split evenly over the mesh."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % parts:

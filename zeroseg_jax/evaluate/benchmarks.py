@@ -10,7 +10,7 @@ Masks are PNG files whose pixel values (of a palette image: the indices) are cla
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,6 +37,7 @@ class Example(NamedTuple):
     name: str
 
 
+@runtime_checkable
 class Benchmark(Protocol):
     """A dataset with masks. `classes[i]` is the name of mask value i."""
 

@@ -190,7 +190,7 @@ def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], tabl
     Raises InputError, naming `source` and every tensor that is missing, left over or of another shape.
     """
     graphdef, state = nnx.split(nnx.eval_shape(make))  # no memory and no time for a random start
-    shapes = {path: leaf.shape for path, leaf in _flat(state).items()}
+    shapes = {path: leaf.shape for path, leaf in flat(state).items()}
     left, missing, wrong, weights = dict(tensors), [], [], {}
     for entry, names in _expand(table, shapes):
         shape = shapes[entry.ours][1:] if "{layer}" in entry.theirs else shapes[entry.ours]
@@ -208,13 +208,13 @@ def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], tabl
         lists = {"missing": missing, "left over": left_over, "of another shape": wrong}
         said = "; ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in lists.items())
         raise InputError(f"the weights of {source} do not fit its config.json, fetch both again ({said})")
-    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(weights, sep="."))
+    nnx.replace_by_pure_dict(state, _nested(weights))
     return nnx.merge(graphdef, state)
 
 
 def dump_weights(model: nnx.Module, table: Table, dtype: Any = np.float32) -> dict[str, np.ndarray]:
     """The reverse of `load_weights`: the tensors of a file."""
-    values = _flat(nnx.split(model)[1])
+    values = flat(nnx.split(model)[1])
     tensors = {}
     for entry, names in _expand(table, {path: leaf.shape for path, leaf in values.items()}):
         value = np.asarray(values[entry.ours], dtype)
@@ -230,8 +230,17 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, np.nda
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _flat(state: Any) -> dict[str, Any]:
-    return traverse_util.flatten_dict(nnx.to_pure_dict(state), sep=".")
+def flat(state: Any) -> dict[str, Any]:
+    """The leaves of a module's state by dotted path; the items of a list are numbered."""
+    return {
+        ".".join(map(str, path)): leaf for path, leaf in traverse_util.flatten_dict(nnx.to_pure_dict(state)).items()
+    }
+
+
+def _nested(leaves: dict[str, Any]) -> dict[Any, Any]:
+    """The reverse of `flat`."""
+    paths = {tuple(int(k) if k.isdigit() else k for k in path.split(".")): leaf for path, leaf in leaves.items()}
+    return traverse_util.unflatten_dict(paths)
 
 
 def _expand(table: Table, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[Entry, list[str]]]:

@@ -5,7 +5,7 @@ the labels come in only at `label_pixels`, so that asking again with other words
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class Encoding(NamedTuple):
     """Share of each patch in each segment; None where every patch is a segment of its own (s = n)."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way to segment: what `Segmenter` needs of a model. `params` are its weights, handed to `encode` under jit."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx, traverse_util
+from flax import nnx
 from ml_collections import ConfigDict
 
 from zeroseg_jax.checkpoint import load_student
@@ -19,6 +19,7 @@ from zeroseg_jax.models.pretrained import (
     Table,
     dump_weights,
     find_folder,
+    flat,
     load_weights,
     read_json,
     read_tensors,
@@ -118,5 +119,4 @@ def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
 
 def _own_names(student: Student) -> Table:
     """The weight table of our own files: every parameter by its path."""
-    paths = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(student)), sep=".")
-    return Table(tuple(Entry(path, path, SAME) for path in paths))
+    return Table(tuple(Entry(path, path, SAME) for path in flat(nnx.state(student))))
