@@ -60,7 +60,9 @@ def overlay(
     present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
     for i in reversed(present):  # the largest last, on top
         _name_region(canvas, large == i, names[i])
-    entries = [(f"{names[i]}  {_percent(counts[i] / labels.size)}", tuple(palette(len(names))[i])) for i in present]
+    entries = [
+        (f"{names[i]}  {_percent(counts[i] / labels.size)}", tuple(palette(len(names))[i].tolist())) for i in present
+    ]
     nothing = labels.size - counts.sum()
     if nothing:
         entries.append((f"no label  {_percent(nothing / labels.size)}", NOTHING))

@@ -50,7 +50,7 @@ def gallery(
         pictures.append(draw.paint(segments[i], int(segments[i].max()) + 1))
         rows.append([example.image, *pictures, *others])
     colours = draw.palette(len(classes))
-    entries: list[tuple[str, tuple[int, ...]]] = [(classes[c], tuple(colours[c])) for c in sorted(used)]
+    entries: list[tuple[str, tuple[int, ...]]] = [(classes[c], tuple(colours[c].tolist())) for c in sorted(used)]
     if any((example.mask >= len(classes)).any() for example in shown):
         entries.append(("does not count", draw.NOTHING))
     return draw.gallery(titles, rows, entries)
