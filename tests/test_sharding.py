@@ -105,7 +105,7 @@ for name, sizes in {"data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}.item
     kernel = state["params"]["projection"]["fc1"]["kernel"]
     moment = state["opt"][1][0].mu["projection"]["fc1"]["kernel"]
     kinds, numbers = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter", collections.Counter()
-    for shapes, kind in re.findall(rf" = ([^=]*?) ({kinds})(?:-start)?[(]", text):
+    for shapes, kind in re.findall(rf"(?m)^ *(?:ROOT )?%[^ ]+ = (.*?) ({kinds})(?:-start)?[(]", text):
         for shape in re.findall("[a-z0-9]+[[]([0-9,]*)[]]", shapes):
             numbers[kind] += math.prod(int(n) for n in shape.split(",") if n)
     report[name] = {
