@@ -12,6 +12,7 @@ The exit status is 0 only on success; bad input ends with one sentence on stderr
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +28,8 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "embed", "check"], "
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "join the other processes of a TPU pod, SLURM or Kubernetes job, whose addresses JAX finds by itself",
+    "join the other processes of a TPU pod, SLURM or Kubernetes job, which JAX finds by itself; elsewhere set"
+    " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
 )
 
 overrides: list[tuple[str, str]] = []
@@ -67,9 +69,7 @@ def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[
     config = load_config(config_path, overrides)
     folder = Path(workdir or Path("runs") / Path(config_path).stem)
     if distributed:
-        import jax
-
-        jax.distributed.initialize()
+        join_processes()
     if mode == "check":
         from zeroseg_jax.evaluate.benchmarks import check
 
@@ -94,6 +94,15 @@ def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[
         from zeroseg_jax.train import embed
 
         embed(config, folder)
+
+
+def join_processes() -> None:
+    """Starts `jax.distributed`. A cluster that JAX does not know says who is who in three variables."""
+    import jax
+
+    variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}  # JAX reads the address itself
+    given = {name: int(os.environ[variable]) for name, variable in variables.items() if variable in os.environ}
+    jax.distributed.initialize(**given)
 
 
 def report(results: dict | None) -> None:

@@ -53,7 +53,7 @@ class StudentConfig:
     sum_assign: bool = False
     """Whether a segment sums its tokens; otherwise it is their sum over (their weight + 1), as GroupViT's."""
     norm_eps: float = 1e-6
-    remat: Remat = "none"
+    remat: str = "none"
     """What the backward pass computes again to save memory: "none", "dots" or "full" (`layers.Transformer`)."""
     tower: VisionConfig | None = None
     """Sizes of a CLIP image tower that takes the place of MAE's encoder; None is MAE's."""
@@ -138,13 +138,14 @@ class Student(nnx.Module):
 
     def __init__(self, config: StudentConfig, *, rngs: nnx.Rngs, dtype: Any = None):
         self.config = config
-        options = {"norm_eps": config.norm_eps, "dtype": dtype, "remat": config.remat, "rngs": rngs}
+        common: dict[str, Any] = {"dtype": dtype, "remat": config.remat, "rngs": rngs}
+        options = common | {"norm_eps": config.norm_eps}
         sizes = config.image_size, config.patch_size, config.width
         self.encoder: Encoder | TowerEncoder
         if config.tower is None:
             self.encoder = Encoder(*sizes, config.depth, config.heads, **options)
         else:
-            self.encoder = TowerEncoder(config.tower, config.patch_size, dtype=dtype, remat=config.remat, rngs=rngs)
+            self.encoder = TowerEncoder(config.tower, config.patch_size, **common)
         decoder = config.decoder_width, config.decoder_depth, config.decoder_heads
         self.decoder = Decoder(*sizes, *decoder, **options) if config.decoder_depth else None
         how = Assigning(config.assignment, config.gumbel, config.tau, config.sum_assign)
