@@ -100,9 +100,11 @@ def join_processes() -> None:
     """Starts `jax.distributed`. A cluster that JAX does not know says who is who in three variables."""
     import jax
 
-    variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}  # JAX reads the address itself
-    given = {name: int(os.environ[variable]) for name, variable in variables.items() if variable in os.environ}
-    jax.distributed.initialize(**given)
+    def number(variable: str) -> int | None:
+        return int(os.environ[variable]) if variable in os.environ else None
+
+    # JAX reads the address itself
+    jax.distributed.initialize(num_processes=number("JAX_NUM_PROCESSES"), process_id=number("JAX_PROCESS_ID"))
 
 
 def report(results: dict | None) -> None:
