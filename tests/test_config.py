@@ -86,10 +86,11 @@ def test_a_workdir_keeps_its_config(tmp_path):
     config = default_config()
     open_workdir(config, tmp_path / "run")
     assert flatten(read_config(tmp_path / "run")) == flatten(config)
+    (tmp_path / "run/checkpoints/100").mkdir(parents=True)
     open_workdir(config, tmp_path / "run")
 
     harmless = default_config()
-    harmless.eval.split = "test"
+    harmless.eval.split = "validation"
     harmless.mesh.fsdp = 2
     harmless.checkpoint_every = 3
     open_workdir(harmless, tmp_path / "run")
@@ -99,3 +100,8 @@ def test_a_workdir_keeps_its_config(tmp_path):
     other.optimizer.lr = 1.0
     with pytest.raises(InputError, match=r"different config: optimizer.lr \(0.0006 there, 1.0 now\); choose another"):
         open_workdir(other, tmp_path / "run")
+
+    # a run that failed before its first checkpoint may be mended
+    (tmp_path / "run/checkpoints/100").rmdir()
+    open_workdir(other, tmp_path / "run")
+    assert read_config(tmp_path / "run").optimizer.lr == 1.0

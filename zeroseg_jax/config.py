@@ -247,9 +247,10 @@ def open_workdir(config: ConfigDict, workdir: Path) -> None:
 
 
 def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Raises InputError if `workdir` holds the run of a config that differs in more than the harmless keys."""
-    path = workdir / "config.json"
-    if not path.exists():
+    """Raises InputError if `workdir` holds checkpoints of a config that differs in more than the harmless keys."""
+    # without a checkpoint nothing would be resumed: the run had not come far, or had failed at a path now mended
+    begun = any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    if not begun or not (workdir / "config.json").exists():
         return
     before, now = flatten(read_config(workdir)), flatten(from_json(to_json(config)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

@@ -21,17 +21,18 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, *, start: int, steps: int, images_per_step: int):
-        self.start, self.steps, self.images_per_step = start, steps, images_per_step
+        self.images_per_step = images_per_step
         self.silent = jax.process_index() != 0
         self.bar = ProgressBar("train", steps, start)
         if self.silent:
             return
         path = workdir / "metrics.jsonl"
         kept = [line for line in path.read_text().splitlines() if _step(line) <= start] if path.exists() else []
-        path.write_text("".join(line + "\n" for line in kept))
+        path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept))
+        path.with_suffix(".tmp").replace(path)
         self._file = path.open("a", buffering=1)
         self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
-        self._last = (start, time.monotonic())
+        self._last: tuple[int, float] | None = None
 
     def __enter__(self) -> "RunLog":
         return self
@@ -43,18 +44,19 @@ class RunLog:
             self._events.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs the metrics of one step, and the images per second since the last call."""
+        """Logs the metrics of one step, and the images per second since the last call (the first step compiles)."""
         if self.silent:
             return
-        last_step, last_time = self._last
-        now = time.monotonic()
-        speed = (step - last_step) * self.images_per_step / max(now - last_time, 1e-9)
+        values, note, now = dict(metrics), f"loss {metrics['loss']:.4f}", time.monotonic()
+        if self._last:
+            speed = (step - self._last[0]) * self.images_per_step / max(now - self._last[1], 1e-9)
+            values["images_per_second"] = round(speed, 1)
+            note += f"  {speed:.0f} images/s"
         self._last = (step, now)
-        values = {**metrics, "images_per_second": round(speed, 1)}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        self.bar.update(step, f"loss {metrics['loss']:.4f}  {speed:.0f} images/s")
+        self.bar.update(step, note)
 
 
 def _step(line: str) -> int | float:
@@ -69,9 +71,10 @@ class ProgressBar:
     """A bar with ETA on a terminal; elsewhere a line on stderr at most every `every` seconds, and one at the end."""
 
     def __init__(self, name: str, total: int, start: int = 0, every: float = 10.0):
-        self.name, self.total, self.start, self.every = name, total, start, every
+        self.name, self.total, self.every = name, total, every
         self.silent = jax.process_index() != 0
-        self._began = self._printed = time.monotonic()
+        self._printed = time.monotonic()
+        self._first: tuple[int, float] | None = None
         self._bar: Progress | None = None
         if sys.stderr.isatty() and not self.silent:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
@@ -85,12 +88,15 @@ class ProgressBar:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
+        self._first = self._first or (done, now)
         if self.silent or (now - self._printed < self.every and done < self.total):
             return
         self._printed = now
-        left = (now - self._began) / max(done - self.start, 1) * (self.total - done)
-        minutes, seconds = divmod(round(left), 60)
-        print(f"{self.name} {done}/{self.total}  ETA {minutes}:{seconds:02d}  {note}", file=sys.stderr, flush=True)
+        line = f"{self.name} {done}/{self.total}"
+        if done > self._first[0]:  # the first one waited for the compiler
+            left = (now - self._first[1]) / (done - self._first[0]) * (self.total - done)
+            line += f"  ETA {int(left) // 60}:{int(left) % 60:02d}"
+        print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._bar:
