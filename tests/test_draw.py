@@ -1,0 +1,66 @@
+"""Colours that stay apart, overlays that name what they show, galleries of the right size."""
+
+import numpy as np
+from PIL import Image
+
+from zeroseg_jax import draw
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
+SIGHTS = {
+    "normal": np.eye(3),
+    "protanopia": np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    "deuteranopia": np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+    "tritanopia": np.array([[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]]),
+}
+LMS = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]])
+LAB = np.array([[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
+
+
+def least_distance(colours: np.ndarray, sight: np.ndarray) -> float:
+    """The smallest OKLab distance between two of the colours as this eye sees them; black to white is 1."""
+    linear = (colours / 255.0) ** 2.2
+    seen = np.cbrt(np.clip(linear @ sight.T, 0, 1) @ LMS.T) @ LAB.T
+    distances = np.linalg.norm(seen[:, None] - seen, axis=-1)
+    return distances[~np.eye(len(colours), dtype=bool)].min()
+
+
+def test_colours_stay_apart_for_every_eye():
+    for sight in SIGHTS.values():
+        assert least_distance(draw.palette(24), sight) > 0.065  # Okabe and Ito's seven: 0.076 to 0.159
+    assert len(np.unique(draw.palette(72), axis=0)) == 72
+
+
+def test_paint_greys_what_is_no_label():
+    painted = draw.paint(np.array([[0, 1], [-1, 255]]), 2)
+    np.testing.assert_array_equal(painted[0], draw.palette(2))
+    np.testing.assert_array_equal(painted[1], [draw.NOTHING, draw.NOTHING])
+
+
+def test_overlay_enlarges_small_images_and_tints_regions():
+    labels = np.zeros((24, 32), np.int32)
+    labels[:, 16:] = 1
+    picture = np.asarray(draw.overlay(np.zeros((24, 32, 3), np.uint8), labels, ["cat", "grass"], opacity=0.5, size=320))
+    assert picture.shape[1] == 320 and picture.shape[0] > 240  # the legend is below
+    for i, x in enumerate((20, 300)):  # corners, away from the names
+        np.testing.assert_allclose(picture[235, x], draw.palette(2)[i] / 2, atol=1)
+
+
+def test_overlay_of_a_large_image_keeps_its_pixels():
+    picture = draw.overlay(np.zeros((30, 900, 3), np.uint8), np.full((30, 900), -1, np.int32), ["cat"])
+    assert picture.width == 900
+
+
+def test_legend_takes_any_text_and_as_many_columns_as_fit():
+    entries = [(name, (0, 0, 0)) for name in ("cat", "небо", "a very long name that cannot possibly fit " * 4, "x")]
+    assert draw.legend(entries, 200).width == 200
+    short = [(name, (0, 0, 0)) for name in "abcdefgh"]
+    assert draw.legend(short, 800).height < draw.legend(short, 60).height
+    assert draw.legend([], 100).width == 100
+
+
+def test_gallery_is_a_table_of_pictures_of_any_shape():
+    pictures = [np.full((10, 20, 3), 50, np.uint8), np.full((300, 100, 3), 200, np.uint8)]
+    found = draw.gallery(["image", "a title of several words"], [pictures, pictures], [("cat", (1, 2, 3))], cell=100)
+    assert isinstance(found, Image.Image)
+    assert found.width == 6 + 2 * 106
+    assert np.asarray(found)[:, 50].tolist().count([50, 50, 50]) == 2 * 50  # enlarged to 100x50
