@@ -64,7 +64,7 @@ def fail(sentence: str) -> None:
 
 def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[str, str]], distributed: bool) -> None:
     # imported here, so that --help and a misspelt flag answer at once
-    from zeroseg_jax.config import load_config
+    from zeroseg_jax.config import load_config, read_config
 
     config = load_config(config_path, overrides)
     folder = Path(workdir or Path("runs") / Path(config_path).stem)
@@ -87,9 +87,13 @@ def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[
 
         report(train(config, folder))
     elif mode == "eval":
+        if not config.eval.dataset:
+            raise InputError("there is nothing to evaluate on; set --config.eval.dataset")
+        if not config.model:
+            read_config(folder)  # tells where there is no run
         from zeroseg_jax.train import evaluate
 
-        report(evaluate(config, folder))
+        report(evaluate(config, folder, config.model or folder))
     elif mode == "embed":
         from zeroseg_jax.train import embed
 

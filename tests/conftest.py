@@ -105,7 +105,7 @@ def tiny_config(tiny_student, tiny_clip, pictures) -> ConfigDict:
     config.teacher.path = str(tiny_clip)
     config.student.update(tiny_student)
     config.loss.ground = 1.0
-    config.optimizer.lr = 1e-3
+    config.optimizer.lr = 5e-3
     config.optimizer.warmup_steps = 2
     config.eval.dataset = ""
     return config

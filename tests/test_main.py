@@ -28,6 +28,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/demo.py", "--stepz=3"], "Unknown command line flag 'stepz'"),
         (["--config=configs/demo.py", "--config.steps"], "write --config.steps=VALUE"),
         (["--config=configs/eval.py"], "configs/eval.py trains nothing; add --mode=eval"),
+        (["--config=configs/demo.py", "--mode=eval"], "/run holds no config.json, so it is not the workdir of a run"),
+        (["--config=configs/vitb16.py", "--mode=eval"], "there is nothing to evaluate on; set --config.eval.dataset"),
         ([], "--config is missing"),
     ],
 )
@@ -53,7 +55,7 @@ def config_file(tiny_config, tmp_path) -> Path:
 def test_train_then_eval(config_file, tmp_path):
     where = [f"--config={config_file}", f"--workdir={tmp_path}/run"]
     scenes = ["--config.eval.dataset=scenes/tiny", f"--config.eval.root={tmp_path}", "--config.eval.limit=4"]
-    done = command(*where, *scenes, "--config.steps=2", "--config.eval.baselines=()")
+    done = command(*where, *scenes, "--config.eval.baselines=()")
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert results["images"] == 4 and 0 <= results["miou"] <= 1

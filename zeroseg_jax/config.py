@@ -273,7 +273,9 @@ def read_config(workdir: str | Path) -> ConfigDict:
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
-        raise InputError(f"{workdir} holds no config.json: it is not the workdir of a training run")
+        raise InputError(
+            f"{workdir} holds no config.json, so it is not the workdir of a run; train first, or name another"
+        )
     return from_json(json.loads(path.read_text()))
 
 

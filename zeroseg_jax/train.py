@@ -25,9 +25,12 @@ from zeroseg_jax.data.pipeline import train_iterator
 from zeroseg_jax.distill.step import make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.distill.teacher_cache import open_cache
+from zeroseg_jax.evaluate import zero_shot
+from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.pretrained_mae import load_mae
 from zeroseg_jax.models.student import Student
+from zeroseg_jax.segment.loading import load, readout_of
 
 
 class NotFiniteError(RuntimeError):
@@ -55,6 +58,9 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         multihost_utils.sync_global_devices("workdir")
 
     # ---- Data and teacher
+    if config.eval.dataset:  # a mistake here is told before the training, not after it
+        open_benchmark(config.eval)
+        readout_of(config)
     source = open_source(config.data)
     teacher = load_teacher(config)
     teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
@@ -135,7 +141,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         checkpoints.wait()
 
     # ---- Evaluation
-    return evaluate(config, workdir)
+    return evaluate(config, workdir, workdir)
 
 
 def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, workdir: Path) -> str:
@@ -148,24 +154,20 @@ def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, w
     return f"step {step} is not finite ({terms}); {last} in {workdir}; lower optimizer.lr, or look at the data"
 
 
-def evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
-    """Evaluates `config.model`, or the newest checkpoint of `workdir`, on `config.eval`; writes results and gallery.
+def evaluate(config: ConfigDict, workdir: Path, source: str | Path) -> dict[str, Any] | None:
+    """Evaluates `source`, which `zeroseg_jax.load` takes, on `config.eval`; results and gallery go to `workdir`.
 
     Returns what results.json holds, or None where `config.eval.dataset` is empty.
     """
     if not config.eval.dataset:
         return None
-    import zeroseg_jax
-    from zeroseg_jax.evaluate import zero_shot
-
-    workdir = Path(workdir)
-    model = zeroseg_jax.load(config.model or str(workdir))
+    model = load(source)
     if jax.process_index() != 0:  # all processes read the checkpoint together, one evaluates it
         return None
     return zero_shot.evaluate(model, config, workdir)
 
 
-def embed(config: ConfigDict, workdir: str | Path) -> None:
+def embed(config: ConfigDict, workdir: Path) -> None:
     """Stores the teacher's embeddings of the training images, for runs with `config.teacher.source="cache"`."""
     validate(config)
-    open_cache(load_teacher(config), open_source(config.data), config, Path(workdir))
+    open_cache(load_teacher(config), open_source(config.data), config, workdir)

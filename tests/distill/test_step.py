@@ -28,29 +28,34 @@ def one_step(config, optimizer, step: int = 0):
     return train_step(state, batch, teacher.params)
 
 
-def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_config):
+@pytest.fixture
+def plain_config(tiny_config):
+    """Without Gumbel noise, and with a decoder less to compile."""
     tiny_config.student.gumbel = False
-    tiny_config.views.grids = (1,)  # a cell without a visible patch does not count, so parts may weigh differently
-    whole, metrics = one_step(tiny_config, optax.sgd(1.0))
-    tiny_config.optimizer.accumulate = 2
-    parts, part_metrics = one_step(tiny_config, optax.sgd(1.0))
+    tiny_config.loss.mae, tiny_config.student.decoder_depth = 0.0, 0
+    tiny_config.views.grids = (1,)
+    return tiny_config
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(plain_config):
+    # with one view: cells without a visible patch are left out part by part, which weighs them differently
+    whole, metrics = one_step(plain_config, optax.sgd(1.0))
+    plain_config.optimizer.accumulate = 2
+    parts, part_metrics = one_step(plain_config, optax.sgd(1.0))
     for name, value in metrics.items():
         np.testing.assert_allclose(part_metrics[name], value, rtol=1e-4, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), parts["params"], whole["params"])
 
 
-def test_noise_depends_on_seed_and_step_alone(tiny_config):
-    losses = [float(one_step(tiny_config, optax.sgd(1.0), step)[1]["loss"]) for step in (3, 3, 4)]
+def test_noise_depends_on_the_step_alone(plain_config):
+    losses = [float(one_step(plain_config, optax.sgd(1.0), step)[1]["loss"]) for step in (3, 3, 4)]
     assert losses[0] == losses[1] != losses[2]
-    tiny_config.seed = 1
-    assert float(one_step(tiny_config, optax.sgd(1.0), 3)[1]["loss"]) != losses[0]
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(tiny_config):
-    tiny_config.student.gumbel = False
-    _, exact = one_step(tiny_config, optax.sgd(1e-3))
-    tiny_config.dtype = "bfloat16"
-    state, metrics = one_step(tiny_config, optax.sgd(1e-3))
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(plain_config):
+    _, exact = one_step(plain_config, optax.sgd(1.0))
+    plain_config.dtype = "bfloat16"
+    state, metrics = one_step(plain_config, optax.sgd(1.0))
     assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {jnp.dtype("float32")}
     assert float(metrics["loss"]) == pytest.approx(float(exact["loss"]), rel=0.05)
     assert float(metrics["loss"]) != float(exact["loss"])

@@ -61,15 +61,8 @@ def test_embeddings_of_something_else_are_refused(cached_config, tmp_path):
 
 
 def test_training_computes_the_missing_cache_first(cached_config, tmp_path):
-    cached_config.steps = 3
     cached_config.teacher.cache = str(tmp_path / "elsewhere")
     train(cached_config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 and (tmp_path / "elsewhere/manifest.json").exists()
-
-    cached_config.teacher.source = "online"
-    cached_config.teacher.cache = ""
-    train(cached_config, tmp_path / "online")
-    first = json.loads((tmp_path / "online/metrics.jsonl").read_text().splitlines()[0])
-    for name in ("loss", "global", "ground", "mae"):
-        assert lines[0][name] == pytest.approx(first[name], rel=2e-3)
+    assert len(lines) == cached_config.steps and lines[-1]["loss"] < lines[0]["loss"]
+    assert (tmp_path / "elsewhere/manifest.json").exists()
