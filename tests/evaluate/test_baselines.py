@@ -18,7 +18,7 @@ def clip(tiny_clip):
 
 def test_windows_are_square_and_reach_every_border():
     for height, width, count in ((96, 96, 9 * 9), (48, 96, 9 * 21)):
-        boxes = windows(1 / 3)(height, width) * (height, width, height, width)
+        boxes = windows([(1 / 3, 1 / 12)])(height, width) * (height, width, height, width)
         assert len(boxes) == count
         np.testing.assert_allclose(boxes[:, 2:] - boxes[:, :2], min(height, width) / 3)
         np.testing.assert_allclose([boxes.min(), boxes[:, 2].max(), boxes[:, 3].max()], [0, height, width], atol=1e-9)
@@ -37,7 +37,7 @@ def test_cells_are_painted_with_their_own_embedding(clip):
 
 
 def test_overlapping_windows_are_averaged_with_weights_that_sum_to_one(clip):
-    method = PaintedViews(clip, 24, windows(1 / 2, 1 / 4))
+    method = PaintedViews(clip, 24, windows([(1 / 2, 1 / 4)]))
     encoding = jax.jit(method.encode, static_argnums=2)(method.params, np.zeros((2, 24, 36, 3), np.uint8), None)
     np.testing.assert_allclose(encoding.assignment.sum(axis=2), 1, atol=1e-5)
     assert encoding.embeddings.shape[:2] == (2, 3 * 5)

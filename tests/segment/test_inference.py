@@ -8,7 +8,6 @@ import pytest
 from zeroseg_jax.distill.views import crop_views
 from zeroseg_jax.segment.inference import (
     Encoding,
-    Readout,
     Texts,
     crop_boxes,
     enlarging,
@@ -72,15 +71,17 @@ def question():
     """Two segments, left and right on a 2x2 grid, and three labels of which the last is padding."""
     embeddings = jnp.asarray([[[1.0, 0.0], [0.6, 0.8]]])
     assignment = jnp.asarray([[[1.0, 0.0], [0.2, 0.8], [1.0, 0.0], [0.2, 0.8]]])
-    texts = Texts(jnp.asarray([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]), 2, 2, jnp.float32(0), jnp.float32(10))
+    embedded = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
+    texts = Texts(embedded, jnp.int32(2), jnp.int32(2), jnp.float32(0), jnp.float32(0), jnp.float32(10))
     rows = columns = enlarging(2, 16)[None]
     return Encoding(embeddings, assignment), texts, rows, columns
 
 
-def ask(question, threshold=None, labels=2, **options):
+def ask(question, threshold=None, labels=2, scale=0.0, mix="scores"):
     encoding, texts, rows, columns = question
-    texts = texts._replace(labels=labels, threshold=jnp.float32(threshold or 0))
-    return label_pixels(encoding, texts, rows, columns, Readout(**options), threshold is not None)
+    numbers = {"scale": jnp.float32(scale), "threshold": jnp.float32(threshold or 0)}
+    texts = texts._replace(labels=jnp.int32(labels), **numbers)
+    return label_pixels(encoding, texts, rows, columns, mix, threshold is not None)
 
 
 def test_scores_and_segments_by_hand(question):

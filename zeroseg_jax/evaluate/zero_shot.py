@@ -180,15 +180,12 @@ def make_baselines(
     if "cells" in options.baselines:
         found["painted 3x3 cells"] = readouts("3x3", PaintedViews(clip, size, cells(3)))
     if "windows" in options.baselines:
-        shares = {"1/3": 1 / 3, "1/4": 1 / 4}
-        methods = {kind: PaintedViews(clip, size, windows(share)) for kind, share in shares.items()}
-        found["sliding windows"] = merge([readouts(kind, method) for kind, method in methods.items()])
+        found["sliding windows"] = readouts("1/2, 1/3 and 1/4", PaintedViews(clip, size, windows()))
     if model.readout.rename:
         alone = Segmenter(model.method, clip, readout=dataclasses.replace(model.readout, rename=""))
         found["student, not renamed"] = question.ask(alone, **{"": {}})
     if "untrained" in options.baselines and isinstance(model.method, StudentMethod):
-        before = Segmenter(untrained(model.method, clip), clip, readout=model.readout)
-        found["untrained student"] = question.ask(before, **{"": {}})
+        found["untrained student"] = question.ask(untrained(model), **{"": {}})
     if "colours" in options.baselines and isinstance(benchmark, Scenes):
         rules = fit_colours(options)
         found["nearest class colour (privileged)"] = lambda images: {"": [rules.nearest(i) for i in images]}

@@ -21,11 +21,14 @@ ROWS = 16
 """Rows of pixels that are labelled at once: the scores of a whole large image would not fit into memory."""
 
 
+Mix = Literal["scores", "embeddings"]
+
+
 @dataclass(frozen=True)
 class Readout:
     """How segment embeddings become the labels of pixels."""
 
-    mix: Literal["scores", "embeddings"] = "scores"
+    mix: Mix = "scores"
     """What a pixel mixes through the assignment map: the scores of its segments, or (at the patches) their
     embeddings."""
     scale: float = 0.0
@@ -126,6 +129,8 @@ class Texts(NamedTuple):
     """How many are labels."""
     total: Int[Array, ""]
     """How many are labels or background."""
+    scale: Float[Array, ""]
+    """`Readout.scale`."""
     threshold: Float[Array, ""]
     """A pixel whose best label is less probable than this is background; 0 for none."""
     logit_scale: Float[Array, ""]
@@ -137,7 +142,7 @@ def label_pixels(
     texts: Texts,
     rows: Float[Array | np.ndarray, "b y h"],
     columns: Float[Array | np.ndarray, "b x w"],
-    readout: Readout,
+    mix: Mix,
     threshold: bool,
 ) -> Labelled:
     """Scores the segments, mixes the scores over the patches, enlarges them, and takes the best label of each pixel.
@@ -148,9 +153,9 @@ def label_pixels(
     b, grid = len(encoding.embeddings), (rows.shape[2], columns.shape[2])
     cosines = jnp.einsum("bsd,cd->bsc", encoding.embeddings, texts.embeddings, precision="highest")
     known = jnp.arange(len(texts.embeddings)) < texts.total
-    maps = {"score": _mix(encoding, cosines, texts, known, readout.mix, readout.scale)}
+    maps = {"score": _mix(encoding, cosines, texts, known, mix, texts.scale)}
     if threshold:
-        maps["probability"] = _mix(encoding, cosines, texts, known, readout.mix, texts.logit_scale)
+        maps["probability"] = _mix(encoding, cosines, texts, known, mix, texts.logit_scale)
     if encoding.assignment is not None:
         maps["segment"] = encoding.assignment
     wide = {name: jnp.einsum("bxw,bhwc->bhxc", columns, value.reshape(b, *grid, -1)) for name, value in maps.items()}
@@ -178,17 +183,16 @@ def _mix(
     cosines: Float[Array, "b s c"],
     texts: Texts,
     known: Bool[Array, " c"],
-    mix: str,
-    scale: float | Float[Array, ""],
+    mix: Mix,
+    scale: Float[Array, ""],
 ) -> Float[Array, "b n c"]:
     """Scores of the patches: through the assignment map, or of the embeddings mixed through it."""
     assignment = encoding.assignment
     if mix == "embeddings" and assignment is not None:
         patches = unit(jnp.einsum("bns,bsd->bnd", assignment, encoding.embeddings, precision="highest"))
         cosines, assignment = jnp.einsum("bnd,cd->bnc", patches, texts.embeddings, precision="highest"), None
-    scores = cosines
-    if not isinstance(scale, float) or scale:
-        scores = jax.nn.softmax(jnp.where(known, scale * cosines, -jnp.inf), axis=-1)
+    probabilities = jax.nn.softmax(jnp.where(known, scale * cosines, -jnp.inf), axis=-1)
+    scores = jnp.where(scale > 0, probabilities, cosines)
     if assignment is None:
         return scores
     return jnp.einsum("bns,bsc->bnc", assignment, scores, precision="highest")

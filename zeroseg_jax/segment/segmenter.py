@@ -1,5 +1,6 @@
 """`Segmenter`: a model that segments images by words, whatever its method."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from zeroseg_jax.segment.inference import (
     Encoding,
     Labelled,
     Method,
+    Mix,
     Readout,
     Renaming,
     Texts,
@@ -140,7 +142,7 @@ class Segmenter:
         """
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         readout = check_readout(replace(self.readout, **options))
-        texts, threshold = self._padded_texts(labels, templates, background, bucket=False)
+        texts, threshold = self._padded_texts(labels, templates, background, readout.scale, bucket=False)
         shape = input_shape(height, width, self.method.image_size, self.method.patch_size)
         grid = shape[0] // self.method.patch_size, shape[1] // self.method.patch_size
         rows = enlarging(grid[0], height, -(-height // ROWS) * ROWS)[None]
@@ -155,7 +157,7 @@ class Segmenter:
                 images = jnp.clip(resized.round(), 0, 255).astype(jnp.uint8)
             encoding = self.method.encode(params, images, _renaming(readout))
             down, across = (jnp.broadcast_to(m, (b, *m.shape[1:])) for m in (rows, columns))
-            return label_pixels(encoding, texts, down, across, readout, threshold).label_map[:, :height]
+            return label_pixels(encoding, texts, down, across, readout.mix, threshold).label_map[:, :height]
 
         return functools.partial(jax.jit(run), self.method.params, texts)
 
@@ -193,17 +195,24 @@ class Segmenter:
     ) -> list[SegmentResult]:
         """The second half of `segment_batch`: labels for encoded images."""
         readout = check_readout(replace(self.readout, **options))
-        texts, threshold = self._padded_texts(labels, templates, background)
+        texts, threshold = self._padded_texts(labels, templates, background, readout.scale)
         names, found = list(labels), {}
         for indices in _chunks([image.grid for image in images]):
             chunk = [images[i] for i in indices]
-            output = self._label_chunk(chunk, texts, readout, threshold)
+            output = self._label_chunk(chunk, texts, readout.mix, threshold)
             for i, image, *maps in zip(indices, chunk, *output, strict=False):
                 height, width = image.pixels.shape[:2]
                 label_map, segments = (np.ascontiguousarray(m[:height, :width]) for m in maps[:2])
                 scores = np.ascontiguousarray(maps[2][:, : len(names)])
                 found[i] = SegmentResult(image.pixels, label_map, segments, scores, names)
         return [found[i] for i in range(len(images))]
+
+    def with_params(self, params: Any) -> "Segmenter":
+        """The same model with other weights (`method.params`); what is compiled is shared."""
+        other = copy.copy(self)
+        other.method = copy.copy(self.method)
+        other.method.params = params
+        return other
 
     def save(self, folder: str | Path) -> None:
         """Exports the model with its defaults and its text encoder to one folder, which `zeroseg_jax.load` reads."""
@@ -225,7 +234,7 @@ class Segmenter:
                 assignment = None if encoding.assignment is None else encoding.assignment[i]
                 yield EncodedImage(image, encoding.embeddings[i], assignment, grid, self)
 
-    def _label_chunk(self, chunk: Sequence[EncodedImage], texts: Texts, readout: Readout, threshold: bool) -> Labelled:
+    def _label_chunk(self, chunk: Sequence[EncodedImage], texts: Texts, mix: Mix, threshold: bool) -> Labelled:
         sizes = [image.pixels.shape[:2] for image in chunk]
         height, width = (output_bucket(max(size[axis] for size in sizes)) for axis in (0, 1))
         rows, columns = chunk[0].grid
@@ -236,12 +245,15 @@ class Segmenter:
         )
         enlarge_rows = _padded([enlarging(rows, size[0], height) for size in sizes])
         enlarge_columns = _padded([enlarging(columns, size[1], width) for size in sizes])
-        # renaming is over by now: it must not make another compiled function
-        readout = replace(readout, rename="", rename_weight=0.0, rename_margin=0.0)
-        return jax.device_get(self._label(encoding, texts, enlarge_rows, enlarge_columns, readout, threshold))
+        return jax.device_get(self._label(encoding, texts, enlarge_rows, enlarge_columns, mix, threshold))
 
     def _padded_texts(
-        self, labels: Sequence[str], templates: Templates | None, background: Background, bucket: bool = True
+        self,
+        labels: Sequence[str],
+        templates: Templates | None,
+        background: Background,
+        scale: float,
+        bucket: bool = True,
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether there is a threshold for the background."""
         embeddings = self.embed_labels(labels, templates)
@@ -259,7 +271,7 @@ class Segmenter:
         size = max(8, 2 ** (total - 1).bit_length()) if bucket else total
         padded = np.concatenate([embeddings, np.zeros((size - total, embeddings.shape[1]), np.float32)])
         counts = jnp.int32(count), jnp.int32(total)
-        scales = jnp.float32(threshold), jnp.float32(self._logit_scale)
+        scales = jnp.float32(scale), jnp.float32(threshold), jnp.float32(self._logit_scale)
         return Texts(jnp.asarray(padded), *counts, *scales), threshold > 0
 
 
