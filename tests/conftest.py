@@ -22,10 +22,16 @@ from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
 
 # Compiling takes most of the time of these tests, and many of them, and their subprocesses, compile the same program.
+# Without most optimisations it takes half as long; what is compiled here is too small to run long.
 COMPILED = Path(tempfile.gettempdir()) / f"zeroseg_jax_tests_{getpass.getuser()}"
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def random_module(make: Callable[[], nnx.Module]) -> nnx.Module:

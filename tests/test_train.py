@@ -119,7 +119,7 @@ def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tiny_config, t
 
     monkeypatch.setattr("zeroseg_jax.train.make_train_step", make_train_step)
     tiny_config.checkpoint_every = 4
-    told = r"step 12 is not finite \(.*ground nan.*\); the last good checkpoint is step 8 in .*; lower optimizer.lr"
+    told = r"step 12 is not finite \(.*loss nan.*\); the last good checkpoint is step 8 in .*; lower optimizer.lr"
     with pytest.raises(NotFiniteError, match=told):
         train(tiny_config, tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
