@@ -63,6 +63,4 @@ def get_config() -> ConfigDict:
     config.eval.templates = ("a {}", "{}")
     config.eval.scale = 14.0
     config.eval.rename = "teacher"
-    config.eval.rename_weight = 0.5
-    config.eval.rename_margin = 0.0
     return config

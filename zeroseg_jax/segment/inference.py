@@ -20,6 +20,9 @@ from zeroseg_jax.models.student import Student
 ROWS = 16
 """Rows of pixels that are labelled at once: the scores of a whole large image would not fit into memory."""
 
+STRAY = 0.07
+"""Share of a segment's mass that its box may leave out on each side: a few stray patches would make it far too large.
+Chosen on validation scenes, with the defaults of renaming: mIoU 66.4, against 63.5 for boxes around all patches."""
 
 Mix = Literal["scores", "embeddings"]
 
@@ -35,7 +38,7 @@ class Readout:
     """Scores are the softmax over the labels of scale x cosine; 0 takes the cosines themselves."""
     rename: Literal["", "teacher"] = ""
     """"teacher" shows the box around each segment to the teacher and mixes its embedding into the segment's."""
-    rename_weight: float = 0.5
+    rename_weight: float = 0.6
     """Share of the teacher's embedding, in [0, 1]."""
     rename_margin: float = 0.1
     """Margin around the box, on each side, as a share of its longer side."""
@@ -201,22 +204,27 @@ def _mix(
 def segment_boxes(
     assignment: Float[Array, "b n s"], grid: tuple[int, int], size: tuple[int, int], margin: float
 ) -> tuple[Float[Array, "b s 4"], Bool[Array, "b s"]]:
-    """A square (in pixels) around the patches of each segment, and whether there are any.
+    """A square (in pixels) around each segment, and whether any patch is mostly its own.
 
-    Boxes are [y0, x0, y1, x1] in fractions of an image of `size` (height, width). They are moved inside the image, and
-    cut off at a side that is shorter than they are. A segment without a patch gets the whole image.
+    Boxes are [y0, x0, y1, x1] in fractions of an image of `size` (height, width), and leave out STRAY of the segment's
+    mass on each side. They are moved inside the image, and cut off at a side that is shorter than they are. A segment
+    without a patch of its own gets the whole image.
     """
-    owner = jnp.argmax(assignment, axis=-1).reshape(-1, *grid)
-    inside = owner[..., None] == jnp.arange(assignment.shape[-1])  # (b, h, w, s)
-    present = inside.any(axis=(1, 2))
+    owner = jnp.argmax(assignment, axis=-1)
+    present = (owner[..., None] == jnp.arange(assignment.shape[-1])).any(axis=1)
+    mass = assignment.reshape(len(assignment), *grid, -1)
 
-    def extent(taken: Bool[Array, "b m s"]) -> tuple[Array, Array]:
-        m = taken.shape[1]
-        first = jnp.argmax(taken, axis=1)
-        last = m - jnp.argmax(taken[:, ::-1], axis=1)
-        return first / m, last / m
+    def extent(mass: Float[Array, "b m s"]) -> tuple[Array, Array]:
+        share = mass / jnp.maximum(mass.sum(axis=1, keepdims=True), 1e-9)
+        before = jnp.cumsum(share, axis=1) - share
 
-    (top, bottom), (left, right) = extent(inside.any(axis=2)), extent(inside.any(axis=1))
+        def quantile(q: float) -> Float[Array, "b s"]:
+            # the part of each row (or column) that comes before the quantile
+            return jnp.clip((q - before) / jnp.maximum(share, 1e-9), 0, 1).mean(axis=1)
+
+        return quantile(STRAY), quantile(1 - STRAY)
+
+    (top, bottom), (left, right) = extent(mass.sum(axis=2)), extent(mass.sum(axis=1))
     height, width = size
     side = jnp.maximum((bottom - top) * height, (right - left) * width) * (1 + 2 * margin)
 
