@@ -1,4 +1,4 @@
-"""The demo: a student of 0.6 million parameters learns to segment procedural scenes from a tiny CLIP, without masks.
+"""The demo: a student of 0.75 million parameters learns to segment procedural scenes from a tiny CLIP, without masks.
 
     python main.py --config=configs/demo.py
 

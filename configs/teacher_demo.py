@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.data.ratio = (3 / 4, 4 / 3)
     config.data.flip = True
     config.data.workers = 0
-    config.data.max_broken_share = 0.01
+    config.data.max_broken_share = 0.1
 
     config.embed_dim = 64
     config.vision = ConfigDict({"patch_size": 4, "width": 96, "depth": 3, "heads": 4})

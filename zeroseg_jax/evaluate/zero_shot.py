@@ -41,13 +41,13 @@ class Contender:
     predict: Predict
     confusion: dict[str, Int64[np.ndarray, "c c+1"]] = dataclasses.field(default_factory=dict)
     maps: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
-    """The first predictions, for the gallery."""
+    """The predictions that the gallery shows."""
 
-    def count(self, batch: Sequence[Example], classes: int) -> None:
+    def count(self, batch: Sequence[Example], classes: int, show: Sequence[int]) -> None:
+        """Adds a batch; `show` are the positions in it whose predictions are kept."""
         for variant, predictions in self.predict([example.image for example in batch]).items():
             total = self.confusion.setdefault(variant, np.zeros((classes, classes + 1), np.int64))
-            kept = self.maps.setdefault(variant, [])
-            kept += predictions[: GALLERY_IMAGES - len(kept)]
+            self.maps.setdefault(variant, []).extend(predictions[i] for i in show)
             for example, prediction in zip(batch, predictions, strict=True):
                 total += confusion_matrix(example.mask, prediction, classes)
 
@@ -99,11 +99,14 @@ def evaluate(model: Segmenter, config: ConfigDict, workdir: str | Path) -> dict[
         contenders[name] = Contender(predict)
 
     shown: list[Example] = []
+    # spread over the split, since neighbours are often alike
+    spread = np.linspace(0, len(benchmark) - 1, min(len(benchmark), GALLERY_IMAGES)).round().astype(int)
     bar, done = ProgressBar("evaluate", len(benchmark)), 0
     for batch in batches(benchmark):
+        show = [i - done for i in spread if done <= i < done + len(batch)]
         for contender in contenders.values():
-            contender.count(batch, len(benchmark.classes))
-        shown += batch[: GALLERY_IMAGES - len(shown)]
+            contender.count(batch, len(benchmark.classes), show)
+        shown += [batch[i] for i in show]
         done += len(batch)
         bar.update(done)
     bar.close()
