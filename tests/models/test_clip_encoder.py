@@ -12,7 +12,8 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTo
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
-from zeroseg_jax.models.clip_encoder import BUCKETS, ClipEncoder, load_clip
+from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
+from zeroseg_jax.models.dual_encoder import BUCKETS
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
 

@@ -14,28 +14,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.layers import Remat, Transformer, gelu, layer_norm, linear, quick_gelu, sincos_positions
+from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
+from zeroseg_jax.models.layers import ACTIVATIONS, Remat, Transformer, layer_norm, linear, sincos_positions
 from zeroseg_jax.models.positions import resize_positions
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
-
-# Hugging Face's field of a tower -> ours; both towers share these
-_TOWER_FIELDS = {
-    "hidden_size": "width",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "heads",
-    "intermediate_size": "mlp_width",
-    "hidden_act": "activation",
-    "layer_norm_eps": "norm_eps",
-}
-_VISION_FIELDS = _TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
-_TEXT_FIELDS = _TOWER_FIELDS | {
-    "vocab_size": "vocabulary",
-    "max_position_embeddings": "context",
-    "bos_token_id": "start_id",
-    "eos_token_id": "end_id",
-    "pad_token_id": "pad_id",
-}
+_VISION_FIELDS = TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
+_FIELDS = {"projection_dim": "embed_dim", "logit_scale_init_value": "logit_scale"}
 
 
 @dataclass(frozen=True)
@@ -90,22 +74,11 @@ class CLIPConfig:
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> "CLIPConfig":
         """Reads the content of a Hugging Face `CLIPModel` config.json; raises InputError where it cannot be built."""
-        vision, text = _section(raw, "vision_config"), _section(raw, "text_config")
-        if vision.get("num_channels", 3) != 3:
-            raise InputError(f"the CLIP configuration has num_channels={vision['num_channels']}, only 3 is supported")
-        fields: dict[str, Any] = {}
-        if raw.get("projection_dim") is not None:
-            if not isinstance(raw["projection_dim"], int):
-                raise InputError(
-                    f"the CLIP configuration's projection_dim is {raw['projection_dim']!r}, expected a number"
-                )
-            fields["embed_dim"] = raw["projection_dim"]
-        if raw.get("logit_scale_init_value") is not None:
-            fields["logit_scale"] = float(raw["logit_scale_init_value"])
+        vision, text = read_section(raw, "vision_config"), read_section(raw, "text_config")
         return cls(
-            vision=VisionConfig(**_translate(vision, _VISION_FIELDS, "vision_config")),
-            text=TextConfig(**_translate(text, _TEXT_FIELDS, "text_config")),
-            **fields,
+            vision=VisionConfig(**read_fields(vision, _VISION_FIELDS, "vision_config")),
+            text=TextConfig(**read_fields(text, TEXT_FIELDS, "text_config")),
+            **read_fields(raw, _FIELDS),
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -121,41 +94,8 @@ class CLIPConfig:
             "projection_dim": self.embed_dim,
             "logit_scale_init_value": self.logit_scale,
             "vision_config": section(self.vision, _VISION_FIELDS, "clip_vision_model"),
-            "text_config": section(self.text, _TEXT_FIELDS, "clip_text_model"),
+            "text_config": section(self.text, TEXT_FIELDS, "clip_text_model"),
         }
-
-
-def _section(raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """A tower's part of the file; where old files repeat it under `*_config_dict` that decides, as in transformers."""
-    old = raw.get(f"{name}_dict")
-    section = raw.get(name) if old is None else old
-    section = {} if section is None else section
-    if not isinstance(section, dict):
-        raise InputError(f"the CLIP configuration's {name} is {section!r}, expected a dictionary of sizes")
-    return section
-
-
-def _translate(section: dict[str, Any], names: dict[str, str], where: str) -> dict[str, Any]:
-    fields = {ours: section[theirs] for theirs, ours in names.items() if section.get(theirs) is not None}
-    for name in ("image_size", "patch_size"):  # newer files may hold a pair; the position table is square either way
-        if isinstance(fields.get(name), list | tuple):
-            if len(set(fields[name])) != 1:
-                raise InputError(
-                    f"the CLIP configuration's {where}.{name} is {fields[name]}, only squares are supported"
-                )
-            fields[name] = fields[name][0]
-    if fields.get("activation", "gelu") not in ACTIVATIONS:
-        known = " and ".join(ACTIVATIONS)
-        raise InputError(f"the CLIP configuration's {where}.hidden_act is {fields['activation']!r}, known are {known}")
-    for name, value in fields.items():
-        expected = str if name == "activation" else float | int if name == "norm_eps" else int
-        if not isinstance(value, expected) or isinstance(value, bool):
-            theirs = next(t for t, o in names.items() if o == name)
-            raise InputError(f"the CLIP configuration's {where}.{theirs} is {value!r}, expected a number")
-    heads, width = fields.get("heads"), fields.get("width")
-    if heads and width and width % heads:
-        raise InputError(f"the CLIP configuration's {where} has a width of {width}, not divisible by its {heads} heads")
-    return fields
 
 
 class TowerOutput(NamedTuple):

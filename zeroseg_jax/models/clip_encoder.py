@@ -1,137 +1,32 @@
 """CLIP with what surrounds it: tokenizer, image preprocessing, and the Hugging Face folder that holds all three."""
 
-import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
-from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig
-from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
-from zeroseg_jax.models.pretrained import (
-    CLIP_TABLE,
-    dump_weights,
-    find_folder,
-    load_weights,
-    read_config,
-    read_json,
-    read_tensors,
-    write_folder,
-)
-
-BUCKETS = (1, 4, 16, 64)
-"""Batches are padded to one of these sizes, so that each input shape compiles four times at most."""
+from zeroseg_jax.models.dual_encoder import DualEncoder, check_pixels, load_preprocessing, load_tokenizer
+from zeroseg_jax.models.preprocessing import Preprocessing
+from zeroseg_jax.models.pretrained import CLIP_TABLE, find_folder, load_weights, read_config, read_tensors
 
 
-class ClipEncoder:
-    """A CLIP that takes images and texts as users have them.
+class ClipEncoder(DualEncoder):
+    """A CLIP that takes images and texts as users have them."""
 
-    `model` is the bare `CLIP` module, `tokenizer` a `transformers.CLIPTokenizer` (None where the folder has none: then
-    only images can be encoded), `preprocessing` what the checkpoint's images went through.
-    """
+    model: CLIP
+    table = CLIP_TABLE
 
     def __init__(self, model: CLIP, tokenizer: Any = None, preprocessing: Preprocessing | None = None):
-        self.model, self.tokenizer = model, tokenizer
-        self.preprocessing = preprocessing or Preprocessing.square(model.config.vision.image_size)
-        self._vision = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).vision(x), static_argnums=0)
+        super().__init__(model, tokenizer, preprocessing)
         self._dense = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).dense(x), static_argnums=0)
-        self._text = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).text(x), static_argnums=0)
-
-    @property
-    def embed_dim(self) -> int:
-        """Width D of the space that images and texts share."""
-        return self.model.config.embed_dim
-
-    def vision(self, pixels: Array | np.ndarray) -> Float[Array, "b d"]:
-        """Projected image embeddings, float32, not unit length.
-
-        `pixels` are float (B, H, W, 3) of any size, already normalised (`normalise`, `preprocess`).
-        """
-        return self._vision(*nnx.split(self.model), _check_pixels(pixels))
 
     def dense(self, pixels: Array | np.ndarray) -> Float[Array, "b h w d"]:
         """MaskCLIP's embedding of every patch (`CLIP.dense`), float32, not unit length; `pixels` as for `vision`."""
-        return self._dense(*nnx.split(self.model), _check_pixels(pixels))
-
-    def normalise(self, images: Float[Array, "*b 3"] | Float[np.ndarray, "*b 3"]) -> Float[Array, "*b 3"]:
-        """Images in [0, 1] -> what `vision` takes; pure, for use inside jitted functions."""
-        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.preprocessing.mean, self.preprocessing.std))
-        return (jnp.asarray(images) - mean) / std
-
-    def preprocess(self, images: ImageInput, size: int | None = None) -> Float[np.ndarray, "b y x 3"]:
-        """Resized, cropped and normalised as the checkpoint's `CLIPImageProcessor` does; `size` replaces its size."""
-        preprocessing = self.preprocessing if size is None else self.preprocessing.resized(size)
-        return preprocessing(images)
-
-    def encode_image(self, images: ImageInput, size: int | None = None) -> Float[np.ndarray, "b d"]:
-        """Unit-length image embeddings, float32.
-
-        `images` are uint8 (B, H, W, 3), or a list of paths, PIL images or uint8 (H, W, 3) arrays of any sizes. `size`
-        encodes at another size than the checkpoint's. Raises InputError for anything else and for unreadable files.
-        """
-        check_images(images)
-        chunks = [self.preprocess(images[i : i + BUCKETS[-1]], size) for i in range(0, len(images), BUCKETS[-1])]
-        return self._unit(chunks, self.vision)
-
-    def encode_text(self, texts: Sequence[str], *, truncate: bool = True) -> Float[np.ndarray, "c d"]:
-        """Unit-length text embeddings, float32; `truncate=False` raises InputError for a text that does not fit."""
-        tokens = self.tokenize(texts, truncate=truncate)
-        chunks = [tokens[i : i + BUCKETS[-1]] for i in range(0, len(tokens), BUCKETS[-1])]
-        return self._unit(chunks, lambda x: self._text(*nnx.split(self.model), jnp.asarray(x)))
-
-    def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> Int32[np.ndarray, "c t"]:
-        """Token ids with start and end tokens, padded and, with `truncate`, cut to the model's context length."""
-        if isinstance(texts, str):
-            raise InputError(f"expected a list of texts, got the single text {texts!r}; put it in a list")
-        context = self.model.config.text.context
-        for text in texts:
-            if not isinstance(text, str):
-                raise InputError(f"expected a list of texts, got {text!r} in it")
-            if not truncate and self.token_count(text) > context:
-                raise InputError(
-                    f"the text {text!r} has {self.token_count(text)} tokens, the model reads {context}; shorten it"
-                )
-        if not len(texts):
-            return np.zeros((0, context), np.int32)
-        options = {"padding": "max_length", "truncation": True, "max_length": context}
-        return np.asarray(self._tokenizer()(list(texts), **options)["input_ids"], np.int32)
-
-    def token_count(self, text: str) -> int:
-        """Tokens that `text` takes with its start and end tokens, before any truncation."""
-        return len(self._tokenizer()(text, padding=False, truncation=False, verbose=False)["input_ids"])
-
-    def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
-        """Writes a Hugging Face CLIP folder, which `load_clip` and `transformers.CLIPModel` read back."""
-        folder = Path(folder)
-        config = self.model.config.to_hf() | {"dtype": dtype}
-        write_folder(folder, config, dump_weights(self.model, CLIP_TABLE, np.dtype(dtype)))
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
-        content = json.dumps(self.preprocessing.to_hf(), indent=2)
-        (folder / "preprocessor_config.json").write_text(content + "\n", encoding="utf-8")
-
-    def _tokenizer(self) -> Any:
-        if self.tokenizer is None:
-            raise InputError(
-                "this CLIP's folder has no tokenizer.json (nor vocab.json and merges.txt), so that it cannot read text;"
-                " add the tokenizer's files of the same checkpoint"
-            )
-        return self.tokenizer
-
-    def _unit(self, chunks: Sequence[np.ndarray], encode: Callable[[np.ndarray], Array]) -> Float[np.ndarray, "b d"]:
-        found = [np.zeros((0, self.embed_dim), np.float32)]
-        for chunk in chunks:
-            size = next(bucket for bucket in BUCKETS if bucket >= len(chunk))
-            padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk), axis=0)])
-            found.append(np.asarray(encode(padded), np.float32)[: len(chunk)])
-        embeddings = np.concatenate(found)
-        return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+        return self._dense(*nnx.split(self.model), check_pixels(pixels))
 
 
 def read_clip_config(source: str | Path) -> CLIPConfig:
@@ -150,40 +45,5 @@ def load_clip(source: str | Path, dtype: Any = None) -> ClipEncoder:
     config = CLIPConfig.from_hf(read_config(folder, "clip"))
     make = lambda: CLIP(config, rngs=nnx.Rngs(0), dtype=dtype)  # noqa: E731
     model = load_weights(make, read_tensors(folder), CLIP_TABLE, str(source))
-    return ClipEncoder(model, _load_tokenizer(folder, config), _load_preprocessing(folder, config))
-
-
-def _check_pixels(pixels: Array | np.ndarray) -> Float[Array, "b y x 3"]:
-    if pixels.ndim != 4 or pixels.shape[-1] != 3 or not jnp.issubdtype(pixels.dtype, jnp.floating):
-        raise InputError(
-            f"the pixels are {pixels.dtype} {pixels.shape}, expected normalised float (B, H, W, 3);"
-            " encode_image takes images as they are"
-        )
-    return jnp.asarray(pixels)
-
-
-def _load_tokenizer(folder: Path, config: CLIPConfig) -> Any:
-    parts = [(folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")]
-    if not (parts[0] or (parts[1] and parts[2])):  # transformers would make up an empty vocabulary
-        return None
-    from transformers import CLIPTokenizer
-
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
-    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
-        raise InputError(f"the tokenizer in {folder} cannot be read ({error}), fetch its files again") from error
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= config.text.vocabulary:
-        raise InputError(
-            f"the tokenizer in {folder} has ids up to {highest}, but its config.json has"
-            f" vocab_size {config.text.vocabulary}; use the files of one checkpoint"
-        )
-    return tokenizer
-
-
-def _load_preprocessing(folder: Path, config: CLIPConfig) -> Preprocessing:
-    if (folder / "preprocessor_config.json").is_file():
-        return Preprocessing.from_hf(read_json(folder / "preprocessor_config.json"))
-    if (folder / "processor_config.json").is_file():  # where transformers 5 saves a whole CLIPProcessor
-        return Preprocessing.from_hf(read_json(folder / "processor_config.json").get("image_processor", {}))
-    return Preprocessing.square(config.vision.image_size)
+    tokenizer = load_tokenizer(folder, config.text.vocabulary)
+    return ClipEncoder(model, tokenizer, load_preprocessing(folder, config.vision.image_size))

@@ -5,6 +5,7 @@ every image token to one of a few segments and merges what is assigned to the sa
 checkpoints, including the cross-attention before the assignment that the paper does not mention.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,6 +57,14 @@ def assign(
     return merging, clean
 
 
+def compose(maps: Sequence[Float[Array, "b _ _"]]) -> Float[Array, "b n s"]:
+    """Share of each token of the first stage in each segment of the last, from the map of every stage."""
+    whole = maps[0]
+    for stage_map in maps[1:]:
+        whole = jnp.matmul(whole, stage_map, precision="highest")
+    return whole
+
+
 class TokenMixer(nnx.Module):
     """An MLP over the token axis: turns n tokens into m."""
 
@@ -69,10 +78,10 @@ class TokenMixer(nnx.Module):
 class CrossAttention(nnx.Module):
     """Post-norm cross-attention of the segments to the image tokens, before the assignment."""
 
-    def __init__(self, width: int, heads: int, *, norm_eps: float, dtype: Any = None, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, mlp_width: int, *, norm_eps: float, dtype: Any = None, rngs: nnx.Rngs):
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, 4 * width, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, mlp_width, dtype=dtype, rngs=rngs)
         self.post_norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b s d"], context: Float[Array, "b n d"]) -> Float[Array, "b s d"]:
@@ -106,7 +115,10 @@ class AssignAttention(nnx.Module):
 
 
 class GroupingBlock(nnx.Module):
-    """Groups n tokens into `segments` segments, given group tokens that have attended to them."""
+    """Groups n tokens into `segments` segments, given group tokens that have attended to them.
+
+    `mlp_width` is that of the cross-attention, 4 width if None; that of the merged segments is always 4 width.
+    """
 
     def __init__(
         self,
@@ -116,6 +128,7 @@ class GroupingBlock(nnx.Module):
         segments: int,
         how: Assigning,
         *,
+        mlp_width: int | None = None,
         norm_eps: float = 1e-5,
         dtype: Any = None,
         rngs: nnx.Rngs,
@@ -125,7 +138,7 @@ class GroupingBlock(nnx.Module):
 
         self.group_norm, self.segment_norm, self.token_norm, self.output_norm = norm(), norm(), norm(), norm()
         self.mixer = TokenMixer(group_tokens, width // 2, segments, dtype=dtype, rngs=rngs)
-        self.cross = CrossAttention(width, heads, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
+        self.cross = CrossAttention(width, heads, mlp_width or 4 * width, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
         self.assignment = AssignAttention(width, how, dtype=dtype, rngs=rngs)
         self.mlp = MLP(width, 4 * width, dtype=dtype, rngs=rngs)
 
@@ -155,7 +168,7 @@ class GroupingStage(nnx.Module):
     """Group tokens, transformer blocks over image and group tokens together, and a grouping block.
 
     `previous` is the number of group tokens of the stage before, 0 for the first stage. A later stage's own tokens
-    start at zero: they are offsets to the projected ones of the stage before.
+    start at zero: they are offsets to the projected ones of the stage before. `mlp_width` is 4 width if None.
     """
 
     def __init__(
@@ -168,6 +181,7 @@ class GroupingStage(nnx.Module):
         how: Assigning,
         *,
         previous: int = 0,
+        mlp_width: int | None = None,
         norm_eps: float = 1e-5,
         dtype: Any = None,
         remat: Remat = "none",
@@ -177,8 +191,8 @@ class GroupingStage(nnx.Module):
         self.group_tokens = nnx.Param(start * jax.random.normal(rngs.params(), (group_tokens, width)))
         options: dict[str, Any] = {"norm_eps": norm_eps, "dtype": dtype, "rngs": rngs}
         self.projector = GroupProjector(width, previous, group_tokens, **options) if previous else None
-        self.transformer = Transformer(depth, width, heads, 4 * width, remat=remat, **options)
-        self.grouping = GroupingBlock(width, heads, group_tokens, segments, how, **options)
+        self.transformer = Transformer(depth, width, heads, mlp_width or 4 * width, remat=remat, **options)
+        self.grouping = GroupingBlock(width, heads, group_tokens, segments, how, mlp_width=mlp_width, **options)
 
     def __call__(
         self,

@@ -27,6 +27,10 @@ def gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+"""By the names of Hugging Face configurations."""
+
+
 def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Any = None, bias: bool = True) -> nnx.Linear:
     """A linear layer as ViT and MAE initialise it: Xavier-uniform kernel, zero bias."""
     return nnx.Linear(

@@ -66,8 +66,8 @@ def norm(theirs: str, ours: str) -> tuple[Entry, Entry]:
     return Entry(f"{theirs}.weight", f"{ours}.scale", SAME), Entry(f"{theirs}.bias", f"{ours}.bias", SAME)
 
 
-def _clip_blocks(theirs: str, ours: str) -> tuple[Entry, ...]:
-    theirs, ours = f"{theirs}.encoder.layers.{{layer}}", f"{ours}.transformer.blocks"
+def encoder_layer(theirs: str, ours: str) -> tuple[Entry, ...]:
+    """The lines of a pre-norm block as CLIP and GroupViT name its parts."""
     return (
         *norm(f"{theirs}.layer_norm1", f"{ours}.norm1"),
         *affine(f"{theirs}.self_attn.q_proj", f"{ours}.attention.query"),
@@ -80,6 +80,16 @@ def _clip_blocks(theirs: str, ours: str) -> tuple[Entry, ...]:
     )
 
 
+def text_tower() -> tuple[Entry, ...]:
+    """The lines of CLIP's text tower."""
+    return (
+        Entry("text_model.embeddings.token_embedding.weight", "text_tower.token_embedding", SAME),
+        Entry("text_model.embeddings.position_embedding.weight", "text_tower.position_embedding", SAME),
+        *encoder_layer("text_model.encoder.layers.{layer}", "text_tower.transformer.blocks"),
+        *norm("text_model.final_layer_norm", "text_tower.final_norm"),
+    )
+
+
 CLIP_TABLE = Table(
     entries=(
         Entry("logit_scale", "logit_scale", SAME),
@@ -87,13 +97,10 @@ CLIP_TABLE = Table(
         Entry("vision_model.embeddings.patch_embedding.weight", "vision_tower.patch_embedding.kernel", PATCHES),
         Entry("vision_model.embeddings.position_embedding.weight", "vision_tower.position_embedding", SAME),
         *norm("vision_model.pre_layrnorm", "vision_tower.pre_norm"),  # [sic]
-        *_clip_blocks("vision_model", "vision_tower"),
+        *encoder_layer("vision_model.encoder.layers.{layer}", "vision_tower.transformer.blocks"),
         *norm("vision_model.post_layernorm", "vision_tower.post_norm"),
         Entry("visual_projection.weight", "visual_projection.kernel", LINEAR),
-        Entry("text_model.embeddings.token_embedding.weight", "text_tower.token_embedding", SAME),
-        Entry("text_model.embeddings.position_embedding.weight", "text_tower.position_embedding", SAME),
-        *_clip_blocks("text_model", "text_tower"),
-        *norm("text_model.final_layer_norm", "text_tower.final_norm"),
+        *text_tower(),
         Entry("text_projection.weight", "text_projection.kernel", LINEAR),
     ),
     # the numbers 0, 1, 2, ... that files of transformers before 4.31 hold
@@ -170,7 +177,10 @@ def read_tensors(folder: Path, model_class: str = "CLIPModel") -> dict[str, np.n
             f" with transformers: {model_class}.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
     else:
-        raise InputError(f"{folder} has no model.safetensors, expected a model's folder in Hugging Face form")
+        raise InputError(
+            f"{folder} has no model.safetensors; where the checkpoint is published as a pickle only, convert it once"
+            f" with transformers: {model_class}.from_pretrained(ID).save_pretrained(FOLDER)"
+        )
 
     tensors = {}
     for file in files:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
-from zeroseg_jax.models.grouping import Assigning, GroupingStage
+from zeroseg_jax.models.grouping import Assigning, GroupingStage, compose
 from zeroseg_jax.models.layers import MLP, Remat, layer_norm
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
 from zeroseg_jax.models.preprocessing import MEAN, STD
@@ -192,9 +192,6 @@ class Student(nnx.Module):
             key = None if gumbel_key is None else jax.random.fold_in(gumbel_key, i)
             (segments, stage_map), groups = stage(segments, groups, key)
             maps.append(stage_map)
-        assignment = maps[0]
-        for stage_map in maps[1:]:
-            assignment = jnp.matmul(assignment, stage_map, precision="highest")
 
         segments = self.norm(segments)
         everything = jnp.concatenate([segments, segments.mean(axis=1, keepdims=True)], axis=1)
@@ -202,7 +199,7 @@ class Student(nnx.Module):
         return StudentOutput(
             segments=projected[:, :-1],
             image=projected[:, -1],
-            assignment=assignment,
+            assignment=compose(maps),
             visible=masking.visible,
             mask=masking.mask,
             reconstruction=reconstruction,

@@ -1,0 +1,163 @@
+"""What CLIP and GroupViT share around their two towers: tokenizer, image preprocessing, and the folder of all three."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int32
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.clip import CLIP
+from zeroseg_jax.models.groupvit import GroupViT
+from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
+from zeroseg_jax.models.pretrained import Table, dump_weights, read_json, write_folder
+
+BUCKETS = (1, 4, 16, 64)
+"""Batches are padded to one of these sizes, so that each input shape compiles four times at most."""
+
+
+class DualEncoder:
+    """A model that embeds images and texts in one space, and takes both as users have them.
+
+    `model` is the bare module, `tokenizer` a `transformers.CLIPTokenizer` (None where the folder has none: then only
+    images can be encoded), `preprocessing` what the checkpoint's images went through, `table` the names of its weights
+    in Hugging Face files.
+    """
+
+    table: Table
+
+    def __init__(self, model: CLIP | GroupViT, tokenizer: Any = None, preprocessing: Preprocessing | None = None):
+        self.model, self.tokenizer = model, tokenizer
+        self.preprocessing = preprocessing or Preprocessing.square(model.config.vision.image_size)
+        self._vision = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).vision(x), static_argnums=0)
+        self._text = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).text(x), static_argnums=0)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of the space that images and texts share."""
+        return self.model.config.embed_dim
+
+    def vision(self, pixels: Array | np.ndarray) -> Float[Array, "b d"]:
+        """Projected image embeddings, float32, not unit length.
+
+        `pixels` are float (B, H, W, 3) of any size, already normalised (`normalise`, `preprocess`).
+        """
+        return self._vision(*nnx.split(self.model), check_pixels(pixels))
+
+    def normalise(self, images: Float[Array, "*b 3"] | Float[np.ndarray, "*b 3"]) -> Float[Array, "*b 3"]:
+        """Images in [0, 1] -> what `vision` takes; pure, for use inside jitted functions."""
+        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.preprocessing.mean, self.preprocessing.std))
+        return (jnp.asarray(images) - mean) / std
+
+    def preprocess(self, images: ImageInput, size: int | None = None) -> Float[np.ndarray, "b y x 3"]:
+        """Resized, cropped and normalised as the checkpoint's `CLIPImageProcessor` does; `size` replaces its size."""
+        preprocessing = self.preprocessing if size is None else self.preprocessing.resized(size)
+        return preprocessing(images)
+
+    def encode_image(self, images: ImageInput, size: int | None = None) -> Float[np.ndarray, "b d"]:
+        """Unit-length image embeddings, float32.
+
+        `images` are uint8 (B, H, W, 3), or a list of paths, PIL images or uint8 (H, W, 3) arrays of any sizes. `size`
+        encodes at another size than the checkpoint's. Raises InputError for anything else and for unreadable files.
+        """
+        check_images(images)
+        chunks = [self.preprocess(images[i : i + BUCKETS[-1]], size) for i in range(0, len(images), BUCKETS[-1])]
+        return self._unit(chunks, self.vision)
+
+    def encode_text(self, texts: Sequence[str], *, truncate: bool = True) -> Float[np.ndarray, "c d"]:
+        """Unit-length text embeddings, float32; `truncate=False` raises InputError for a text that does not fit."""
+        tokens = self.tokenize(texts, truncate=truncate)
+        chunks = [tokens[i : i + BUCKETS[-1]] for i in range(0, len(tokens), BUCKETS[-1])]
+        return self._unit(chunks, lambda x: self._text(*nnx.split(self.model), jnp.asarray(x)))
+
+    def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> Int32[np.ndarray, "c t"]:
+        """Token ids with start and end tokens, padded and, with `truncate`, cut to the model's context length."""
+        if isinstance(texts, str):
+            raise InputError(f"expected a list of texts, got the single text {texts!r}; put it in a list")
+        context = self.model.config.text.context
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"expected a list of texts, got {text!r} in it")
+            if not truncate and self.token_count(text) > context:
+                raise InputError(
+                    f"the text {text!r} has {self.token_count(text)} tokens, the model reads {context}; shorten it"
+                )
+        if not len(texts):
+            return np.zeros((0, context), np.int32)
+        options = {"padding": "max_length", "truncation": True, "max_length": context}
+        return np.asarray(self._tokenizer()(list(texts), **options)["input_ids"], np.int32)
+
+    def token_count(self, text: str) -> int:
+        """Tokens that `text` takes with its start and end tokens, before any truncation."""
+        return len(self._tokenizer()(text, padding=False, truncation=False, verbose=False)["input_ids"])
+
+    def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
+        """Writes a Hugging Face folder, which `zeroseg_jax.load` and the model's class in `transformers` read back."""
+        folder = Path(folder)
+        config = self.model.config.to_hf() | {"dtype": dtype}
+        write_folder(folder, config, dump_weights(self.model, self.table, np.dtype(dtype)))
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        content = json.dumps(self.preprocessing.to_hf(), indent=2)
+        (folder / "preprocessor_config.json").write_text(content + "\n", encoding="utf-8")
+
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise InputError(
+                "the model's folder has no tokenizer.json (nor vocab.json and merges.txt), so that it cannot read text;"
+                " add the tokenizer's files of the same checkpoint"
+            )
+        return self.tokenizer
+
+    def _unit(self, chunks: Sequence[np.ndarray], encode: Callable[[np.ndarray], Array]) -> Float[np.ndarray, "b d"]:
+        found = [np.zeros((0, self.embed_dim), np.float32)]
+        for chunk in chunks:
+            size = next(bucket for bucket in BUCKETS if bucket >= len(chunk))
+            padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk), axis=0)])
+            found.append(np.asarray(encode(padded), np.float32)[: len(chunk)])
+        embeddings = np.concatenate(found)
+        return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+
+
+def check_pixels(pixels: Array | np.ndarray) -> Float[Array, "b y x 3"]:
+    """The pixels as an array of JAX; raises InputError unless they are float (B, H, W, 3)."""
+    if pixels.ndim != 4 or pixels.shape[-1] != 3 or not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise InputError(
+            f"the pixels are {pixels.dtype} {pixels.shape}, expected normalised float (B, H, W, 3);"
+            " encode_image takes images as they are"
+        )
+    return jnp.asarray(pixels)
+
+
+def load_tokenizer(folder: Path, vocabulary: int) -> Any:
+    """The folder's `CLIPTokenizer`, None where it has none; InputError where it is broken or has other ids."""
+    parts = [(folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")]
+    if not (parts[0] or (parts[1] and parts[2])):  # transformers would make up an empty vocabulary
+        return None
+    from transformers import CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
+        raise InputError(f"the tokenizer in {folder} cannot be read ({error}), fetch its files again") from error
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= vocabulary:
+        raise InputError(
+            f"the tokenizer in {folder} has ids up to {highest}, but its config.json has"
+            f" vocab_size {vocabulary}; use the files of one checkpoint"
+        )
+    return tokenizer
+
+
+def load_preprocessing(folder: Path, image_size: int) -> Preprocessing:
+    """The folder's preprocessing; CLIP's own where it does not say."""
+    if (folder / "preprocessor_config.json").is_file():
+        return Preprocessing.from_hf(read_json(folder / "preprocessor_config.json"))
+    if (folder / "processor_config.json").is_file():  # where transformers 5 saves a whole CLIPProcessor
+        return Preprocessing.from_hf(read_json(folder / "processor_config.json").get("image_processor", {}))
+    return Preprocessing.square(image_size)

@@ -1,0 +1,232 @@
+"""GroupViT (Xu et al. 2022, "GroupViT: Semantic Segmentation Emerges from Text Supervision"), for inference.
+
+A ViT without a class token whose stages merge patches into ever fewer segment tokens (`grouping`), beside CLIP's text
+transformer; two MLPs with a batch norm project both to one space. Sizes and names follow the `nvidia/groupvit-*`
+checkpoints in the form that Hugging Face's `GroupViTModel` has them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.clip import TextConfig, TextTower
+from zeroseg_jax.models.grouping import Assigning, Grouping, GroupingStage, compose
+from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
+from zeroseg_jax.models.layers import Transformer, layer_norm, linear
+from zeroseg_jax.models.mae import patchify
+from zeroseg_jax.models.positions import resize_positions
+
+_VISION_FIELDS = {theirs: ours for theirs, ours in TOWER_FIELDS.items() if ours not in ("depth", "activation")}
+_VISION_FIELDS |= {"image_size": "image_size", "patch_size": "patch_size"}
+_STAGE_FIELDS = {"depths": "depths", "num_group_tokens": "group_tokens", "num_output_groups": "segments"}
+_FIELDS = {
+    "projection_dim": "embed_dim",
+    "projection_intermediate_dim": "projection_width",
+    "logit_scale_init_value": "logit_scale",
+}
+_FIXED = {"hidden_act": "gelu", "assign_eps": 1.0, "assign_mlp_ratio": [0.5, 4]}
+"""What all published checkpoints agree on, and `grouping` has built in."""
+_TEXT = TextConfig(width=256, heads=4, mlp_width=1024)
+
+
+@dataclass(frozen=True)
+class GroupViTVisionConfig:
+    """Sizes of the image tower; the defaults are those of the published checkpoints. One number for each stage."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 384
+    heads: int = 6
+    mlp_width: int = 1536
+    norm_eps: float = 1e-5
+    depths: tuple[int, ...] = (6, 3, 3)
+    """Transformer blocks."""
+    group_tokens: tuple[int, ...] = (64, 8, 0)
+    """Group tokens; a stage without any groups nothing."""
+    segments: tuple[int, ...] = (64, 8, 8)
+    """Segment tokens that the stage makes."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise InputError(f"a GroupViT of width {self.width} cannot have {self.heads} heads; they must divide it")
+        stages = len(self.depths)
+        if not any(self.group_tokens) or len(self.group_tokens) != stages or len(self.segments) != stages:
+            raise InputError(
+                f"a GroupViT's depths {self.depths}, group_tokens {self.group_tokens} and segments {self.segments} must"
+                " have one number for each stage, and group tokens in one at least"
+            )
+        for i, groups in enumerate(self.group_tokens):
+            if groups and not self.segments[i]:
+                raise InputError(f"stage {i} of a GroupViT has {groups} group tokens but makes no segments")
+            if groups and i and self.previous(i) and self.previous(i) != self.group_tokens[i - 1]:
+                raise InputError(
+                    f"stage {i} of a GroupViT expects {self.previous(i)} group tokens of the stage before it, which has"
+                    f" {self.group_tokens[i - 1]}"
+                )
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the position table."""
+        return self.image_size // self.patch_size
+
+    def previous(self, stage: int) -> int:
+        """The number of group tokens that are handed on to a stage; 0 where it starts from its own alone."""
+        return self.segments[stage - 1] if stage else 0
+
+
+@dataclass(frozen=True)
+class GroupViTConfig:
+    """Both towers, the projections to the space that they share, and the initial log of the inverse temperature."""
+
+    vision: GroupViTVisionConfig = GroupViTVisionConfig()
+    text: TextConfig = _TEXT
+    embed_dim: int = 256
+    projection_width: int = 4096
+    logit_scale: float = 2.6592
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any]) -> "GroupViTConfig":
+        """Reads the content of a `GroupViTModel` config.json; raises InputError where it cannot be built."""
+        vision, text = read_section(raw, "vision_config"), read_section(raw, "text_config")
+        for name, value in _FIXED.items():
+            found = vision.get(name, value)
+            if (list(found) if isinstance(found, tuple) else found) != value:
+                raise InputError(f"the configuration's vision_config.{name} is {found!r}, only {value!r} is supported")
+        stages: dict[str, Any] = {}
+        for theirs, ours in _STAGE_FIELDS.items():
+            if vision.get(theirs) is not None:
+                stages[ours] = _counts(vision[theirs], f"vision_config.{theirs}")
+        return cls(
+            vision=GroupViTVisionConfig(**read_fields(vision, _VISION_FIELDS, "vision_config"), **stages),
+            text=replace(_TEXT, **read_fields(text, TEXT_FIELDS, "text_config")),
+            **read_fields(raw, _FIELDS),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a config.json that `transformers.GroupViTModel.from_pretrained` accepts."""
+        vision = {theirs: getattr(self.vision, ours) for theirs, ours in _VISION_FIELDS.items()}
+        stages = {theirs: list(getattr(self.vision, ours)) for theirs, ours in _STAGE_FIELDS.items()}
+        depth = {"num_hidden_layers": sum(self.vision.depths)}
+        text = {theirs: getattr(self.text, ours) for theirs, ours in TEXT_FIELDS.items()}
+        return {
+            "architectures": ["GroupViTModel"],
+            "model_type": "groupvit",
+            **{theirs: getattr(self, ours) for theirs, ours in _FIELDS.items()},
+            "vision_config": {"model_type": "groupvit_vision_model"} | vision | stages | depth | _FIXED,
+            "text_config": {"model_type": "groupvit_text_model"} | text,
+        }
+
+
+def _counts(value: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not all(type(n) is int and n >= 0 for n in value):
+        raise InputError(f"the configuration's {where} is {value!r}, expected a list with one number for each stage")
+    return tuple(value)
+
+
+class GroupViTVisionOutput(NamedTuple):
+    """What the image tower computes on its way; under `jit`, what is not used costs nothing."""
+
+    segments: Float[Array, "b s d"]
+    """Segment tokens of the last stage, normed."""
+    embedded: Float[Array, "b n d"]
+    """Patches with their positions: the input of the first stage."""
+    stages: tuple[Float[Array, "b _ d"], ...]
+    """Output of every stage."""
+    groups: tuple[Float[Array, "b _ d"], ...]
+    """Group tokens after the transformer of every stage that has some."""
+    assignments: tuple[Float[Array, "b _ _"], ...]
+    """Soft map of every stage that groups: (b, n, 64), (b, 64, 8). Rows sum to 1; float32."""
+
+
+class GroupViTVisionTower(nnx.Module):
+    """Patch embedding, norm, learned positions, and stages that group."""
+
+    def __init__(self, config: GroupViTVisionConfig, *, dtype: Any = None, rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
+        options: dict[str, Any] = {"norm_eps": config.norm_eps, "dtype": dtype, "rngs": rngs}
+        # a convolution whose stride is its size is a matrix product of patches, which is faster on every device
+        self.patch_embedding = linear(config.patch_size**2 * 3, width, dtype=dtype, rngs=rngs)
+        self.patch_norm = layer_norm(width, config.norm_eps, dtype=dtype, rngs=rngs)
+        self.position_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.grid**2, width)))
+        stages: list[GroupingStage | Transformer] = []
+        for i, (depth, groups) in enumerate(zip(config.depths, config.group_tokens, strict=True)):
+            if not groups:
+                stages.append(Transformer(depth, width, config.heads, config.mlp_width, **options))
+                continue
+            sizes = depth, width, config.heads, groups, config.segments[i], Assigning()
+            stage = GroupingStage(*sizes, previous=config.previous(i), mlp_width=config.mlp_width, **options)
+            stages.append(stage)
+        self.stages = nnx.List(stages)
+        self.norm = layer_norm(width, config.norm_eps, dtype=dtype, rngs=rngs)
+
+    def embed(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
+        """Patches, normed, with their positions, which are interpolated along each axis for other image sizes."""
+        p, grid = self.config.patch_size, self.config.grid
+        h, w = pixels.shape[1] // p, pixels.shape[2] // p
+        if not h or not w:
+            height, width = pixels.shape[1:3]
+            raise InputError(f"an image of {height}x{width} pixels is smaller than the model's patch of {p}x{p} pixels")
+        # a border narrower than a patch is left out, as the strided convolution of the checkpoints leaves it
+        x = self.patch_norm(self.patch_embedding(patchify(pixels[:, : h * p, : w * p], p)))
+        return x + resize_positions(self.position_embedding[...], (grid, grid), (h, w)).astype(x.dtype)
+
+    def __call__(self, pixels: Float[Array, "b y x 3"]) -> GroupViTVisionOutput:
+        x = embedded = self.embed(pixels)
+        groups, outputs, groups_of, maps = None, [], [], []
+        for stage in self.stages:
+            if isinstance(stage, GroupingStage):
+                (x, assignment), groups = stage(x, groups)
+                maps.append(assignment)
+                groups_of.append(groups)
+            else:
+                x, _ = stage(x)
+            outputs.append(x)
+        return GroupViTVisionOutput(self.norm(x), embedded, tuple(outputs), tuple(groups_of), tuple(maps))
+
+
+class Projection(nnx.Module):
+    """Linear, batch norm by its running statistics, ReLU, linear."""
+
+    def __init__(self, width: int, hidden: int, out: int, *, dtype: Any = None, rngs: nnx.Rngs):
+        self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.norm = nnx.BatchNorm(hidden, use_running_average=True, epsilon=1e-5, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, out, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
+        return self.fc2(jax.nn.relu(self.norm(self.fc1(x))))
+
+
+class GroupViT(nnx.Module):
+    """Both towers and their projections. `dtype` is the dtype of the computation; parameters are float32."""
+
+    def __init__(self, config: GroupViTConfig, *, rngs: nnx.Rngs, dtype: Any = None):
+        self.config = config
+        self.vision_tower = GroupViTVisionTower(config.vision, rngs=rngs, dtype=dtype)
+        self.text_tower = TextTower(config.text, rngs=rngs, dtype=dtype)
+        out = config.projection_width, config.embed_dim
+        self.visual_projection = Projection(config.vision.width, *out, dtype=dtype, rngs=rngs)
+        self.text_projection = Projection(config.text.width, *out, dtype=dtype, rngs=rngs)
+        self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
+
+    def vision(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
+        """Image embeddings (of the mean segment token), float32, not unit length; `pixels` as for `segments`."""
+        return self.visual_projection(self.vision_tower(pixels).segments.mean(axis=1)).astype(jnp.float32)
+
+    def text(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
+        """Text embeddings, float32, not unit length, of token ids with start and end tokens; t is at most `context`."""
+        return self.text_projection(self.text_tower(tokens).pooled).astype(jnp.float32)
+
+    def segments(self, pixels: Float[Array, "b y x 3"]) -> Grouping:
+        """Embeddings of the segments, float32, not unit length, and the share of each patch in each of them.
+
+        `pixels` are normalised with the checkpoint's mean and std, of any size of at least one patch.
+        """
+        output = self.vision_tower(pixels)
+        embeddings = self.visual_projection(output.segments).astype(jnp.float32)
+        return Grouping(embeddings, compose(output.assignments))

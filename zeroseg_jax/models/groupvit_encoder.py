@@ -1,0 +1,46 @@
+"""GroupViT with what surrounds it: tokenizer, image preprocessing, and the Hugging Face folder that holds all three."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from zeroseg_jax.models.dual_encoder import DualEncoder, check_pixels, load_preprocessing, load_tokenizer
+from zeroseg_jax.models.grouping import Grouping
+from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig
+from zeroseg_jax.models.preprocessing import Preprocessing
+from zeroseg_jax.models.pretrained import find_folder, load_weights, read_config, read_tensors
+from zeroseg_jax.models.pretrained_groupvit import groupvit_table
+
+
+class GroupViTEncoder(DualEncoder):
+    """A GroupViT that takes images and texts as users have them."""
+
+    model: GroupViT
+
+    def __init__(self, model: GroupViT, tokenizer: Any = None, preprocessing: Preprocessing | None = None):
+        super().__init__(model, tokenizer, preprocessing)
+        self.table = groupvit_table(model.config.vision)
+        self._segments = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).segments(x), static_argnums=0)
+
+    def segments(self, pixels: Array | np.ndarray) -> Grouping:
+        """The segments of each image and the patches in them (`GroupViT.segments`); `pixels` as for `vision`."""
+        return self._segments(*nnx.split(self.model), check_pixels(pixels))
+
+
+def load_groupvit(source: str | Path, dtype: Any = None) -> GroupViTEncoder:
+    """Loads a GroupViT from a Hugging Face folder or hub id (`nvidia/groupvit-gcc-yfcc`, `-redcaps`).
+
+    `dtype` is the dtype of the computation (None: float32); parameters are float32 whatever the file holds. Raises
+    InputError where the source is out of reach, no GroupViT, or its weights do not fit its configuration exactly.
+    """
+    folder = find_folder(source)
+    config = GroupViTConfig.from_hf(read_config(folder, "groupvit"))
+    make = lambda: GroupViT(config, rngs=nnx.Rngs(0), dtype=dtype)  # noqa: E731
+    tensors = read_tensors(folder, "GroupViTModel")
+    model = load_weights(make, tensors, groupvit_table(config.vision), str(source))
+    tokenizer = load_tokenizer(folder, config.text.vocabulary)
+    return GroupViTEncoder(model, tokenizer, load_preprocessing(folder, config.vision.image_size))

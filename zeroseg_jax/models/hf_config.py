@@ -1,0 +1,63 @@
+"""Reading the config.json of Hugging Face models that have an image and a text tower: CLIP and GroupViT."""
+
+from typing import Any
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.layers import ACTIVATIONS
+
+# Hugging Face's field -> ours; the first are those of both towers
+TOWER_FIELDS = {
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp_width",
+    "hidden_act": "activation",
+    "layer_norm_eps": "norm_eps",
+}
+TEXT_FIELDS = TOWER_FIELDS | {
+    "vocab_size": "vocabulary",
+    "max_position_embeddings": "context",
+    "bos_token_id": "start_id",
+    "eos_token_id": "end_id",
+    "pad_token_id": "pad_id",
+}
+_FRACTIONS = ("norm_eps", "logit_scale")
+
+
+def read_section(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """A tower's part of the file; where old files repeat it under `*_config_dict` that decides, as in transformers."""
+    old = raw.get(f"{name}_dict")
+    section = raw.get(name) if old is None else old
+    section = {} if section is None else section
+    if not isinstance(section, dict):
+        raise InputError(f"the configuration's {name} is {section!r}, expected a dictionary of sizes")
+    if section.get("num_channels", 3) != 3:
+        raise InputError(f"the configuration's {name} has num_channels={section['num_channels']}, only 3 is supported")
+    return section
+
+
+def read_fields(section: dict[str, Any], names: dict[str, str], where: str = "") -> dict[str, Any]:
+    """The fields of a section that the file gives, under our names; `where` is the section's own name, for errors.
+
+    Raises InputError for a field that is no number, an activation that is not known, and images or patches that are
+    not square.
+    """
+    prefix = f"the configuration's {where}." if where else "the configuration's "
+    fields = {ours: section[theirs] for theirs, ours in names.items() if section.get(theirs) is not None}
+    for name in ("image_size", "patch_size"):  # newer files may hold a pair; the position table is square either way
+        if isinstance(fields.get(name), list | tuple):
+            if len(set(fields[name])) != 1:
+                raise InputError(f"{prefix}{name} is {fields[name]}, only squares are supported")
+            fields[name] = fields[name][0]
+    if fields.get("activation", "gelu") not in ACTIVATIONS:
+        known = " and ".join(ACTIVATIONS)
+        raise InputError(f"{prefix}hidden_act is {fields['activation']!r}, known are {known}")
+    for name, value in fields.items():
+        expected = str if name == "activation" else float | int if name in _FRACTIONS else int
+        if not isinstance(value, expected) or isinstance(value, bool):
+            theirs = next(t for t, o in names.items() if o == name)
+            raise InputError(f"{prefix}{theirs} is {value!r}, expected a number")
+    heads, width = fields.get("heads"), fields.get("width")
+    if heads and width and width % heads:
+        raise InputError(f"{prefix}hidden_size is {width}, not divisible by its {heads} attention heads")
+    return fields
