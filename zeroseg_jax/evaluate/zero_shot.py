@@ -100,7 +100,7 @@ def evaluate(model: Segmenter, config: ConfigDict, workdir: str | Path) -> dict[
 
     shown: list[Example] = []
     # spread over the split, since neighbours are often alike
-    spread = np.linspace(0, len(benchmark) - 1, min(len(benchmark), GALLERY_IMAGES)).round().astype(int)
+    spread = np.linspace(0, len(benchmark) - 1, min(len(benchmark), GALLERY_IMAGES)).round().astype(int).tolist()
     bar, done = ProgressBar("evaluate", len(benchmark)), 0
     for batch in batches(benchmark):
         show = [i - done for i in spread if done <= i < done + len(batch)]
