@@ -139,6 +139,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
                     checkpoints.wait()
                     return None
         checkpoints.wait()
+        if batches.broken:
+            logging.warning("%d broken images were skipped; the log above names them", len(batches.broken))
 
     # ---- Evaluation
     return evaluate(config, workdir, workdir)
