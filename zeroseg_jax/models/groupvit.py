@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import TextConfig, TextTower
-from zeroseg_jax.models.grouping import Assigning, Grouping, GroupingStage, compose
+from zeroseg_jax.models.grouping import Assigning, GroupingStage, compose
 from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
 from zeroseg_jax.models.layers import Transformer, layer_norm, linear
 from zeroseg_jax.models.mae import patchify
@@ -143,6 +143,18 @@ class GroupViTVisionOutput(NamedTuple):
     """Soft map of every stage that groups: (b, n, 64), (b, 64, 8). Rows sum to 1; float32."""
 
 
+class GroupViTOutput(NamedTuple):
+    """What a GroupViT makes of a batch of images. Floats are float32; s is the last of `segments`."""
+
+    segments: Float[Array, "b s e"]
+    """Each segment in the space of the texts, not unit length."""
+    image: Float[Array, "b e"]
+    """The mean segment token in that space, not unit length."""
+    assignment: Float[Array, "b n s"]
+    """Share of each patch (row-major) in each segment; rows sum to 1. Soft, though the features were merged hard."""
+    tower: GroupViTVisionOutput
+
+
 class GroupViTVisionTower(nnx.Module):
     """Patch embedding, norm, learned positions, and stages that group."""
 
@@ -214,19 +226,17 @@ class GroupViT(nnx.Module):
         self.text_projection = Projection(config.text.width, *out, dtype=dtype, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
 
+    def segments(self, pixels: Float[Array, "b y x 3"]) -> GroupViTOutput:
+        """Segments images of any size of at least one patch, normalised with the checkpoint's mean and std."""
+        tower = self.vision_tower(pixels)
+        embeddings = self.visual_projection(tower.segments).astype(jnp.float32)
+        image = self.visual_projection(tower.segments.mean(axis=1)).astype(jnp.float32)
+        return GroupViTOutput(embeddings, image, compose(tower.assignments), tower)
+
     def vision(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
-        """Image embeddings (of the mean segment token), float32, not unit length; `pixels` as for `segments`."""
-        return self.visual_projection(self.vision_tower(pixels).segments.mean(axis=1)).astype(jnp.float32)
+        """Image embeddings, float32, not unit length; `pixels` as for `segments`."""
+        return self.segments(pixels).image
 
     def text(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
         """Text embeddings, float32, not unit length, of token ids with start and end tokens; t is at most `context`."""
         return self.text_projection(self.text_tower(tokens).pooled).astype(jnp.float32)
-
-    def segments(self, pixels: Float[Array, "b y x 3"]) -> Grouping:
-        """Embeddings of the segments, float32, not unit length, and the share of each patch in each of them.
-
-        `pixels` are normalised with the checkpoint's mean and std, of any size of at least one patch.
-        """
-        output = self.vision_tower(pixels)
-        embeddings = self.visual_projection(output.segments).astype(jnp.float32)
-        return Grouping(embeddings, compose(output.assignments))

@@ -3,13 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from flax import nnx
-from jaxtyping import Array
 
-from zeroseg_jax.models.dual_encoder import DualEncoder, check_pixels, load_preprocessing, load_tokenizer
-from zeroseg_jax.models.grouping import Grouping
+from zeroseg_jax.models.dual_encoder import DualEncoder, load_preprocessing, load_tokenizer
 from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.pretrained import find_folder, load_weights, read_config, read_tensors
@@ -24,11 +20,6 @@ class GroupViTEncoder(DualEncoder):
     def __init__(self, model: GroupViT, tokenizer: Any = None, preprocessing: Preprocessing | None = None):
         super().__init__(model, tokenizer, preprocessing)
         self.table = groupvit_table(model.config.vision)
-        self._segments = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).segments(x), static_argnums=0)
-
-    def segments(self, pixels: Array | np.ndarray) -> Grouping:
-        """The segments of each image and the patches in them (`GroupViT.segments`); `pixels` as for `vision`."""
-        return self._segments(*nnx.split(self.model), check_pixels(pixels))
 
 
 def load_groupvit(source: str | Path, dtype: Any = None) -> GroupViTEncoder:
