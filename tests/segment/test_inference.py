@@ -11,7 +11,6 @@ from zeroseg_jax.segment.inference import (
     Texts,
     crop_boxes,
     enlarging,
-    input_shape,
     label_pixels,
     output_bucket,
     segment_boxes,
@@ -25,16 +24,6 @@ def test_enlarging_is_a_bilinear_resize(inputs, outputs):
     np.testing.assert_allclose(enlarging(inputs, outputs) @ x, expected, atol=1e-6)
     padded = enlarging(inputs, outputs, outputs + 7)
     assert padded.shape == (outputs + 7, inputs) and not padded[outputs:].any()
-
-
-@pytest.mark.parametrize("height,width", [(96, 96), (213, 320), (375, 500), (3, 1000), (1, 1), (4000, 3000)])
-def test_input_shapes_are_whole_patches_of_about_the_same_aspect(height, width):
-    for size, patch in ((96, 8), (224, 16), (224, 32), (32, 4)):
-        shape = input_shape(height, width, size, patch)
-        assert min(shape) == size and not any(n % patch for n in shape)
-        aspect = np.clip(height / width, 0.25, 4)
-        assert shape[0] / shape[1] == pytest.approx(aspect, rel=0.1)
-        assert input_shape(width, height, size, patch) == shape[::-1]
 
 
 def test_output_buckets_are_few_and_close():

@@ -1,7 +1,7 @@
 """Segmenting images by words: `load` a model, then `Segmenter.segment`; or `python -m zeroseg_jax.segment`."""
 
-from zeroseg_jax.segment.inference import Readout
 from zeroseg_jax.segment.loading import load, save
+from zeroseg_jax.segment.readout import Readout
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.segmenter import EncodedImage, Segmenter
 

@@ -4,8 +4,7 @@ b images, h x w their patches (n = h w), s segments, c labels, d the width of CL
 the labels come in only at `label_pixels`, so that asking again with other words costs next to nothing.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.student import Student
+from zeroseg_jax.segment.readout import Mix
 
 ROWS = 16
 """Rows of pixels that are labelled at once: the scores of a whole large image would not fit into memory."""
@@ -23,25 +23,6 @@ ROWS = 16
 STRAY = 0.07
 """Share of a segment's mass that its box may leave out on each side: a few stray patches would make it far too large.
 Chosen on validation scenes, with the defaults of renaming: mIoU 66.4, against 63.5 for boxes around all patches."""
-
-Mix = Literal["scores", "embeddings"]
-
-
-@dataclass(frozen=True)
-class Readout:
-    """How segment embeddings become the labels of pixels."""
-
-    mix: Mix = "scores"
-    """What a pixel mixes through the assignment map: the scores of its segments, or (at the patches) their
-    embeddings."""
-    scale: float = 0.0
-    """Scores are the softmax over the labels of scale x cosine; 0 takes the cosines themselves."""
-    rename: Literal["", "teacher"] = ""
-    """"teacher" shows the box around each segment to the teacher and mixes its embedding into the segment's."""
-    rename_weight: float = 0.6
-    """Share of the teacher's embedding, in [0, 1]."""
-    rename_margin: float = 0.1
-    """Margin around the box, on each side, as a share of its longer side."""
 
 
 class Renaming(NamedTuple):
@@ -111,7 +92,7 @@ class DenseClipMethod:
     def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
         del renaming  # the teacher is the model itself
         dense = nnx.merge(self._clip, params).dense(self._normalise(images.astype(jnp.float32) / 255))
-        return Encoding(unit(dense.reshape(len(images), -1, dense.shape[-1])), None)
+        return Encoding(unit(dense.reshape(dense.shape[0], -1, dense.shape[-1])), None)
 
 
 class Labelled(NamedTuple):
@@ -153,7 +134,7 @@ def label_pixels(
     `rows` and `columns` enlarge from patches to pixels (`enlarging`); being data, they allow an image size of its own
     to each image. `threshold` says whether `texts.threshold` counts. y must be a multiple of ROWS.
     """
-    b, grid = len(encoding.embeddings), (rows.shape[2], columns.shape[2])
+    b, grid = encoding.embeddings.shape[0], (rows.shape[2], columns.shape[2])
     cosines = jnp.einsum("bsd,cd->bsc", encoding.embeddings, texts.embeddings, precision="highest")
     known = jnp.arange(len(texts.embeddings)) < texts.total
     maps = {"score": _mix(encoding, cosines, texts, known, mix, texts.scale)}
@@ -260,18 +241,6 @@ def _resize_weights(
     # Keys' kernel with a = -0.5
     weights = jnp.where(t < 1, (1.5 * t - 2.5) * t**2 + 1, jnp.where(t < 2, ((-0.5 * t + 2.5) * t - 4) * t + 2, 0))
     return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def input_shape(height: int, width: int, size: int, patch: int) -> tuple[int, int]:
-    """The size at which an image goes into the model: its shorter side `size`, its aspect ratio kept about.
-
-    The longer side is rounded to steps of about an eighth of `size` (a multiple of the patch), so that photographs of
-    all shapes share a few compiled functions. Images longer than 4 to 1 are squeezed to that.
-    """
-    step = patch * max(1, round(size / patch / 8))
-    short, long = sorted((height, width))
-    long_side = size + step * round((min(long / short, 4.0) - 1) * size / step)
-    return (long_side, size) if height > width else (size, long_side)
 
 
 def output_bucket(pixels: int) -> int:

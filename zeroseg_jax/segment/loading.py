@@ -1,4 +1,4 @@
-"""Reading and writing the models that segment: a workdir, an exported folder, or a CLIP in Hugging Face form."""
+"""Reading and writing the models that segment: a workdir, an exported folder, or a CLIP or GroupViT of Hugging Face."""
 
 import dataclasses
 from pathlib import Path
@@ -13,6 +13,7 @@ from zeroseg_jax.distill.teacher import find_shipped
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.groupvit_encoder import load_groupvit
 from zeroseg_jax.models.pretrained import (
     SAME,
     Entry,
@@ -26,8 +27,10 @@ from zeroseg_jax.models.pretrained import (
     write_folder,
 )
 from zeroseg_jax.models.student import Student, StudentConfig
-from zeroseg_jax.segment.inference import DenseClipMethod, Readout, StudentMethod
-from zeroseg_jax.segment.segmenter import Segmenter, check_readout
+from zeroseg_jax.segment.groupvit import GroupViTMethod
+from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
+from zeroseg_jax.segment.readout import Readout, change
+from zeroseg_jax.segment.segmenter import Segmenter
 
 
 def load(source: str | Path, dtype: Any = None) -> Segmenter:
@@ -35,8 +38,8 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
 
     Args:
         source: the workdir of a distillation run (its newest checkpoint, with the teacher that its config names), a
-            folder written by `save`, a CLIP in Hugging Face form (which runs MaskCLIP's training-free readout), the
-            name of a shipped model, or a hub id.
+            folder written by `save`, a CLIP in Hugging Face form (which runs MaskCLIP's training-free readout), a
+            GroupViT in that form, the name of a shipped model, or a hub id.
         dtype: of the computation, such as jnp.bfloat16; None is float32. Parameters are float32.
 
     Raises:
@@ -45,13 +48,16 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
     folder = find_folder(find_shipped(source))
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"{folder} has no config.json; give the workdir of a run, an exported model or a CLIP's folder"
+            f"{folder} has no config.json; give the workdir of a run, an exported model, a CLIP or a GroupViT"
         )
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type")
     if kind == "clip":
         clip = load_clip(folder, dtype)
         return Segmenter(DenseClipMethod(clip), clip)
+    if kind == "groupvit":
+        groupvit = load_groupvit(folder, dtype)
+        return Segmenter(GroupViTMethod(groupvit), groupvit)
     if kind == "zeroseg":
         return _load_exported(folder, raw, dtype)
     if raw.get("task") == "distill":
@@ -59,7 +65,7 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
     if raw.get("task") == "teacher":
         raise InputError(f"{folder} is the workdir of a teacher; give {folder / 'clip'}, the CLIP that it made")
     said = f"of the type {kind!r}" if kind else "of an unknown type"
-    raise InputError(f"{folder} holds a model {said}; expected a workdir, an exported model or a CLIP")
+    raise InputError(f"{folder} holds a model {said}; expected a workdir, an exported model, a CLIP or a GroupViT")
 
 
 def save(model: Segmenter, folder: str | Path) -> None:
@@ -83,8 +89,7 @@ def save(model: Segmenter, folder: str | Path) -> None:
 def readout_of(config: ConfigDict, default: Readout = Readout()) -> Readout:  # noqa: B008 (it is immutable)
     """The readout that `config.eval` describes; what is None there is as in `default`."""
     given = {field.name: config.eval.get(field.name) for field in dataclasses.fields(Readout)}
-    given = {name: float(value) if type(value) is int else value for name, value in given.items() if value is not None}
-    return check_readout(dataclasses.replace(default, **given))
+    return change(default, {name: value for name, value in given.items() if value is not None})
 
 
 def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
@@ -104,7 +109,7 @@ def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
         sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw["student"].items()}
         if sizes.get("tower"):
             sizes["tower"] = VisionConfig(**sizes["tower"])
-        config, readout = StudentConfig(**sizes), Readout(**raw["readout"])
+        config, readout = StudentConfig(**sizes), change(Readout(), raw["readout"])
         templates = raw["templates"]
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'config.json'} does not describe a student ({error}); export it again") from error

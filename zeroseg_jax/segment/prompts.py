@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.dual_encoder import DualEncoder
+from zeroseg_jax.segment.imagenet_templates import IMAGENET80
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
@@ -21,6 +22,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "art of the {}.",
         "a photo of the small {}.",
     ),
+    "imagenet80": IMAGENET80,
 }
 """Sets of templates by name; "photo" is what GroupViT and SegCLIP segment with."""
 
@@ -64,7 +66,7 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def embed_labels(clip: ClipEncoder, labels: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "c d"]:
+def embed_labels(clip: DualEncoder, labels: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "c d"]:
     """CLIP's ensemble of prompts: each at unit length, their mean over the templates, at unit length again; float32.
 
     Raises InputError for a prompt that is longer than the text encoder reads.

@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,23 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.segment.images import ImageLike, to_pixels, to_pixels_list
 from zeroseg_jax.segment.inference import (
     ROWS,
     Encoding,
     Labelled,
     Method,
-    Mix,
-    Readout,
     Renaming,
     Texts,
     enlarging,
-    input_shape,
     label_pixels,
     output_bucket,
 )
 from zeroseg_jax.segment.prompts import Templates, check_labels, embed_labels, resolve_templates
+from zeroseg_jax.segment.readout import ENCODING, Mix, Readout, change
 from zeroseg_jax.segment.result import SegmentResult
+from zeroseg_jax.segment.windows import Layout, encode_layout, encode_view, lay_out, merge
 
 BATCHES = (1, 4, 16)
 """Batches are padded to one of these sizes, so that each input shape compiles three times at most."""
@@ -63,7 +62,10 @@ class EncodedImage:
         background: Background = None,
         **options: Any,
     ) -> SegmentResult:
-        """As `Segmenter.segment`; `options` are fields of `Readout` other than those of renaming."""
+        """As `Segmenter.segment`; of the `options` only those that do not count for encoding, `mix` and `scale`."""
+        for name in options:
+            if name in ENCODING:
+                raise InputError(f"{name} counts when an image is encoded; give it to encode instead of to segment")
         return self._segmenter.label([self], labels, templates=templates, background=background, **options)[0]
 
 
@@ -72,18 +74,20 @@ class Segmenter:
 
     `templates` and `readout` are the defaults of its methods; `clip` embeds the labels.
 
-    Images of any size are resized to the model's (`inference.input_shape`: the shorter side is the model's own, the
-    longer one of a few steps), in batches of 1, 4 or 16, and everything is compiled once for each such shape, for each
-    power of two of labels, and for each of a few steps of the output's size. Label maps have the size of the image.
+    Images of any size are resized to the model's (`windows.lay_out`: the shorter side is the model's own, the longer
+    one of a few steps; long images become overlapping windows), in batches of 1, 4 or 16, and everything is compiled
+    once for each such shape, for each power of two of labels, and for each of a few steps of the output's size. Label
+    maps have the size of the image.
     """
 
     def __init__(
-        self, method: Method, clip: ClipEncoder, *, templates: Templates = "photo", readout: Readout | None = None
+        self, method: Method, clip: DualEncoder, *, templates: Templates = "photo", readout: Readout | None = None
     ):
         self.method, self.clip = method, clip
-        self.templates, self.readout = resolve_templates(templates), check_readout(readout or Readout())
+        self.templates, self.readout = resolve_templates(templates), readout or Readout()
         self._texts: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
-        self._encode = jax.jit(method.encode, static_argnums=2)
+        self._encode = jax.jit(functools.partial(encode_view, method), static_argnums=(2, 3))
+        self._merge = jax.jit(_merge_windows, static_argnums=1)
         self._label = jax.jit(label_pixels, static_argnums=(4, 5))
         self._logit_scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
 
@@ -109,7 +113,7 @@ class Segmenter:
             InputError: labels, templates or an image that cannot be used.
         """
         self.embed_labels(labels, templates)  # first, since bad labels are found sooner than the image is encoded
-        encoded = [self.encode(image, **_of_renaming(options))]
+        encoded = [self.encode(image, **_of_encoding(options))]
         return self.label(encoded, labels, templates=templates, background=background, **options)[0]
 
     def segment_batch(
@@ -123,7 +127,7 @@ class Segmenter:
     ) -> list[SegmentResult]:
         """Segments several images, of any sizes, as `segment` does."""
         self.embed_labels(labels, templates)
-        encoded = self.encode_batch(images, **_of_renaming(options))
+        encoded = self.encode_batch(images, **_of_encoding(options))
         return self.label(encoded, labels, templates=templates, background=background, **options)
 
     def segment_fn(
@@ -141,38 +145,39 @@ class Segmenter:
         that single pixels may differ from `segment`'s.
         """
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        readout = check_readout(replace(self.readout, **options))
+        readout = change(self.readout, options)
         texts, threshold = self._padded_texts(labels, templates, background, readout.scale, bucket=False)
-        shape = input_shape(height, width, self.method.image_size, self.method.patch_size)
-        grid = shape[0] // self.method.patch_size, shape[1] // self.method.patch_size
-        rows = enlarging(grid[0], height, -(-height // ROWS) * ROWS)[None]
-        columns = enlarging(grid[1], width)[None]
+        layout = self._lay_out((height, width), readout)
+        rows = enlarging(layout.grid[0], height, -(-height // ROWS) * ROWS)[None]
+        columns = enlarging(layout.grid[1], width)[None]
 
         def run(params: Any, texts: Texts, images: UInt8[Array, "b y x 3"]) -> Int32[Array, "b y x"]:
             if images.shape[1:] != (height, width, 3):
                 raise InputError(f"this function takes images of {height}x{width} pixels, got {images.shape}")
-            b = len(images)
-            if shape != (height, width):
-                resized = jax.image.resize(images.astype(jnp.float32), (b, *shape, 3), "bicubic")
+            b = images.shape[0]
+            if layout.shape != (height, width):
+                resized = jax.image.resize(images.astype(jnp.float32), (b, *layout.shape, 3), "bicubic")
                 images = jnp.clip(resized.round(), 0, 255).astype(jnp.uint8)
-            encoding = self.method.encode(params, images, _renaming(readout))
+            encoding = encode_layout(self.method, params, images, layout, _renaming(readout), readout.flip)
             down, across = (jnp.broadcast_to(m, (b, *m.shape[1:])) for m in (rows, columns))
             return label_pixels(encoding, texts, down, across, readout.mix, threshold).label_map[:, :height]
 
         return functools.partial(jax.jit(run), self.method.params, texts)
 
     def encode(self, image: ImageLike, **options: Any) -> EncodedImage:
-        """Runs the model on one image, so that it can be asked for many labels; `options` are those of renaming."""
-        return next(self._encode_pixels([to_pixels(image)], replace(self.readout, **options)))
+        """Runs the model on one image, so that it can be asked for many labels.
+
+        `options` are fields of `Readout` that count here: those in `readout.ENCODING`.
+        """
+        return self._encode_pixels([to_pixels(image)], change(self.readout, options))[0]
 
     def encode_batch(self, images: Sequence[ImageLike] | np.ndarray, **options: Any) -> list[EncodedImage]:
         """`encode` for several images, of any sizes."""
-        pixels = to_pixels_list(images)
-        shapes = [input_shape(p.shape[0], p.shape[1], self.method.image_size, self.method.patch_size) for p in pixels]
+        pixels, readout = to_pixels_list(images), change(self.readout, options)
+        layouts = [self._lay_out(p.shape, readout) for p in pixels]
         found: dict[int, EncodedImage] = {}
-        for shape in sorted(set(shapes)):
-            indices = [i for i, s in enumerate(shapes) if s == shape]
-            readout = replace(self.readout, **options)
+        for layout in sorted(set(layouts)):
+            indices = [i for i, own in enumerate(layouts) if own == layout]
             found.update(zip(indices, self._encode_pixels([pixels[i] for i in indices], readout), strict=True))
         return [found[i] for i in range(len(pixels))]
 
@@ -194,10 +199,10 @@ class Segmenter:
         **options: Any,
     ) -> list[SegmentResult]:
         """The second half of `segment_batch`: labels for encoded images."""
-        readout = check_readout(replace(self.readout, **options))
+        readout = change(self.readout, options)
         texts, threshold = self._padded_texts(labels, templates, background, readout.scale)
         names, found = list(labels), {}
-        for indices in _chunks([image.grid for image in images]):
+        for indices in _chunks([(*image.grid, len(image.embeddings)) for image in images]):
             chunk = [images[i] for i in indices]
             output = self._label_chunk(chunk, texts, readout.mix, threshold)
             for i, image, *maps in zip(indices, chunk, *output, strict=False):
@@ -220,19 +225,25 @@ class Segmenter:
 
         save(self, folder)
 
-    def _encode_pixels(self, pixels: list[np.ndarray], readout: Readout) -> Iterator[EncodedImage]:
-        """Images of one input shape, in order."""
-        check_readout(readout)
-        height, width = pixels[0].shape[:2]
-        shape = input_shape(height, width, self.method.image_size, self.method.patch_size)
-        grid = shape[0] // self.method.patch_size, shape[1] // self.method.patch_size
-        for start in range(0, len(pixels), BATCHES[-1]):
-            part = pixels[start : start + BATCHES[-1]]
-            batch = _padded([resize(p, shape) for p in part])
-            encoding = jax.device_get(self._encode(self.method.params, batch, _renaming(readout)))
-            for i, image in enumerate(part):
-                assignment = None if encoding.assignment is None else encoding.assignment[i]
-                yield EncodedImage(image, encoding.embeddings[i], assignment, grid, self)
+    def _lay_out(self, shape: tuple[int, ...], readout: Readout) -> Layout:
+        return lay_out(shape[0], shape[1], self.method.image_size, self.method.patch_size, readout.slide)
+
+    def _encode_pixels(self, pixels: Sequence[np.ndarray], readout: Readout) -> list[EncodedImage]:
+        """Images of one layout."""
+        layout = self._lay_out(pixels[0].shape, readout)
+        views = [np.asarray(view) for p in pixels for view in layout.cut(resize(p, layout.shape))]
+        encoded: list[Encoding] = []
+        for start in range(0, len(views), BATCHES[-1]):
+            part = views[start : start + BATCHES[-1]]
+            batch = self._encode(self.method.params, _padded(part), _renaming(readout), readout.flip)
+            encoded += _split(jax.device_get(batch))[: len(part)]
+        if (count := len(layout.starts)) > 1:
+            parts = [encoded[i : i + count] for i in range(0, len(encoded), count)]
+            encoded = [jax.device_get(self._merge(windows, layout)) for windows in parts]
+        # on the host they are arrays of numpy
+        maps: list[Any] = encoded
+        found = zip(pixels, maps, strict=True)
+        return [EncodedImage(p, e.embeddings, e.assignment, layout.grid, self) for p, e in found]
 
     def _label_chunk(self, chunk: Sequence[EncodedImage], texts: Texts, mix: Mix, threshold: bool) -> Labelled:
         sizes = [image.pixels.shape[:2] for image in chunk]
@@ -275,15 +286,10 @@ class Segmenter:
         return Texts(jnp.asarray(padded), *counts, *scales), threshold > 0
 
 
-def check_readout(readout: Readout) -> Readout:
-    """The readout itself; raises InputError for a value that it cannot have."""
-    if readout.mix not in ("scores", "embeddings"):
-        raise InputError(f"mix is {readout.mix!r}; it must be scores or embeddings")
-    if readout.rename not in ("", "teacher"):
-        raise InputError(f"rename is {readout.rename!r}; it must be teacher, or empty for none")
-    if readout.scale < 0 or not 0 <= readout.rename_weight <= 1 or readout.rename_margin < 0:
-        raise InputError(f"{readout}: scale and rename_margin must not be negative, rename_weight lies in [0, 1]")
-    return readout
+def _merge_windows(windows: list[Encoding], layout: Layout) -> Encoding:
+    """The encoding of one image from those of its windows, without the batch's axis."""
+    stacked = jax.tree.map(lambda *x: jnp.stack(x)[:, None], *windows)
+    return jax.tree.map(lambda x: x[0], merge(stacked, layout.places(), layout.grid[0] * layout.grid[1]))
 
 
 def resize(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
@@ -297,16 +303,21 @@ def _renaming(readout: Readout) -> Renaming | None:
     return Renaming(readout.rename_weight, readout.rename_margin) if readout.rename else None
 
 
-def _of_renaming(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name.startswith("rename")}
+def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in ENCODING}
 
 
-def _chunks(grids: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    """Indices of images with one grid of patches, as many as go into a batch."""
-    for grid in sorted(set(grids)):
-        indices = [i for i, g in enumerate(grids) if g == grid]
+def _chunks(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+    """Indices of images with one shape of encoding, as many as go into a batch."""
+    for shape in sorted(set(shapes)):
+        indices = [i for i, s in enumerate(shapes) if s == shape]
         for start in range(0, len(indices), BATCHES[-1]):
             yield indices[start : start + BATCHES[-1]]
+
+
+def _split(batch: Encoding) -> list[Encoding]:
+    """The encoding of each image."""
+    return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(len(batch.embeddings))]
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
