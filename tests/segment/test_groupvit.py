@@ -14,7 +14,7 @@ from zeroseg_jax.models.groupvit_encoder import GroupViTEncoder
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
 from zeroseg_jax.segment.groupvit import GroupViTMethod
 
-LABELS = ["cat", "grass", "sky"]
+LABELS = ["cat", "grass", "sky", "a red bus"]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,15 @@ def folder(tmp_path_factory):
     config = GroupViTConfig(vision, text, embed_dim=8, projection_width=12)
     rng = np.random.default_rng(0)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: GroupViT(config, rngs=nnx.Rngs(0))))
-    # uniform and above zero where that is needed, in the variances of the batch norms
-    draw = lambda leaf: jnp.asarray(rng.uniform(0.1, 1, leaf.shape) if leaf.ndim < 2 else rng.normal(size=leaf.shape))  # noqa: E731
-    state = jax.tree.map(lambda leaf: draw(leaf).astype(leaf.dtype), state)
+
+    def draw(path, leaf):
+        """Weights that keep the segments apart."""
+        constant = {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0}.get(path[-2].key)
+        return jnp.asarray(
+            rng.normal(size=leaf.shape) if constant is None else np.full(leaf.shape, constant), leaf.dtype
+        )
+
+    state = jax.tree_util.tree_map_with_path(draw, state)
     GroupViTEncoder(nnx.merge(graphdef, state), tokenizer).save(folder)
     return folder
 
@@ -48,7 +54,7 @@ def image():
 def test_an_image_of_the_models_own_size(model, image):
     assert isinstance(model.method, GroupViTMethod)
     out = model.segment(image, LABELS)
-    assert out.label_map.shape == out.segments.shape == (16, 16) and out.scores.shape == (3, 3)
+    assert out.label_map.shape == out.segments.shape == (16, 16) and out.scores.shape == (3, 4)
     assert len(np.unique(out.label_map)) > 1  # or the comparisons would say little
     np.testing.assert_array_equal(model.segment_fn(16, LABELS)(image[None])[0], out.label_map)
     encoded = model.encode(image)

@@ -18,6 +18,7 @@ from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.views import crop_views, grid_boxes, patch_weights
 from zeroseg_jax.evaluate.metrics import IGNORE
 from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.segment.inference import Encoding, Renaming, StudentMethod
 from zeroseg_jax.segment.segmenter import Segmenter
@@ -60,7 +61,7 @@ def windows(sizes: Sequence[tuple[float, float]] = WINDOWS) -> Boxes:
 class PaintedViews:
     """The teacher's embedding of each view counts for all of the image inside it; where views overlap, the mean."""
 
-    def __init__(self, clip: ClipEncoder, image_size: int, boxes: Boxes):
+    def __init__(self, clip: DualEncoder, image_size: int, boxes: Boxes):
         self._clip, self.params = nnx.split(clip.model)
         self._normalise, self._size, self._boxes = clip.normalise, clip.model.config.vision.image_size, boxes
         self.patch_size = max(1, round(image_size / CELLS))

@@ -16,6 +16,7 @@ from zeroseg_jax.evaluate.baselines import ColourRules, PaintedViews, TiledDense
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, Scenes, open_benchmark
 from zeroseg_jax.evaluate.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.segment.inference import DenseClipMethod, Method, StudentMethod
 from zeroseg_jax.segment.loading import readout_of
 from zeroseg_jax.segment.segmenter import Background, Segmenter
@@ -172,7 +173,7 @@ def make_baselines(
         kinds = {f"{kind}, mean cosine": {"scale": 0.0}, f"{kind}, mean probability": {"scale": scale}}
         return question.ask(Segmenter(method, clip, templates=question.templates), **kinds)
 
-    if "maskclip" in options.baselines:
+    if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout
         own = clip.model.config.vision.image_size
         dense: dict[str, Method] = {
             "1x": DenseClipMethod(clip),
