@@ -180,7 +180,7 @@ class VisionTower(nnx.Module):
         block = nnx.merge(graphdef, last)
         values = block.attention.out(block.attention.value(block.norm1(x[:, 1:])))
         p = self.config.patch_size
-        return self.post_norm(values).reshape(len(pixels), pixels.shape[1] // p, pixels.shape[2] // p, -1)
+        return self.post_norm(values).reshape(pixels.shape[0], pixels.shape[1] // p, pixels.shape[2] // p, -1)
 
 
 class TextTower(nnx.Module):

@@ -202,7 +202,7 @@ class GroupingStage(nnx.Module):
     ) -> tuple[Grouping, Float[Array, "b g d"]]:
         """The segments and their map, and the group tokens after the transformer, for the next stage."""
         groups = self.group_tokens[...].astype(tokens.dtype)
-        groups = jnp.broadcast_to(groups, (len(tokens), *groups.shape))
+        groups = jnp.broadcast_to(groups, (tokens.shape[0], *groups.shape))
         if self.projector is not None:
             assert previous is not None, "a stage with a projector needs the group tokens of the stage before"
             groups = groups + self.projector(previous)

@@ -39,7 +39,7 @@ def patch_grid(images: Float[Array, "b y x 3"], patch_size: int) -> tuple[int, i
 def patchify(images: Float[Array, "b y x 3"], patch_size: int) -> Float[Array, "b n k"]:
     """Row-major patches, each flattened in the order row, column, channel: k = patch_size^2 * 3."""
     (h, w), p = patch_grid(images, patch_size), patch_size
-    return images.reshape(-1, h, p, w, p, 3).swapaxes(2, 3).reshape(len(images), h * w, p * p * 3)
+    return images.reshape(-1, h, p, w, p, 3).swapaxes(2, 3).reshape(images.shape[0], h * w, p * p * 3)
 
 
 class Masking(NamedTuple):
@@ -108,7 +108,7 @@ class Encoder(nnx.Module):
             table = table[visible]
         x = self.patch_embedding(patches)
         x = x + table.astype(x.dtype)
-        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (len(x), 1, x.shape[-1]))  # its position is 0
+        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))  # its position is 0
         x, _ = self.transformer(jnp.concatenate([first, x], axis=1))
         return self.norm(x)
 
@@ -146,7 +146,7 @@ class Decoder(nnx.Module):
         `tokens` are the encoder's, class token first; `grid` is the patches' (rows, columns), rows * columns = n.
         """
         x = self.embedding(tokens)
-        b, width, hidden = len(x), x.shape[-1], restore.shape[1] + 1 - x.shape[1]
+        b, width, hidden = x.shape[0], x.shape[-1], restore.shape[1] + 1 - x.shape[1]
         masked = jnp.broadcast_to(self.mask_token[...].astype(x.dtype), (b, hidden, width))
         patches = take_patches(jnp.concatenate([x[:, 1:], masked], axis=1), restore)
         patches = patches + jnp.asarray(sincos_positions(*grid, width, (self.grid, self.grid)), x.dtype)

@@ -127,7 +127,8 @@ def find_folder(source: str | Path) -> Path:
     from huggingface_hub.utils import httpx
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.txt", "model*.safetensors"]))
+        files = ["*.json", "*.txt", "model*.safetensors", "clip/model*.safetensors"]  # the last one beside our students
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
     except (HFValidationError, httpx.HTTPError, OSError) as error:  # offline, and not in the cache
         reason = str(error).strip().split("\n")[0]
         raise InputError(

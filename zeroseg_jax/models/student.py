@@ -179,7 +179,7 @@ class Student(nnx.Module):
         """
         grid = patch_grid(images, self.config.patch_size)
         n = grid[0] * grid[1]
-        masking = self._masking(noise, len(images), n)
+        masking = self._masking(noise, images, n)
         pixels = images.astype(jnp.float32)
         pixels = normalise(pixels) if self.config.tower is None else pixels
         tokens = self.encoder(pixels, None if noise is None else masking.visible)
@@ -206,8 +206,8 @@ class Student(nnx.Module):
             stage_assignments=tuple(maps),
         )
 
-    def _masking(self, noise: Float[Array, "b n"] | None, b: int, n: int) -> Masking:
+    def _masking(self, noise: Float[Array, "b n"] | None, images: Float[Array, "b y x 3"], n: int) -> Masking:
         if noise is not None:
             return random_masking(noise, self.config.mask_ratio)
-        everything = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (b, n))
-        return Masking(everything, everything, jnp.zeros((b, n)))
+        everything = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (images.shape[0], n))
+        return Masking(everything, everything, jnp.zeros(everything.shape))

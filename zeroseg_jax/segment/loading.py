@@ -1,6 +1,7 @@
 """Reading and writing the models that segment: a workdir, an exported folder, or a CLIP or GroupViT of Hugging Face."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from zeroseg_jax.models.pretrained import (
 )
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.segment.groupvit import GroupViTMethod
+from zeroseg_jax.segment.hub import model_card
 from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
 from zeroseg_jax.segment.readout import Readout, change
 from zeroseg_jax.segment.segmenter import Segmenter
@@ -54,10 +56,12 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
     kind = raw.get("model_type")
     if kind == "clip":
         clip = load_clip(folder, dtype)
-        return Segmenter(DenseClipMethod(clip), clip)
+        return Segmenter(
+            DenseClipMethod(clip, raw.get("segmenter", {}).get("image_size")), clip, **_defaults(folder, raw)
+        )
     if kind == "groupvit":
         groupvit = load_groupvit(folder, dtype)
-        return Segmenter(GroupViTMethod(groupvit), groupvit)
+        return Segmenter(GroupViTMethod(groupvit), groupvit, **_defaults(folder, raw))
     if kind == "zeroseg":
         return _load_exported(folder, raw, dtype)
     if raw.get("task") == "distill":
@@ -68,22 +72,32 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
     raise InputError(f"{folder} holds a model {said}; expected a workdir, an exported model, a CLIP or a GroupViT")
 
 
-def save(model: Segmenter, folder: str | Path) -> None:
-    """Writes a student with its defaults and its CLIP as one folder of config.json and safetensors, which `load`
-    reads."""
-    folder = Path(folder)
-    if not isinstance(model.method, StudentMethod):
-        model.clip.save(folder)
-        return
-    config = {
-        "model_type": "zeroseg",
-        "student": dataclasses.asdict(model.method.config),
+def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
+    """Writes a model with its defaults and its text encoder as one folder, which `load` reads.
+
+    The folder has config.json, model.safetensors and the model's card, README.md. That of a CLIP or a GroupViT is one
+    in Hugging Face form; that of a student has its CLIP below, in `clip`. `name` is the model's name in the card, by
+    default that of the folder. Raises InputError for a method that is only a baseline of the evaluation.
+    """
+    folder, method = Path(folder), model.method
+    defaults: dict[str, Any] = {
         "templates": list(model.templates),
         "readout": dataclasses.asdict(model.readout),
+        "about": dict(model.about),
     }
-    student = model.method.student
-    write_folder(folder, config, dump_weights(student, _own_names(student)))
-    model.clip.save(folder / "clip")
+    if isinstance(method, StudentMethod):
+        config = {"model_type": "zeroseg", "student": dataclasses.asdict(method.config)}
+        student = nnx.merge(nnx.graphdef(method.student), method.params["student"])
+        write_folder(folder, config, dump_weights(student, _own_names(student)))
+        model.clip.save(folder / "clip")
+    elif isinstance(method, DenseClipMethod | GroupViTMethod):
+        model.clip.save(folder)
+        defaults["image_size"] = method.image_size
+    else:
+        raise InputError(f"a {type(method).__name__} cannot be saved; save the CLIP that it reads out")
+    config = read_json(folder / "config.json") | {"segmenter": defaults}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(model, name or folder.resolve().name), encoding="utf-8")
 
 
 def readout_of(config: ConfigDict, default: Readout = Readout()) -> Readout:  # noqa: B008 (it is immutable)
@@ -101,7 +115,8 @@ def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
             f" {config.teacher.path} now has {clip.embed_dim}; put the teacher of the run back in its place"
         )
     templates = config.eval.get("templates") or "photo"
-    return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout_of(config))
+    about = _about(folder, config)
+    return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout_of(config), about=about)
 
 
 def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
@@ -109,8 +124,7 @@ def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
         sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw["student"].items()}
         if sizes.get("tower"):
             sizes["tower"] = VisionConfig(**sizes["tower"])
-        config, readout = StudentConfig(**sizes), change(Readout(), raw["readout"])
-        templates = raw["templates"]
+        config = StudentConfig(**sizes)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'config.json'} does not describe a student ({error}); export it again") from error
 
@@ -119,7 +133,45 @@ def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
 
     student = load_weights(make, read_tensors(folder), _own_names(nnx.eval_shape(make)), str(folder))
     clip = load_clip(folder / "clip", dtype)
-    return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout)
+    return Segmenter(StudentMethod(student, clip), clip, **_defaults(folder, raw))
+
+
+def _defaults(folder: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """What `save` wrote beside the model itself; nothing for a folder that comes from elsewhere."""
+    if "segmenter" not in raw:
+        return {}
+    try:
+        found = raw["segmenter"]
+        return {
+            "templates": found["templates"],
+            "readout": change(Readout(), found["readout"]),
+            "about": found["about"],
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        where = folder / "config.json"
+        raise InputError(f"the defaults in {where} are incomplete ({error}); save the model again") from error
+
+
+def _about(folder: Path, config: ConfigDict) -> dict[str, Any]:
+    """What a model card says of the student in a workdir; folders of this machine are not named in full."""
+    teacher = config.teacher.path
+    about: dict[str, Any] = {"teacher": Path(teacher).name if Path(teacher).exists() else teacher}
+    about["training"] = {
+        "teacher": about["teacher"],
+        "images": f"{config.data.source}, {config.data.split}"
+        + (f", first {config.data.limit}" if config.data.limit else ""),
+        **{key: config[key] for key in ("steps", "batch_size", "seed")},
+        "loss": {name: value for name, value in config.loss.items() if value},
+    }
+    path = folder / "results.json"
+    results = read_json(path) if path.is_file() else {}
+    if results and not results["settings"]["model"]:  # of this very run
+        about["results"] = {key: results[key] for key in ("dataset", "split", "images", "miou", "pixel_accuracy")}
+        kept = ("miou", "pixel_accuracy")
+        about["results"]["baselines"] = {
+            name: {key: row[key] for key in kept} for name, row in results["baselines"].items()
+        }
+    return about
 
 
 def _own_names(student: Student) -> Table:

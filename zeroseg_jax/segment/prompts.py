@@ -1,6 +1,7 @@
 """From labels to text embeddings: prompt templates, and the checks of what users write."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from textwrap import shorten
 
 import numpy as np
 from jaxtyping import Float
@@ -29,6 +30,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 Templates = str | Sequence[str]
 """A name in `TEMPLATES`, or templates with a `{}` where the label goes."""
 
+Background = None | float | str | Sequence[str]
+"""None: every pixel gets a label. A float: pixels whose best label is less probable than that are background (softmax
+of CLIP's logit scale x cosine over the labels). Text: phrases that compete with the labels for the background's
+pixels."""
+
 
 def resolve_templates(templates: Templates) -> tuple[str, ...]:
     """The templates themselves; raises InputError for an unknown name and for a template without its `{}`."""
@@ -49,29 +55,50 @@ def resolve_templates(templates: Templates) -> tuple[str, ...]:
     return found
 
 
-def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+def check_labels(labels: Sequence[str], what: str = "label") -> tuple[str, ...]:
     """The labels as a tuple; raises InputError unless they are a list of different, non-empty texts."""
-    if isinstance(labels, str):
-        raise InputError(f"labels are a list of texts, got the single text {labels!r}; put it in a list")
+    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+        raise InputError(f"the {what}s are {labels!r}, expected a list of texts; put a single one in a list")
     found = tuple(labels)
     if not found:
-        raise InputError("the list of labels is empty; give at least one")
+        raise InputError(f"the list of {what}s is empty; give at least one")
     seen: set[str] = set()
     for label in found:
-        if not isinstance(label, str) or not label.strip():
-            raise InputError(f"the label {label!r} is empty or no text; every label needs a name")
+        if not isinstance(label, str):
+            raise InputError(f"the {what} {label!r} is no text; every {what} is a text")
+        if not label.strip():
+            raise InputError(f"the {what} {label!r} is empty; every {what} needs a name")
         if label.strip() in seen:
-            raise InputError(f"the label {label!r} is there twice; give each label once")
+            raise InputError(f"the {what} {label!r} is there twice; give each {what} once")
         seen.add(label.strip())
     return found
+
+
+def check_background(background: Background) -> tuple[tuple[str, ...], float]:
+    """The phrases that stand for background, and the threshold (0 for none); raises InputError for anything else."""
+    if background is None:
+        return (), 0.0
+    if isinstance(background, float | int):
+        if isinstance(background, bool) or not 0 < background < 1:
+            said = "it must be a number between 0 and 1, or text"
+            raise InputError(f"the background's threshold is {background!r}; {said}")
+        return (), float(background)
+    return check_labels((background,) if isinstance(background, str) else background, "background phrase"), 0.0
 
 
 def embed_labels(clip: DualEncoder, labels: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "c d"]:
     """CLIP's ensemble of prompts: each at unit length, their mean over the templates, at unit length again; float32.
 
-    Raises InputError for a prompt that is longer than the text encoder reads.
+    Raises InputError for a label that is longer than the text encoder reads.
     """
-    prompts = [template.replace("{}", label.strip()) for label in labels for template in templates]
-    embeddings = clip.encode_text(prompts, truncate=False).reshape(len(labels), len(templates), -1)
+    context = clip.model.config.text.context
+    prompts = [(label, template, template.replace("{}", label.strip())) for label in labels for template in templates]
+    for label, template, prompt in prompts:
+        if (tokens := clip.token_count(prompt)) > context:
+            raise InputError(
+                f"the label {shorten(label, 60, placeholder=' ...')!r} in the template {template!r} has {tokens} tokens"
+                f" with those of start and end, but the text encoder takes {context}; shorten it"
+            )
+    embeddings = clip.encode_text([prompt for _, _, prompt in prompts]).reshape(len(labels), len(templates), -1)
     mean = embeddings.mean(axis=1)
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)

@@ -4,11 +4,18 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from zeroseg_jax.errors import InputError
 
 Mix = Literal["scores", "embeddings"]
+
+
+class Renaming(NamedTuple):
+    """How the teacher names segments again: `Readout.rename_weight` and `rename_margin`."""
+
+    weight: float
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,11 @@ class Readout:
     """Share of the teacher's embedding, in [0, 1]."""
     rename_margin: float = 0.1
     """Margin around the box, on each side, as a share of its longer side."""
+
+    @property
+    def renaming(self) -> Renaming | None:
+        """What it says of renaming."""
+        return Renaming(self.rename_weight, self.rename_margin) if self.rename else None
 
 
 ENCODING = ("flip", "slide", "rename", "rename_weight", "rename_margin")

@@ -2,9 +2,10 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,30 +16,31 @@ from PIL import Image
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
+from zeroseg_jax.segment.function import make_function
 from zeroseg_jax.segment.images import ImageLike, to_pixels, to_pixels_list
 from zeroseg_jax.segment.inference import (
-    ROWS,
     Encoding,
     Labelled,
     Method,
-    Renaming,
     Texts,
     enlarging,
     label_pixels,
     output_bucket,
 )
-from zeroseg_jax.segment.prompts import Templates, check_labels, embed_labels, resolve_templates
+from zeroseg_jax.segment.prompts import (
+    Background,
+    Templates,
+    check_background,
+    check_labels,
+    embed_labels,
+    resolve_templates,
+)
 from zeroseg_jax.segment.readout import ENCODING, Mix, Readout, change
 from zeroseg_jax.segment.result import SegmentResult
-from zeroseg_jax.segment.windows import Layout, encode_layout, encode_view, lay_out, merge
+from zeroseg_jax.segment.windows import Layout, encode_view, lay_out, merge
 
 BATCHES = (1, 4, 16)
 """Batches are padded to one of these sizes, so that each input shape compiles three times at most."""
-
-Background = None | float | str | Sequence[str]
-"""None: every pixel gets a label. A float: pixels whose best label is less probable than that are background (softmax
-of CLIP's logit scale x cosine over the labels). Text: phrases that compete with the labels for the background's
-pixels."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class EncodedImage:
 class Segmenter:
     """Segments images by labels that are given as words. `zeroseg_jax.load` makes one.
 
-    `templates` and `readout` are the defaults of its methods; `clip` embeds the labels.
+    `templates` and `readout` are the defaults of its methods; `clip` embeds the labels; `about` is what its model card
+    says of its teacher, its training and its results.
 
     Images of any size are resized to the model's (`windows.lay_out`: the shorter side is the model's own, the longer
     one of a few steps; long images become overlapping windows), in batches of 1, 4 or 16, and everything is compiled
@@ -81,15 +84,22 @@ class Segmenter:
     """
 
     def __init__(
-        self, method: Method, clip: DualEncoder, *, templates: Templates = "photo", readout: Readout | None = None
+        self,
+        method: Method,
+        clip: DualEncoder,
+        *,
+        templates: Templates = "photo",
+        readout: Readout | None = None,
+        about: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.method, self.clip = method, clip
         self.templates, self.readout = resolve_templates(templates), readout or Readout()
+        self.about = about
         self._texts: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
         self._encode = jax.jit(functools.partial(encode_view, method), static_argnums=(2, 3))
         self._merge = jax.jit(_merge_windows, static_argnums=1)
         self._label = jax.jit(label_pixels, static_argnums=(4, 5))
-        self._logit_scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
+        self.logit_scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
 
     def segment(
         self,
@@ -144,24 +154,9 @@ class Segmenter:
         Where `image_size` is not the model's own size it resizes on the device, without rounding to uint8 between, so
         that single pixels may differ from `segment`'s.
         """
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         readout = change(self.readout, options)
-        texts, threshold = self._padded_texts(labels, templates, background, readout.scale, bucket=False)
-        layout = self._lay_out((height, width), readout)
-        rows = enlarging(layout.grid[0], height, -(-height // ROWS) * ROWS)[None]
-        columns = enlarging(layout.grid[1], width)[None]
-
-        def run(params: Any, texts: Texts, images: UInt8[Array, "b y x 3"]) -> Int32[Array, "b y x"]:
-            if images.shape[1:] != (height, width, 3):
-                raise InputError(f"this function takes images of {height}x{width} pixels, got {images.shape}")
-            b = images.shape[0]
-            if layout.shape != (height, width):
-                resized = jax.image.resize(images.astype(jnp.float32), (b, *layout.shape, 3), "bicubic")
-                images = jnp.clip(resized.round(), 0, 255).astype(jnp.uint8)
-            encoding = encode_layout(self.method, params, images, layout, _renaming(readout), readout.flip)
-            down, across = (jnp.broadcast_to(m, (b, *m.shape[1:])) for m in (rows, columns))
-            return label_pixels(encoding, texts, down, across, readout.mix, threshold).label_map[:, :height]
-
+        texts, threshold = self._texts_of(labels, templates, background, readout.scale)
+        run = make_function(self.method, image_size, readout, threshold)
         return functools.partial(jax.jit(run), self.method.params, texts)
 
     def encode(self, image: ImageLike, **options: Any) -> EncodedImage:
@@ -200,7 +195,8 @@ class Segmenter:
     ) -> list[SegmentResult]:
         """The second half of `segment_batch`: labels for encoded images."""
         readout = change(self.readout, options)
-        texts, threshold = self._padded_texts(labels, templates, background, readout.scale)
+        texts, threshold = self._texts_of(labels, templates, background, readout.scale)
+        texts = pad_texts(texts)
         names, found = list(labels), {}
         for indices in _chunks([(*image.grid, len(image.embeddings)) for image in images]):
             chunk = [images[i] for i in indices]
@@ -220,10 +216,31 @@ class Segmenter:
         return other
 
     def save(self, folder: str | Path) -> None:
-        """Exports the model with its defaults and its text encoder to one folder, which `zeroseg_jax.load` reads."""
+        """Writes the model with its defaults, its text encoder and a model card, as `zeroseg_jax.load` reads them."""
         from zeroseg_jax.segment.loading import save  # which imports this module
 
         save(self, folder)
+
+    def export(
+        self,
+        path: str | Path,
+        labels: Sequence[str] | None = None,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        templates: Templates | None = None,
+        background: Background = None,
+        **options: Any,
+    ) -> None:
+        """Writes the segment function as StableHLO, which runs without this package; see `segment.export.export`."""
+        from zeroseg_jax.segment.export import export
+
+        export(self, path, labels, image_size=image_size, templates=templates, background=background, **options)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Saves the model to the Hugging Face hub, and returns its address there; see `hub.push_to_hub`."""
+        from zeroseg_jax.segment.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, private=private, token=token)
 
     def _lay_out(self, shape: tuple[int, ...], readout: Readout) -> Layout:
         return lay_out(shape[0], shape[1], self.method.image_size, self.method.patch_size, readout.slide)
@@ -235,7 +252,7 @@ class Segmenter:
         encoded: list[Encoding] = []
         for start in range(0, len(views), BATCHES[-1]):
             part = views[start : start + BATCHES[-1]]
-            batch = self._encode(self.method.params, _padded(part), _renaming(readout), readout.flip)
+            batch = self._encode(self.method.params, _padded(part), readout.renaming, readout.flip)
             encoded += _split(jax.device_get(batch))[: len(part)]
         if (count := len(layout.starts)) > 1:
             parts = [encoded[i : i + count] for i in range(0, len(encoded), count)]
@@ -258,32 +275,27 @@ class Segmenter:
         enlarge_columns = _padded([enlarging(columns, size[1], width) for size in sizes])
         return jax.device_get(self._label(encoding, texts, enlarge_rows, enlarge_columns, mix, threshold))
 
-    def _padded_texts(
-        self,
-        labels: Sequence[str],
-        templates: Templates | None,
-        background: Background,
-        scale: float,
-        bucket: bool = True,
+    def _texts_of(
+        self, labels: Sequence[str], templates: Templates | None, background: Background, scale: float
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether there is a threshold for the background."""
+        phrases, threshold = check_background(background)
         embeddings = self.embed_labels(labels, templates)
-        count, threshold = len(embeddings), 0.0
-        if isinstance(background, bool) or (isinstance(background, float | int) and not 0 < background < 1):
-            raise InputError(
-                f"the background's threshold is {background!r}; it must be a number between 0 and 1, or text"
-            )
-        if isinstance(background, float | int):
-            threshold = float(background)
-        elif background is not None:
-            phrases = (background,) if isinstance(background, str) else tuple(background)
-            embeddings = np.concatenate([embeddings, self.embed_labels(phrases, templates)])
-        total = len(embeddings)
-        size = max(8, 2 ** (total - 1).bit_length()) if bucket else total
-        padded = np.concatenate([embeddings, np.zeros((size - total, embeddings.shape[1]), np.float32)])
-        counts = jnp.int32(count), jnp.int32(total)
-        scales = jnp.float32(scale), jnp.float32(threshold), jnp.float32(self._logit_scale)
-        return Texts(jnp.asarray(padded), *counts, *scales), threshold > 0
+        beside = self.embed_labels(phrases, templates) if phrases else embeddings[:0]
+        return self.make_texts(embeddings, beside, scale, threshold), threshold > 0
+
+    def make_texts(
+        self,
+        labels: Float[Array | np.ndarray, "c d"],
+        background: Float[Array | np.ndarray, "k d"],
+        scale: float,
+        threshold: float,
+    ) -> Texts:
+        """What `inference.label_pixels` asks for; the number of labels may be symbolic."""
+        count = jnp.asarray(labels.shape[0], jnp.int32)
+        embeddings = jnp.concatenate([labels, background])
+        scales = jnp.float32(scale), jnp.float32(threshold), jnp.float32(self.logit_scale)
+        return Texts(embeddings, count, count + background.shape[0], *scales)
 
 
 def _merge_windows(windows: list[Encoding], layout: Layout) -> Encoding:
@@ -297,10 +309,6 @@ def resize(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[
     if pixels.shape[:2] == shape:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BICUBIC))
-
-
-def _renaming(readout: Readout) -> Renaming | None:
-    return Renaming(readout.rename_weight, readout.rename_margin) if readout.rename else None
 
 
 def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:
@@ -318,6 +326,13 @@ def _chunks(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
 def _split(batch: Encoding) -> list[Encoding]:
     """The encoding of each image."""
     return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(len(batch.embeddings))]
+
+
+def pad_texts(texts: Texts) -> Texts:
+    """With room for a power of two of them, so that lists of about the same length share one compiled function."""
+    count, width = texts.embeddings.shape
+    room = max(8, 2 ** (count - 1).bit_length())
+    return texts._replace(embeddings=jnp.concatenate([texts.embeddings, jnp.zeros((room - count, width))]))
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
