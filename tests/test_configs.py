@@ -33,6 +33,8 @@ def small(config: ConfigDict, student: dict, clip: Path, pictures: Path, scenes:
     }
     if config.task == "distill":
         changes["image_size"] = 16
+        stages = len(config.student.segment_tokens)
+        changes["student.segment_tokens"], changes["student.segment_depths"] = (6, 4)[-stages:], (1, 1)[-stages:]
     if config.task == "eval":
         changes["model"] = clip
     return [(key, str(value)) for key, value in changes.items() if key in flatten(config)]
