@@ -108,7 +108,8 @@ class Encoder(nnx.Module):
             table = table[visible]
         x = self.patch_embedding(patches)
         x = x + table.astype(x.dtype)
-        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))  # its position is 0
+        shape = x.shape[0], 1, x.shape[-1]
+        first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), shape)  # its position is 0
         x, _ = self.transformer(jnp.concatenate([first, x], axis=1))
         return self.norm(x)
 
