@@ -1,11 +1,11 @@
 """Pictures of segmentations: overlays with names and a legend, and galleries that set several methods side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import ceil
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -46,27 +46,28 @@ def overlay(
 ) -> Image.Image:
     """The image with coloured, outlined and named regions, and a legend below that says how much each label covers.
 
-    A smaller image is enlarged until its longer side has about `size` pixels.
+    A smaller image is enlarged until its longer side has about `size` pixels. Letters and lines grow with larger ones.
+    A name is written on its region where it fits there; values that are no index of `names` count as no label.
     """
+    labels = np.where((labels >= 0) & (labels < len(names)), labels, -1)
     zoom = max(1, round(size / max(labels.shape)))
     height, width = labels.shape[0] * zoom, labels.shape[1] * zoom
-    picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), float)
+    letters = max(14, round((height * width) ** 0.5 / 45))
+    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     large = labels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    picture = (1 - opacity) * picture + opacity * paint(large, len(names))
-    picture[_borders(large)] = _PAPER
-    canvas = Image.fromarray(picture.round().astype(np.uint8))
+    pixels = np.array(Image.blend(picture, Image.fromarray(paint(large, len(names))), opacity))
+    pixels[_borders(large, max(1, letters // 14))] = _PAPER
+    canvas = Image.fromarray(pixels)
 
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
     present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    for i in reversed(present):  # the largest last, on top
-        _name_region(canvas, large == i, names[i])
-    entries = [
-        (f"{names[i]}  {_percent(counts[i] / labels.size)}", tuple(palette(len(names))[i].tolist())) for i in present
-    ]
+    _name_regions(canvas, labels, {i: names[i] for i in present}, letters)
+    colours = [tuple(colour) for colour in palette(len(names)).tolist()]
+    entries = [(f"{_percent(counts[i] / labels.size)}  {names[i]}", colours[i]) for i in present]
     nothing = labels.size - counts.sum()
     if nothing:
-        entries.append((f"no label  {_percent(nothing / labels.size)}", NOTHING))
-    return stack([canvas, legend(entries, max(width, 200))])
+        entries.append((f"{_percent(nothing / labels.size)}  no label", NOTHING))
+    return stack([canvas, legend(entries, max(width, 200), size=letters + 1)])
 
 
 def legend(
@@ -84,7 +85,7 @@ def legend(
         red, green, blue = (int(c) for c in colour)
         pen.rectangle((x, y, x + swatch, y + swatch), fill=(red, green, blue), outline=_INK)
         text = _fit(name, pitch - 2 * swatch - 4, size)
-        pen.text((x + swatch + 7, y + swatch // 2), text, _INK, _font(text, size), anchor="lm")
+        pen.text((x + swatch + size // 2, y + swatch // 2), text, _INK, _font(text, size), anchor="lm")
     return canvas
 
 
@@ -137,25 +138,36 @@ def _scaled(pixels: UInt8[np.ndarray, "h w 3"], cell: int) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height), how)
 
 
-def _borders(labels: Int[np.ndarray, "h w"]) -> np.ndarray:
+def _borders(labels: Int[np.ndarray, "h w"], thickness: int) -> Bool[np.ndarray, "h w"]:
     """True along one side of every border between regions."""
     found = np.zeros(labels.shape, bool)
-    found[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    found[1:] |= labels[1:] != labels[:-1]
+    for step in range(1, thickness + 1):
+        found[:, step:] |= labels[:, step:] != labels[:, :-step]
+        found[step:] |= labels[step:] != labels[:-step]
     return found
 
 
-def _name_region(canvas: Image.Image, region: np.ndarray, name: str, size: int = 14) -> None:
-    """Writes the name where the region is thickest, unless it is too small to bear it."""
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    y, x = divmod(int(depth.argmax()), depth.shape[1])
-    if depth[y, x] < size / 2:
-        return
-    text = _fit(name, canvas.width - 8, size)
-    half = _font(text, size).getlength(text) / 2
-    left = min(max(float(x), half + 4), max(canvas.width - half - 4, half + 4))
-    pen = ImageDraw.Draw(canvas)
-    pen.text((left, float(y)), text, _PAPER, _font(text, size), anchor="mm", stroke_width=2, stroke_fill=_INK)
+def _name_regions(canvas: Image.Image, labels: Int[np.ndarray, "h w"], names: Mapping[int, str], letters: int) -> None:
+    """Writes each name where its region is thickest, unless it is too thin there or another name is in the way."""
+    step = ceil(max(labels.shape) / 400)  # precise enough, and quick for a large image
+    small = labels[::step, ::step]
+    scale = canvas.width / small.shape[1]
+    pen, taken = ImageDraw.Draw(canvas), list[tuple[float, float, float, float]]()
+    for i, name in names.items():
+        depth = ndimage.distance_transform_edt(np.pad(small == i, 1))[1:-1, 1:-1]
+        row, column = divmod(int(depth.argmax()), depth.shape[1])
+        room, x, y = depth[row, column] * scale, (column + 0.5) * scale, (row + 0.5) * scale
+        text = _fit(name, canvas.width - 8, letters)
+        half = _font(text, letters).getlength(text) / 2 + 2
+        if room < letters / 2 or half > 2 * room:
+            continue
+        x = min(max(x, half + 2), max(canvas.width - half - 2, half + 2))
+        box = (x - half, y - 0.7 * letters, x + half, y + 0.7 * letters)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        stroke = max(2, letters // 7)
+        pen.text((x, y), text, _PAPER, _font(text, letters), anchor="mm", stroke_width=stroke, stroke_fill=_INK)
 
 
 def _percent(share: float) -> str:

@@ -43,11 +43,11 @@ def test_cmyk_jpeg():
     assert np.abs(decoded[:, :12].astype(int) - (200, 40, 90)).max() < 8
 
 
-def test_palette_with_transparency():
-    palette = Image.fromarray(np.zeros((4, 4), np.uint8), "P")
-    palette.putpalette([7, 8, 9])
+def test_transparency_is_laid_on_white():
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([7, 8, 9, 70, 80, 90])
     data = encode(palette, "PNG", transparency=b"\x00\xff")
-    assert (decode_image(data, "a") == (7, 8, 9)).all()
+    assert decode_image(data, "a").tolist() == [[[255, 255, 255], [70, 80, 90]]]
 
 
 def test_sixteen_bits_are_scaled():

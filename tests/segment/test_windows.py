@@ -6,13 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from zeroseg_jax.distill.losses import unit
-from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.models.student import Student, StudentConfig
-from zeroseg_jax.segment import Segmenter
-from zeroseg_jax.segment.inference import Encoding, StudentMethod
+from zeroseg_jax.segment.inference import Encoding
 from zeroseg_jax.segment.windows import encode_view, lay_out, merge
 
 
@@ -63,13 +59,6 @@ def test_the_mirror_image_is_turned_back(segments):
         np.testing.assert_allclose(2 * both.assignment[..., 3:], alone.assignment, atol=1e-6)
     else:
         np.testing.assert_allclose(both.embeddings, alone.embeddings, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_student, tiny_clip):
-    clip = load_clip(tiny_clip)
-    sizes = StudentConfig(image_size=16, embed_dim=clip.embed_dim, **tiny_student)
-    return Segmenter(StudentMethod(Student(sizes, rngs=nnx.Rngs(0)), clip), clip, templates="name")
 
 
 def test_a_long_panorama_is_labelled_as_its_parts_are(model):

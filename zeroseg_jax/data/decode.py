@@ -10,8 +10,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zeroseg_jax.errors import InputError
 
-# What Pillow's decoders raise on damaged files; a missing or unreadable file is an OSError too.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+"""What Pillow's decoders raise on damaged files; a missing or unreadable file is an OSError too."""
 
 
 class BrokenImage(InputError):
@@ -28,11 +31,12 @@ class BrokenImage(InputError):
 def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes any format that Pillow reads (JPEG, PNG, WebP, BMP, PPM, ...) to RGB.
 
-    Grey, palette, 16-bit and CMYK images are converted, transparency is dropped (as CLIP's preprocessing does), and the
-    orientation that a camera wrote into EXIF is applied.
+    Grey, palette, 16-bit and CMYK images are converted, transparency is laid on white (as `CLIPImageProcessor` does),
+    and the orientation that a camera wrote into EXIF is applied. Of an animation it is the first frame.
 
     Raises:
-        BrokenImage: `data` is empty, truncated, damaged or no image; the message names `key`.
+        BrokenImage: `data` is empty, truncated, damaged, no image, or claims more pixels than Pillow takes for safe;
+            the message names `key`.
     """
     if not data:
         raise BrokenImage(key, "the file is empty")
@@ -42,8 +46,8 @@ def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:  # Pillow's own message is the address of the buffer
         raise BrokenImage(key, "it is not in an image format that Pillow knows") from error
-    except _DAMAGE as error:
-        raise BrokenImage(key, " ".join(str(error).split()) or type(error).__name__) from error
+    except DAMAGE as error:
+        raise BrokenImage(key, " ".join(str(error).split()).rstrip(".") or type(error).__name__) from error
 
 
 def read_image(path: str | Path, key: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
@@ -57,10 +61,16 @@ def read_image(path: str | Path, key: str | None = None) -> UInt8[np.ndarray, "h
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow as RGB; transparency is dropped."""
+    """Any mode of Pillow as RGB; transparency is laid on white. Raises ValueError for a mode that has no RGB."""
     if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
         scaled = np.asarray(image).astype(np.float32) / 257
         return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("P", "PA"):  # Pillow warns unless the palette's transparency is resolved first
-        return image.convert("RGBA").convert("RGB")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError(f"it holds floats from {values.min():g} to {values.max():g}, expected [0, 1]")
+        return Image.fromarray((255 * values).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")

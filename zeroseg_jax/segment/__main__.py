@@ -2,20 +2,26 @@
 
     python -m zeroseg_jax.segment IMAGE_OR_FOLDER ... --model DIR --labels "cat,grass,the sky" --out DIR [--json]
 
-For each image it writes NAME_overlay.png and NAME_mask.png (pixel values index the labels, 255 is background) into
---out;
---json adds segments.json with areas and COCO annotations. An unreadable file is left out, named at the end, and makes
-the exit status 1; a command that cannot start ends with one sentence and exit status 2.
+Into --out go NAME_overlay.png and NAME_mask.png (pixel values index the labels, 255 is background) of each image, and
+segments.json with the areas and COCO annotations of all of them. An unreadable file is left out, named at the end, and
+makes the exit status 1; a command that cannot start ends with one sentence and exit status 2.
 """
 
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from zeroseg_jax.data.folder import FolderSource
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.segment.images import to_pixels
+from zeroseg_jax.segment.loading import load
+from zeroseg_jax.segment.prompts import TEMPLATES
+from zeroseg_jax.segment.result import SegmentResult
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,9 +47,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     words.add_argument("--labels", help='the labels, with commas between: "cat,grass,the sky"')
     words.add_argument("--labels-file", type=Path, help="a text file with one label on each line")
     parser.add_argument("--out", required=True, type=Path, help="folder for what is written")
-    parser.add_argument("--json", action="store_true", help="also write segments.json")
-    parser.add_argument("--templates", help='"name", "photo", "clip7", or a template of your own: "a drawing of a {}"')
+    parser.add_argument(
+        "--json", action="store_true", help="print what segments.json holds on stdout, and nothing else"
+    )
+    parser.add_argument("--no-overlay", action="store_true", help="write masks and segments.json only, which is faster")
+    parser.add_argument("--templates", help=f'{", ".join(TEMPLATES)}, or a template of your own: "a drawing of a {{}}"')
     parser.add_argument("--background", help="a threshold such as 0.5, or phrases with commas between, for no label")
+    parser.add_argument("--rename", choices=("teacher", "none"), help="whether the teacher names each segment again")
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image, at twice the cost")
     parser.add_argument("--batch", type=int, default=16, help="images in memory at once (16)")
     return parser.parse_args(argv)
 
@@ -70,8 +81,6 @@ def parse_background(text: str | None) -> float | list[str] | None:
 
 def find_images(sources: Sequence[str]) -> list[tuple[Path, str]]:
     """Every file with the name that its outputs get: its path below the folder that was given, without the ending."""
-    from zeroseg_jax.data.folder import FolderSource
-
     found: list[tuple[Path, str]] = []
     for source in sources:
         path = Path(source)
@@ -82,53 +91,65 @@ def find_images(sources: Sequence[str]) -> list[tuple[Path, str]]:
             found.append((path, path.name))
         else:
             raise InputError(f"there is no image or folder {source}")
-    names = [str(Path(name).with_suffix("")) for _, name in found]
+    stems = [str(Path(name).with_suffix("")) for _, name in found]
     # where two would collide the ending, and if need be a number, tells them apart
-    for i, (path, _) in enumerate(found):
-        if names.count(names[i]) > 1:
-            names[i] = f"{names[i]}_{path.suffix.lstrip('.')}"
-        if names[i] in names[:i]:
-            names[i] = f"{names[i]}_{i}"
-    return [(path, name) for (path, _), name in zip(found, names, strict=True)]
+    counts, names = Counter(stems), dict[str, Path]()
+    for i, ((path, _), stem) in enumerate(zip(found, stems, strict=True)):
+        name = stem if counts[stem] == 1 else f"{stem}_{path.suffix.lstrip('.')}"
+        names[name if name not in names else f"{name}_{i}"] = path
+    return [(path, name) for name, path in names.items()]
+
+
+def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What differs from the model's defaults."""
+    found: dict[str, Any] = {"templates": arguments.templates, "background": parse_background(arguments.background)}
+    if arguments.rename:
+        found["rename"] = "teacher" if arguments.rename == "teacher" else ""
+    return found | ({"flip": True} if arguments.flip else {})
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
-    labels, background, files = (
-        read_labels(arguments),
-        parse_background(arguments.background),
-        find_images(arguments.images),
-    )
+    labels, options, files = read_labels(arguments), read_options(arguments), find_images(arguments.images)
     if arguments.batch < 1:
         raise InputError(f"--batch is {arguments.batch}; it must be at least 1")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    from zeroseg_jax.log import ProgressBar
-    from zeroseg_jax.segment import load
-
+    make_folder(arguments.out)
     model = load(arguments.model)
-    model.embed_labels(labels, arguments.templates)  # bad labels are found before the first image is read
+    model.check(labels, **options)  # before the first image is read
     written: list[dict[str, Any]] = []
     failed: list[str] = []
     bar = ProgressBar("segment", len(files))
     for done, part in read_batches(files, arguments.batch, failed):
-        options = dict(templates=arguments.templates, background=background)
         results = model.segment_batch([pixels for _, _, pixels in part], labels, **options) if part else []
         for (path, name, _), result in zip(part, results, strict=True):
-            result.save(arguments.out / f"{name}_overlay.png")
-            result.save_mask(arguments.out / f"{name}_mask.png")
-            height, width = result.label_map.shape
-            entry = {"file": str(path), "width": width, "height": height, "overlay": f"{name}_overlay.png"}
-            annotations = result.to_coco(image_id=len(written))
-            written.append(entry | {"mask": f"{name}_mask.png", "areas": result.areas(), "annotations": annotations})
+            written.append({"file": str(path)} | write(result, arguments, name, image_id=len(written)))
         bar.update(done)
     bar.close()
-    if arguments.json:
-        content = {"model": arguments.model, "labels": labels, "images": written, "failed": failed}
-        (arguments.out / "segments.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"{len(written)} of {len(files)} images segmented into {arguments.out}")
+    content = {"model": arguments.model, "labels": labels, "images": written, "failed": failed}
+    text = json.dumps(content, indent=1)
+    (arguments.out / "segments.json").write_text(text + "\n", encoding="utf-8")
+    print(text if arguments.json else f"{len(written)} of {len(files)} images segmented into {arguments.out}")
     for sentence in failed:
         print(sentence, file=sys.stderr)
     return 1 if failed else 0
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out={folder} cannot be made ({error.strerror}); give another folder") from error
+
+
+def write(result: SegmentResult, arguments: argparse.Namespace, name: str, image_id: int) -> dict[str, Any]:
+    """Writes the pictures of one image, and returns its entry in segments.json."""
+    height, width = result.label_map.shape
+    entry: dict[str, Any] = {"width": width, "height": height, "mask": f"{name}_mask.png"}
+    result.save_mask(arguments.out / entry["mask"])
+    if not arguments.no_overlay:
+        entry["overlay"] = f"{name}_overlay.png"
+        result.save(arguments.out / entry["overlay"])
+    return entry | {"areas": result.areas(), "annotations": result.to_coco(image_id=image_id)}
 
 
 def read_batches(
@@ -136,8 +157,6 @@ def read_batches(
 ) -> Iterator[tuple[int, list[tuple[Path, str, Any]]]]:
     """How many files are done with, and those of them that can be read; what is wrong with the others goes to
     `failed`."""
-    from zeroseg_jax.segment.images import to_pixels
-
     for start in range(0, len(files), size):
         part = []
         for path, name in files[start : start + size]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from zeroseg_jax.data.decode import decode_image, read_image, to_rgb
+from zeroseg_jax.data.decode import DAMAGE, decode_image, read_image, to_rgb
 from zeroseg_jax.errors import InputError
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
@@ -17,7 +17,7 @@ ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
 def to_pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """Any `ImageLike` as uint8 RGB, upright.
+    """Any `ImageLike` as uint8 RGB, upright, transparency laid on white.
 
     Raises:
         InputError: a missing, empty, truncated or unknown file, an array of another shape or dtype, a float array with
@@ -25,12 +25,12 @@ def to_pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
     """
     if isinstance(image, str | Path):
         return read_image(image)
-    if isinstance(image, bytes):
-        return decode_image(image, f"of {len(image)} bytes")
+    if isinstance(image, bytes | bytearray):
+        return decode_image(bytes(image), f"of {len(image)} bytes")
     if isinstance(image, Image.Image):
         try:
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
-        except (OSError, ValueError, SyntaxError) as error:  # a lazy PIL image reads its file only now
+        except DAMAGE as error:  # a lazy PIL image reads its file only now
             raise InputError(f"the PIL image cannot be read ({error}); repair its file") from error
     pixels = np.asarray(image) if hasattr(image, "__array__") else None
     if pixels is None:
@@ -52,9 +52,15 @@ def _array_to_pixels(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or not array.size:
         raise InputError(f"an image array has the shape {array.shape}, expected (height, width, 3)")
-    array = array[..., :3] if array.shape[-1] == 4 else np.broadcast_to(array, (*array.shape[:2], 3))
+    pixels = _to_uint8(array)
+    if pixels.shape[-1] == 4:
+        return np.asarray(to_rgb(Image.fromarray(pixels)))
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _to_uint8(array: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
     if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
+        return array
     if array.dtype == np.uint16:
         return (array / 257).round().astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):

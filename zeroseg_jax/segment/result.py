@@ -35,22 +35,24 @@ class SegmentResult:
         return draw.overlay(self.image, self.label_map, self.labels, opacity=opacity, size=size)
 
     def save(self, path: str | Path) -> None:
-        """Writes the overlay; the ending of `path` (.png, .jpg, ...) chooses the format."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.overlay().save(path)
+        """Writes the overlay; the ending of `path` (.png, .jpg, ...) chooses the format.
+
+        Raises InputError for an ending that is no format, and for a place that cannot be written to.
+        """
+        _write(self.overlay(), Path(path))
 
     def save_mask(self, path: str | Path) -> None:
-        """Writes a palette PNG whose pixel values are indices into `labels`, 255 for background, as VOC's masks are."""
+        """Writes a palette PNG whose pixel values are indices into `labels`, 255 for background, as VOC's masks are.
+
+        Raises InputError for more than 255 labels, and for a place that cannot be written to.
+        """
         if len(self.labels) > 255:
             raise InputError(f"a palette PNG holds 255 labels at most, not {len(self.labels)}; save label_map as it is")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         mask = Image.fromarray(np.where(self.label_map < 0, 255, self.label_map).astype(np.uint8))
         colours = np.full((256, 3), draw.NOTHING, np.uint8)
         colours[: len(self.labels)] = draw.palette(len(self.labels))
         mask.putpalette(colours.ravel().tolist())
-        mask.save(path, "PNG")
+        _write(mask, Path(path), "PNG")
 
     def areas(self) -> dict[str, float]:
         """The share of the image that each label covers, in [0, 1]; they sum to 1 where there is no background."""
@@ -91,3 +93,13 @@ class SegmentResult:
         buffer = io.BytesIO()
         self.overlay().save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def _write(picture: Image.Image, path: Path, form: str | None = None) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, form)
+    except (OSError, ValueError) as error:  # Pillow's for an ending that it does not know
+        raise InputError(
+            f"{path} cannot be written ({error}); give another path, such as one that ends in .png"
+        ) from error

@@ -122,7 +122,7 @@ class Segmenter:
         Raises:
             InputError: labels, templates or an image that cannot be used.
         """
-        self.embed_labels(labels, templates)  # first, since bad labels are found sooner than the image is encoded
+        self.check(labels, templates=templates, background=background, **options)
         encoded = [self.encode(image, **_of_encoding(options))]
         return self.label(encoded, labels, templates=templates, background=background, **options)[0]
 
@@ -136,7 +136,7 @@ class Segmenter:
         **options: Any,
     ) -> list[SegmentResult]:
         """Segments several images, of any sizes, as `segment` does."""
-        self.embed_labels(labels, templates)
+        self.check(labels, templates=templates, background=background, **options)
         encoded = self.encode_batch(images, **_of_encoding(options))
         return self.label(encoded, labels, templates=templates, background=background, **options)
 
@@ -183,6 +183,17 @@ class Segmenter:
         if (names, found) not in self._texts:
             self._texts[names, found] = embed_labels(self.clip, names, found)
         return self._texts[names, found]
+
+    def check(
+        self,
+        labels: Sequence[str],
+        *,
+        templates: Templates | None = None,
+        background: Background = None,
+        **options: Any,
+    ) -> None:
+        """Raises the InputError of bad words or options before any image is encoded; the words are embedded."""
+        self._texts_of(labels, templates, background, change(self.readout, options).scale)
 
     def label(
         self,

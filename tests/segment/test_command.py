@@ -1,0 +1,84 @@
+"""`python -m zeroseg_jax.segment`."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zeroseg_jax.segment.__main__ import main
+
+
+@pytest.fixture
+def folder(image, tmp_path):
+    """Two images of one name, one in a folder below, and one that cannot be read."""
+    (tmp_path / "in/below").mkdir(parents=True)
+    Image.fromarray(image).save(tmp_path / "in/a.png")
+    Image.fromarray(image[:, ::-1]).save(tmp_path / "in/a.jpg")
+    Image.fromarray(image).convert("L").save(tmp_path / "in/below/c.png")
+    (tmp_path / "in/b.jpg").write_bytes(b"")
+    return tmp_path / "in"
+
+
+def test_a_folder_with_an_unreadable_file(tiny_clip, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [str(folder), "--model", str(tiny_clip), "--out", str(out), "--templates", "name"]
+    assert main([*arguments, "--labels", "cat, grass", "--json", "--background", "0.6"]) == 1
+    said = capsys.readouterr()
+    sentences = [line for line in said.err.splitlines() if "b.jpg" in line]
+    assert sentences == [f"the image {folder / 'b.jpg'} cannot be read (the file is empty); repair or remove it"]
+    assert "segment 4/4" in said.err  # the progress
+    found = json.loads((out / "segments.json").read_text())
+    assert found == json.loads(said.out)
+    assert found["labels"] == ["cat", "grass"] and found["failed"] == sentences
+    assert [entry["mask"] for entry in found["images"]] == ["a_jpg_mask.png", "a_png_mask.png", "below/c_mask.png"]
+    for number, entry in enumerate(found["images"]):
+        assert (entry["width"], entry["height"]) == (34, 21)
+        mask = Image.open(out / entry["mask"])
+        assert mask.mode == "P" and set(np.unique(mask)) <= {0, 1, 255}
+        assert Image.open(out / entry["overlay"]).width == 34 * 14
+        assert sum(a["area"] for a in entry["annotations"]) == (np.asarray(mask) < 255).sum()
+        assert all(a["image_id"] == number for a in entry["annotations"])
+
+
+def test_labels_of_a_file_and_single_images(tiny_clip, folder, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("cat\n\n grass, long\n")
+    arguments = [str(folder / "a.png"), "--model", str(tiny_clip), "--out", str(tmp_path / "out")]
+    arguments += ["--labels-file", str(tmp_path / "labels.txt"), "--templates", "a {}", "--flip", "--no-overlay"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"1 of 1 images segmented into {tmp_path / 'out'}\n"
+    found = json.loads((tmp_path / "out/segments.json").read_text())
+    assert found["labels"] == ["cat", "grass, long"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_mask.png", "segments.json"]
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"--labels": "cat,"}, "the label '' is empty"),
+        ({"--labels": "cat,cat"}, "there twice"),
+        ({"--model": "nowhere"}, "there is no folder nowhere"),
+        ({"--out": "IN/a.png/out"}, "cannot be made"),
+        ({"--batch": "0"}, "--batch is 0"),
+        ({"--background": "2"}, "threshold is 2.0"),
+        ({"--templates": "photograph"}, "there are no templates"),
+        ({"images": "IN/none.png"}, "there is no image or folder"),
+        ({"images": "IN/empty"}, "holds no images"),
+    ],
+)
+def test_what_cannot_start_is_one_sentence(tiny_clip, folder, tmp_path, capsys, changes, words):
+    (folder / "empty").mkdir()
+    values = {"--model": str(tiny_clip), "--labels": "cat", "--out": str(tmp_path / "out"), "images": "IN/a.png"}
+    values = {name: text.replace("IN", str(folder)) for name, text in (values | changes).items()}
+    arguments = [values.pop("images")] + [part for pair in values.items() for part in pair]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert words in said.err and len(said.err.strip().splitlines()) == 1 and not said.out
+
+
+def test_bad_usage_is_one_sentence():
+    run = subprocess.run([sys.executable, "-m", "zeroseg_jax.segment", "x.png"], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert len(run.stderr.strip().splitlines()) == 1

@@ -1,0 +1,35 @@
+"""Templates, and the ensemble of prompts."""
+
+import numpy as np
+import pytest
+
+from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.segment.prompts import TEMPLATES, embed_labels, resolve_templates
+
+
+def test_sets_of_templates():
+    assert {name: len(templates) for name, templates in TEMPLATES.items()} == {
+        "name": 1,
+        "photo": 1,
+        "clip7": 7,
+        "imagenet80": 80,
+    }
+    for templates in TEMPLATES.values():
+        assert len(set(templates)) == len(templates)
+        assert all(template.count("{}") == 1 for template in templates)
+    assert set(TEMPLATES["clip7"]) < set(TEMPLATES["imagenet80"])
+
+
+def test_templates_of_ones_own():
+    assert resolve_templates("a drawing of a {}") == ("a drawing of a {}",)
+    assert resolve_templates(["{}", "two {}s"]) == ("{}", "two {}s")
+
+
+@pytest.mark.parametrize("templates", ["name", "imagenet80"])
+def test_the_mean_of_unit_prompts_at_unit_length(tiny_clip, templates):
+    clip = load_clip(tiny_clip)
+    found = embed_labels(clip, ["cat", " on "], resolve_templates(templates))
+    for row, label in zip(found, ["cat", "on"], strict=True):
+        prompts = [template.replace("{}", label) for template in TEMPLATES[templates]]
+        mean = clip.encode_text(prompts).mean(axis=0)
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
