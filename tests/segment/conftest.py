@@ -18,7 +18,14 @@ def model(tiny_student, tiny_clip) -> Segmenter:
     sizes = StudentConfig(image_size=16, embed_dim=clip.embed_dim, **tiny_student)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Student(sizes, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
-    state = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), state)
+
+    def draw(path, leaf):
+        """Weights that keep segments and labels apart."""
+        constant = {"scale": 1.0, "bias": 0.0}.get(path[-2].key)
+        values = rng.normal(size=leaf.shape) if constant is None else np.full(leaf.shape, constant)
+        return jnp.asarray(values, leaf.dtype)
+
+    state = jax.tree_util.tree_map_with_path(draw, state)
     return Segmenter(StudentMethod(nnx.merge(graphdef, state), clip), clip, templates="name")
 
 

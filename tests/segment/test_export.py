@@ -1,0 +1,88 @@
+"""The exported function, in a process that does not know this package."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from zeroseg_jax import InputError
+from zeroseg_jax.segment import export
+
+LABELS = ["cat", "grass", "sky", "on"]
+
+STRANGER = """
+import sys
+import jax, numpy as np
+from jax import export
+arrays = np.load("arrays.npz")
+closed = export.deserialize(bytearray(open("closed.jax", "rb").read()))
+opened = export.deserialize(bytearray(open("opened.jax", "rb").read()))
+found = {"platforms": np.array(closed.platforms)}
+for batch, count in ((1, 4), (3, 2)):
+    found[f"closed{batch}"] = closed.call(arrays["square"][:batch])
+    found[f"opened{batch}"] = opened.call(arrays["wide"][:batch], arrays["embeddings"][:count])
+assert not any(name.split(".")[0] in ("zeroseg_jax", "flax") for name in sys.modules)
+np.savez("found.npz", **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    """A function with its labels inside, renamed by the teacher, and one for long images that takes embeddings."""
+    folder = tmp_path_factory.mktemp("export")
+    model.export(folder / "closed.jax", LABELS, background=0.28, rename="teacher")
+    model.export(folder / "opened.jax", image_size=(12, 40), background="a photo")
+    return folder
+
+
+def test_a_process_without_this_package(model, files):
+    rng = np.random.default_rng(0)
+    square = rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    wide = rng.integers(0, 256, (3, 12, 40, 3), dtype=np.uint8)
+    np.savez(files / "arrays.npz", square=square, wide=wide, embeddings=model.embed_labels(LABELS))
+    (files / "stranger.py").write_text(STRANGER)
+    subprocess.run([sys.executable, "stranger.py"], cwd=files, check=True)
+    found = np.load(files / "found.npz")
+    assert found["platforms"].tolist() == ["cpu", "cuda", "tpu"]
+    expected = np.asarray(model.segment_fn(16, LABELS, background=0.28, rename="teacher")(square))
+    assert len(np.unique(expected)) > 1  # or the comparison would say little
+    for batch, count in ((1, 4), (3, 2)):
+        np.testing.assert_array_equal(found[f"closed{batch}"], expected[:batch])
+        assert found[f"closed{batch}"].dtype == np.int32
+        maps = model.segment_fn((12, 40), LABELS[:count], background="a photo")(wide[:batch])
+        np.testing.assert_array_equal(found[f"opened{batch}"], maps)
+
+
+def test_the_description_beside_the_file(files):
+    closed, opened = (json.loads((files / f"{name}.jax.json").read_text()) for name in ("closed", "opened"))
+    assert closed["inputs"] == {"images": "uint8 (b, 16, 16, 3)"} and closed["output"] == "int32 (b, 16, 16)"
+    assert closed["labels"] == LABELS and closed["readout"]["rename"] == "teacher" and closed["background"] == 0.28
+    assert opened["inputs"] == {"images": "uint8 (b, 12, 40, 3)", "embeddings": "float32 (c, 8)"}
+    assert opened["labels"] is None and opened["background"] == "a photo"
+
+
+def test_without_flatbuffers(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="exporting needs the package flatbuffers; pip install"):
+        model.export(tmp_path / "x.jax")
+
+
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        ({"labels": []}, "the list of labels is empty"),
+        ({"background": 3.0}, "threshold is 3.0"),
+        ({"image_size": 0}, "image_size is"),
+        ({"rename": "you"}, "rename is 'you'"),
+    ],
+)
+def test_bad_arguments(model, tmp_path, arguments, words):
+    with pytest.raises(InputError, match=words):
+        model.export(tmp_path / "x.jax", **arguments)
+
+
+def test_a_place_that_cannot_be_written(model, tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        model.export(tmp_path / "none/x.jax", LABELS)
