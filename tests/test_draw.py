@@ -50,6 +50,32 @@ def test_overlay_of_a_large_image_keeps_its_pixels():
     assert picture.width == 900
 
 
+def test_letters_and_lines_grow_with_the_image():
+    def white(side: int) -> float:
+        """Share of the picture that lines and letters take; the image is black and the regions are dark."""
+        labels = np.zeros((side, side), np.int32)
+        labels[:, side // 2 :] = 1
+        picture = draw.overlay(np.zeros((side, side, 3), np.uint8), labels, ["cat", "grass"], opacity=0.1)
+        return float((np.asarray(picture)[:side] > 200).all(axis=-1).mean())
+
+    assert 0.5 < white(2000) / white(500) < 2
+
+
+def test_names_are_left_out_where_they_do_not_fit():
+    labels = np.arange(24, dtype=np.int32)[None].repeat(24, 0) // 8
+    names = ["cat", "a name that is far too long for so narrow a region", "grass"]
+    image = np.zeros((24, 24, 3), np.uint8)
+    picture = np.asarray(draw.overlay(image, labels, names, opacity=0.1))[:480]
+    written = [(picture[:, x : x + 150] > 200).all(axis=-1).any() for x in (0, 165, 325)]
+    assert written == [True, False, True]
+
+
+def test_labels_that_have_no_name_count_as_none():
+    image, labels = np.zeros((4, 4, 3), np.uint8), np.array([[0, 1], [2, 255]], np.int32).repeat(2, 0).repeat(2, 1)
+    picture = draw.overlay(image, labels, ["cat", "grass"])
+    np.testing.assert_array_equal(picture, draw.overlay(image, np.where(labels > 1, -1, labels), ["cat", "grass"]))
+
+
 def test_legend_takes_any_text_and_as_many_columns_as_fit():
     entries = [(name, (0, 0, 0)) for name in ("cat", "небо", "a very long name that cannot possibly fit " * 4, "x")]
     assert draw.legend(entries, 200).width == 200

@@ -104,10 +104,12 @@ def default_config() -> ConfigDict:
     config.eval.limit = 0
     config.eval.background = ""  # where there is such a class: a threshold such as "0.9", or phrases; "" = its own name
     config.eval.baselines = ("maskclip", "cells", "windows", "untrained", "colours")  # () = none
-    # How segments get names and pixels get segments: `segment.inference.Readout`. None: the model's own, or the default
-    config.eval.templates = None  # "name", "photo", "clip7", or a tuple of templates with {} for the label
+    # How segments get names and pixels get segments: `segment.readout.Readout`. None: the model's own, or the default
+    config.eval.templates = None  # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each
     config.eval.mix = None  # "scores" or "embeddings"
     config.eval.scale = None
+    config.eval.flip = None
+    config.eval.slide = None
     config.eval.rename = None  # "" or "teacher"
     config.eval.rename_weight = None
     config.eval.rename_margin = None

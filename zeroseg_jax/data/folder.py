@@ -8,7 +8,7 @@ from typing import Any
 from zeroseg_jax.data.decode import read_image
 from zeroseg_jax.errors import InputError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 WHOLE = ("", "all")
 """Values of `split` that mean every image there is."""
 

@@ -19,7 +19,9 @@ from zeroseg_jax.log import ProgressBar
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.segment.inference import DenseClipMethod, Method, StudentMethod
 from zeroseg_jax.segment.loading import readout_of
-from zeroseg_jax.segment.segmenter import Background, Segmenter
+from zeroseg_jax.segment.prompts import Background
+from zeroseg_jax.segment.readout import Readout
+from zeroseg_jax.segment.segmenter import Segmenter
 
 BASELINES = ("maskclip", "cells", "windows", "untrained", "colours")
 """What `eval.baselines` may hold: the teacher's dense readout, its 3x3 cells, its sliding windows, the student before
@@ -171,7 +173,8 @@ def make_baselines(
     def readouts(kind: str, method: Method) -> Predict:
         """Both ways to average the overlapping or interpolated answers of the teacher."""
         kinds = {f"{kind}, mean cosine": {"scale": 0.0}, f"{kind}, mean probability": {"scale": scale}}
-        return question.ask(Segmenter(method, clip, templates=question.templates), **kinds)
+        whole = Readout(slide=0.0)  # their cells and windows are shares of the whole image
+        return question.ask(Segmenter(method, clip, templates=question.templates, readout=whole), **kinds)
 
     if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout
         own = clip.model.config.vision.image_size
