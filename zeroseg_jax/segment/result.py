@@ -14,6 +14,9 @@ from pycocotools import mask as rle
 from zeroseg_jax import draw
 from zeroseg_jax.errors import InputError
 
+FAST = 1
+"""Level of PNG's compression: a fifth of the time of Pillow's default, and photographs become 5 % larger."""
+
 
 @dataclass(frozen=True, repr=False)
 class SegmentResult:
@@ -91,14 +94,14 @@ class SegmentResult:
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.overlay().save(buffer, "PNG")
+        self.overlay().save(buffer, "PNG", compress_level=FAST)
         return buffer.getvalue()
 
 
 def _write(picture: Image.Image, path: Path, form: str | None = None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, form)
+        picture.save(path, form, compress_level=FAST)
     except (OSError, ValueError) as error:  # Pillow's for an ending that it does not know
         raise InputError(
             f"{path} cannot be written ({error}); give another path, such as one that ends in .png"
