@@ -34,7 +34,8 @@ class Readout:
     every image as a whole. A student has few segment tokens and saw square crops: on rows of 1.5 and 3 demo scenes its
     mIoU was 60 and 64 % in windows, 52 and 33 % as a whole."""
     rename: Literal["", "teacher"] = ""
-    """"teacher" shows the box around each segment to the teacher and mixes its embedding into the segment's."""
+    """"teacher" shows the box around each segment to the teacher and mixes its embedding into the segment's. Without
+    effect on a CLIP and a GroupViT, which have no teacher."""
     rename_weight: float = 0.6
     """Share of the teacher's embedding, in [0, 1]."""
     rename_margin: float = 0.1

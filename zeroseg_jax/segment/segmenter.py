@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from PIL import Image
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
+from zeroseg_jax.segment.batches import BATCHES, chunks, pad_texts, padded, split
 from zeroseg_jax.segment.function import make_function
 from zeroseg_jax.segment.images import ImageLike, to_pixels, to_pixels_list
 from zeroseg_jax.segment.inference import (
@@ -38,9 +39,6 @@ from zeroseg_jax.segment.prompts import (
 from zeroseg_jax.segment.readout import ENCODING, Mix, Readout, change
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.windows import Layout, encode_view, lay_out, merge
-
-BATCHES = (1, 4, 16)
-"""Batches are padded to one of these sizes, so that each input shape compiles three times at most."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Segmenter:
             labels: different, non-empty texts.
             templates: prompts that each label is put into; see `prompts.TEMPLATES`. None: the model's default.
             background: what becomes -1 in `label_map`; see `Background`.
-            options: fields of `inference.Readout` that differ from the model's defaults, such as rename="teacher".
+            options: fields of `readout.Readout` that differ from the model's defaults, such as rename="teacher".
 
         Raises:
             InputError: labels, templates or an image that cannot be used.
@@ -209,7 +207,7 @@ class Segmenter:
         texts, threshold = self._texts_of(labels, templates, background, readout.scale)
         texts = pad_texts(texts)
         names, found = list(labels), {}
-        for indices in _chunks([(*image.grid, len(image.embeddings)) for image in images]):
+        for indices in chunks([(*image.grid, len(image.embeddings)) for image in images]):
             chunk = [images[i] for i in indices]
             output = self._label_chunk(chunk, texts, readout.mix, threshold)
             for i, image, *maps in zip(indices, chunk, *output, strict=False):
@@ -263,8 +261,8 @@ class Segmenter:
         encoded: list[Encoding] = []
         for start in range(0, len(views), BATCHES[-1]):
             part = views[start : start + BATCHES[-1]]
-            batch = self._encode(self.method.params, _padded(part), readout.renaming, readout.flip)
-            encoded += _split(jax.device_get(batch))[: len(part)]
+            batch = self._encode(self.method.params, padded(part), readout.renaming, readout.flip)
+            encoded += split(jax.device_get(batch))[: len(part)]
         if (count := len(layout.starts)) > 1:
             parts = [encoded[i : i + count] for i in range(0, len(encoded), count)]
             encoded = [jax.device_get(self._merge(windows, layout)) for windows in parts]
@@ -279,11 +277,11 @@ class Segmenter:
         rows, columns = chunk[0].grid
         assignments = [image.assignment for image in chunk if image.assignment is not None]
         encoding = Encoding(
-            jnp.asarray(_padded([image.embeddings for image in chunk])),
-            jnp.asarray(_padded(assignments)) if assignments else None,
+            jnp.asarray(padded([image.embeddings for image in chunk])),
+            jnp.asarray(padded(assignments)) if assignments else None,
         )
-        enlarge_rows = _padded([enlarging(rows, size[0], height) for size in sizes])
-        enlarge_columns = _padded([enlarging(columns, size[1], width) for size in sizes])
+        enlarge_rows = padded([enlarging(rows, size[0], height) for size in sizes])
+        enlarge_columns = padded([enlarging(columns, size[1], width) for size in sizes])
         return jax.device_get(self._label(encoding, texts, enlarge_rows, enlarge_columns, mix, threshold))
 
     def _texts_of(
@@ -324,29 +322,3 @@ def resize(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[
 
 def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in ENCODING}
-
-
-def _chunks(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-    """Indices of images with one shape of encoding, as many as go into a batch."""
-    for shape in sorted(set(shapes)):
-        indices = [i for i, s in enumerate(shapes) if s == shape]
-        for start in range(0, len(indices), BATCHES[-1]):
-            yield indices[start : start + BATCHES[-1]]
-
-
-def _split(batch: Encoding) -> list[Encoding]:
-    """The encoding of each image."""
-    return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(len(batch.embeddings))]
-
-
-def pad_texts(texts: Texts) -> Texts:
-    """With room for a power of two of them, so that lists of about the same length share one compiled function."""
-    count, width = texts.embeddings.shape
-    room = max(8, 2 ** (count - 1).bit_length())
-    return texts._replace(embeddings=jnp.concatenate([texts.embeddings, jnp.zeros((room - count, width))]))
-
-
-def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Stacked, with the first one repeated up to a size of `BATCHES`."""
-    size = next(n for n in BATCHES if n >= len(arrays))
-    return np.stack([*arrays, *[arrays[0]] * (size - len(arrays))])
