@@ -1,0 +1,49 @@
+"""The rows as a user of this package runs them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rows import LABELS, TEMPLATE, rotated
+from worker import Outputs, serve
+
+import zeroseg_jax
+from zeroseg_jax.segment.prompts import TEMPLATES
+
+
+def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
+    """Loads what the row needs; the function runs it once."""
+    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    images = np.load(folder / "images.npy")
+    if row == "image":
+        clip = zeroseg_jax.load_clip(folder / "clip")
+        pixels = np.asarray(clip.normalise(images.astype(np.float32) / 255))
+        return lambda index: {"embeddings": np.asarray(clip.vision(pixels))}
+    if row == "text":
+        clip = zeroseg_jax.load_clip(folder / "clip")
+        prompts = [template.format(label) for label in LABELS for template in TEMPLATES["imagenet80"]]
+        return lambda index: {"embeddings": clip.encode_text(prompts)}
+    if row == "files":
+        return _files(folder)
+    model = zeroseg_jax.load(folder / "groupvit")
+    batch = images[: int(row.removeprefix("groupvit"))]
+    segment = model.segment_fn(inputs["image_size"], LABELS, templates=TEMPLATE)
+    return lambda index: {"label_map": np.asarray(segment(batch))}
+
+
+def _files(folder: Path) -> Callable[[int], Outputs]:
+    model = zeroseg_jax.load(folder / "clip")
+    paths = sorted((folder / "images").iterdir())
+
+    def run(index: int) -> Outputs:
+        # slide=0: each image as a whole, as the other side does it, and not in windows
+        results = model.segment_batch(paths, rotated(index), templates=TEMPLATE, slide=0.0)
+        maps = np.concatenate([result.label_map.ravel() for result in results])
+        return {"label_map": maps, "scores": np.stack([result.scores for result in results])}
+
+    return run
+
+
+if __name__ == "__main__":
+    serve(start)
