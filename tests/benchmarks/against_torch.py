@@ -5,12 +5,12 @@
 Prints a table and writes DIR/against_torch.json: for each row the CPU-seconds and seconds of each side, minimum and
 median over the repeats, and the ratios ours / torch's (below 1: we are faster). "Plain" is torch as its documentation
 shows it; "best" is the fastest of the ways tried, so that a slow library is no merit of ours: on processors of AMD,
-MKL, which torch uses for linear layers, is far slower than oneDNN, which torch has too. `rows.py` says which ways.
+MKL, which torch uses for linear layers, may be slower than oneDNN, which torch has too. `rows.py` says which ways.
 
 Both sides read the same random weights of the published sizes and must give the same numbers before anything is timed.
 Each is a process of its own; they take turns. First calls, in which things are compiled, are reported apart. Expect
-some 15 minutes a number of threads on two cores, half of it `torch.compile`, which needs a C++ compiler (leave it out:
---skip compile). Nothing else should run meanwhile. `--tiny` is a trial of the script itself, in a minute.
+a quarter of an hour or more, much of it `torch.compile`, which needs a C++ compiler (leave it out:
+--skip compile). Nothing else should run meanwhile. `--tiny` is a trial of the script itself.
 """
 
 import argparse
