@@ -35,6 +35,7 @@ if not find_spec("zeroseg_jax"):
 STEPS = 200
 IMAGES = 192
 SCENES = 16  # held out, to evaluate on
+OVERRIDES = {}  # any other key of the config, such as {"loss.match": 0.5}
 
 # %%
 import json
@@ -46,7 +47,7 @@ from absl import logging
 from PIL import Image
 
 import zeroseg_jax
-from zeroseg_jax.config import load_config
+from zeroseg_jax.config import load_config, set_key
 from zeroseg_jax.data.scenes.render import scene
 from zeroseg_jax.train import train
 
@@ -82,6 +83,8 @@ config.data.limit = IMAGES
 config.eval.dataset = "scenes/tiny"
 config.eval.limit = SCENES
 config.eval.baselines = ("cells",)
+for key, value in OVERRIDES.items():
+    set_key(config, key, str(value))
 
 results = train(config, workdir)
 
