@@ -65,11 +65,12 @@ for annotation in out.to_coco():
 # %% [markdown]
 # ## Encode once, ask often
 #
-# Any words will do; the tiny CLIP knows twelve objects, six materials and six colours.
+# Any words will do, and what is not there should get no pixels. The tiny CLIP knows twelve objects, six materials and
+# six colours.
 
 # %%
 encoded = model.encode(image)
-questions = ["ladybird", "bricks"], ["green ladybird", "purple heart", "bricks"], ["ladybird", "fish", "star", "bricks"]
+questions = ["ladybird", "bricks"], ["green ladybird", "purple heart", "bricks"], ["ladybird", "fish", "bricks"]
 
 figure, axes = plt.subplots(1, len(questions), figsize=(12, 5), layout="constrained")
 for axis, words in zip(axes, questions, strict=True):
