@@ -83,18 +83,21 @@ class DualEncoder:
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"expected a list of texts, got {text!r} in it")
-            if not truncate and self.token_count(text) > context:
-                raise InputError(
-                    f"the text {text!r} has {self.token_count(text)} tokens, the model reads {context}; shorten it"
-                )
+        if not truncate:
+            for text, count in zip(texts, self.token_counts(texts), strict=True):
+                if count > context:
+                    raise InputError(f"the text {text!r} has {count} tokens, the model reads {context}; shorten it")
         if not len(texts):
             return np.zeros((0, context), np.int32)
         options = {"padding": "max_length", "truncation": True, "max_length": context}
         return np.asarray(self._tokenizer()(list(texts), **options)["input_ids"], np.int32)
 
-    def token_count(self, text: str) -> int:
-        """Tokens that `text` takes with its start and end tokens, before any truncation."""
-        return len(self._tokenizer()(text, padding=False, truncation=False, verbose=False)["input_ids"])
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens that each text takes with its start and end tokens, before any truncation."""
+        if not len(texts):  # which the tokenizer refuses
+            return []
+        found = self._tokenizer()(list(texts), padding=False, truncation=False, verbose=False)
+        return [len(tokens) for tokens in found["input_ids"]]
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
         """Writes a Hugging Face folder, which `zeroseg_jax.load` and the model's class in `transformers` read back."""

@@ -92,13 +92,14 @@ def embed_labels(clip: DualEncoder, labels: Sequence[str], templates: Sequence[s
     Raises InputError for a label that is longer than the text encoder reads.
     """
     context = clip.model.config.text.context
-    prompts = [(label, template, template.replace("{}", label.strip())) for label in labels for template in templates]
-    for label, template, prompt in prompts:
-        if (tokens := clip.token_count(prompt)) > context:
+    pairs = [(label, template) for label in labels for template in templates]
+    prompts = [template.replace("{}", label.strip()) for label, template in pairs]
+    for (label, template), tokens in zip(pairs, clip.token_counts(prompts), strict=True):
+        if tokens > context:
             raise InputError(
                 f"the label {shorten(label, 60, placeholder=' ...')!r} in the template {template!r} has {tokens} tokens"
                 f" with those of start and end, but the text encoder takes {context}; shorten it"
             )
-    embeddings = clip.encode_text([prompt for _, _, prompt in prompts]).reshape(len(labels), len(templates), -1)
+    embeddings = clip.encode_text(prompts).reshape(len(labels), len(templates), -1)
     mean = embeddings.mean(axis=1)
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
