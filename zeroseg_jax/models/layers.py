@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -183,13 +182,3 @@ def sincos_positions(
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
     return np.concatenate([encode(columns), encode(rows)], axis=1).astype(np.float32)
-
-
-def interpolate_positions(
-    table: Float[Array, "n d"], grid: tuple[int, int], new_grid: tuple[int, int]
-) -> Float[Array, "m d"]:
-    """Resizes a row-major table of patch positions (no class token); the identity where the grids agree."""
-    if grid == new_grid:
-        return table
-    resized = jax.image.resize(table.reshape(*grid, -1), (*new_grid, table.shape[-1]), "bicubic", antialias=False)
-    return resized.reshape(new_grid[0] * new_grid[1], -1).astype(jnp.result_type(table))
