@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTo
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
-from zeroseg_jax.models.dual_encoder import BUCKETS
+from zeroseg_jax.models.dual_encoder import BATCHES
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
 
@@ -107,7 +108,7 @@ def test_a_text_that_does_not_fit_is_cut_or_refused(encoder):
 
 
 def test_embeddings_do_not_depend_on_the_batch_and_compile_for_few_sizes(encoder):
-    images = [np.full((24, 24, 3), i, np.uint8) for i in range(BUCKETS[-1] + 3)]
+    images = [np.full((24, 24, 3), i, np.uint8) for i in range(BATCHES[-1] + 3)]
     many = encoder.encode_image(images)
     assert many.shape == (len(images), 8) and many.dtype == np.float32
     assert np.allclose(np.linalg.norm(many, axis=1), 1, atol=1e-6)
@@ -162,6 +163,16 @@ def test_photographs_are_set_upright(tmp_path):
     image.save(tmp_path / "turned.png", exif=exif)
     upright = image.transpose(Image.Transpose.ROTATE_270)
     assert np.array_equal(Preprocessing()([tmp_path / "turned.png"]), Preprocessing()([upright]))
+
+
+def test_texts_are_padded_to_their_own_length_only(encoder):
+    texts = [" ".join(["star"] * n) for n in (1, 11, 3, 5, 40, 9)]
+    tokens = encoder.tokenize(texts)
+    whole = np.asarray(encoder.model.text(jnp.asarray(tokens)))
+    alone = np.concatenate([encoder.encode_text([text]) for text in texts])
+    together = encoder.encode_text(texts)
+    whole = whole / np.linalg.norm(whole, axis=-1, keepdims=True)
+    assert np.abs(together - whole).max() < 1e-5 and np.abs(alone - whole).max() < 1e-5
 
 
 def test_another_input_size(encoder):

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -60,6 +61,10 @@ class TextConfig:
     start_id: int | None = 49406
     end_id: int = 49407
     pad_id: int | None = 1
+
+    def end(self, tokens: Int[Array, "c t"] | Int[np.ndarray, "c t"]) -> Int[Array, " c"] | Int[np.ndarray, " c"]:
+        """Where each text is read out; what follows it does not count."""
+        return (tokens if self.end_id == 2 else tokens == self.end_id).argmax(axis=1)
 
 
 @dataclass(frozen=True)
@@ -202,9 +207,7 @@ class TextTower(nnx.Module):
         # no padding mask: padding follows the end-of-text token, which the causal mask keeps from seeing it
         x, layers = self.transformer(embedded, jnp.tril(jnp.ones((length, length), bool))[None, None])
         x = self.final_norm(x)
-        end = self.config.end_id
-        position = jnp.argmax(tokens if end == 2 else tokens == end, axis=1)
-        return TowerOutput(x[jnp.arange(len(x)), position], x, embedded, layers)
+        return TowerOutput(x[jnp.arange(len(x)), self.config.end(tokens)], x, embedded, layers)
 
 
 class CLIP(nnx.Module):

@@ -1,7 +1,7 @@
 """What CLIP and GroupViT share around their two towers: tokenizer, image preprocessing, and the folder of all three."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +12,17 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.groupvit import GroupViT
 from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
 from zeroseg_jax.models.pretrained import Table, dump_weights, read_json, write_folder
 
-BUCKETS = (1, 4, 16, 64)
+BATCHES = (1, 4, 16, 64)
 """Batches are padded to one of these sizes, so that each input shape compiles four times at most."""
+
+LENGTHS = (8, 12, 16, 24, 32, 48)
+"""Texts are padded to one of these numbers of tokens, or to the model's context, in batches of similar length."""
 
 
 class DualEncoder:
@@ -66,14 +70,25 @@ class DualEncoder:
         encodes at another size than the checkpoint's. Raises InputError for anything else and for unreadable files.
         """
         check_images(images)
-        chunks = [self.preprocess(images[i : i + BUCKETS[-1]], size) for i in range(0, len(images), BUCKETS[-1])]
-        return self._unit(chunks, self.vision)
+        found = np.zeros((len(images), self.embed_dim), np.float32)
+        for batch, size_of_batch in parts(len(images), BATCHES):
+            pixels = self.preprocess(images[batch], size)
+            found[batch] = self.vision(padded(pixels, size_of_batch))[: len(pixels)]
+        return _unit(found)
 
     def encode_text(self, texts: Sequence[str], *, truncate: bool = True) -> Float[np.ndarray, "c d"]:
         """Unit-length text embeddings, float32; `truncate=False` raises InputError for a text that does not fit."""
-        tokens = self.tokenize(texts, truncate=truncate)
-        chunks = [tokens[i : i + BUCKETS[-1]] for i in range(0, len(tokens), BUCKETS[-1])]
-        return self._unit(chunks, lambda x: self._text(*nnx.split(self.model), jnp.asarray(x)))
+        tokens, config = self.tokenize(texts, truncate=truncate), self.model.config.text
+        lengths = np.asarray(config.end(tokens)) + 1
+        order = np.argsort(lengths, kind="stable")
+        found = np.zeros((len(tokens), self.embed_dim), np.float32)
+        for batch, size in parts(len(tokens), BATCHES):
+            chosen = order[batch]
+            longest = lengths[chosen[-1]]
+            length = min(config.context, next((n for n in LENGTHS if n >= longest), config.context))
+            inputs = jnp.asarray(padded(tokens[chosen, :length], size))
+            found[chosen] = self._text(*nnx.split(self.model), inputs)[: len(chosen)]
+        return _unit(found)
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> Int32[np.ndarray, "c t"]:
         """Token ids with start and end tokens, padded and, with `truncate`, cut to the model's context length."""
@@ -117,14 +132,9 @@ class DualEncoder:
             )
         return self.tokenizer
 
-    def _unit(self, chunks: Sequence[np.ndarray], encode: Callable[[np.ndarray], Array]) -> Float[np.ndarray, "b d"]:
-        found = [np.zeros((0, self.embed_dim), np.float32)]
-        for chunk in chunks:
-            size = next(bucket for bucket in BUCKETS if bucket >= len(chunk))
-            padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk), axis=0)])
-            found.append(np.asarray(encode(padded), np.float32)[: len(chunk)])
-        embeddings = np.concatenate(found)
-        return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+
+def _unit(x: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "b d"]:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def check_pixels(pixels: Array | np.ndarray) -> Float[Array, "b y x 3"]:

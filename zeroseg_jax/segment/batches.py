@@ -4,20 +4,20 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from zeroseg_jax.models.batching import parts
 from zeroseg_jax.segment.inference import Encoding, Texts
 
 BATCHES = (1, 4, 16)
 """Batches are padded to one of these sizes, so that each input shape compiles three times at most."""
 
 
-def chunks(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-    """Indices of images with one shape of encoding, as many as go into a batch."""
+def chunks(shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[int], int]]:
+    """Indices of images with one shape of encoding, as many as go into a batch, and the size to pad it to."""
     for shape in sorted(set(shapes)):
         indices = [i for i, s in enumerate(shapes) if s == shape]
-        for start in range(0, len(indices), BATCHES[-1]):
-            yield indices[start : start + BATCHES[-1]]
+        for batch, size in parts(len(indices), BATCHES):
+            yield indices[batch], size
 
 
 def split(batch: Encoding) -> list[Encoding]:
@@ -30,9 +30,3 @@ def pad_texts(texts: Texts) -> Texts:
     count, width = texts.embeddings.shape
     room = max(8, 2 ** (count - 1).bit_length())
     return texts._replace(embeddings=jnp.concatenate([texts.embeddings, jnp.zeros((room - count, width))]))
-
-
-def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Stacked, with the first one repeated up to a size of `BATCHES`."""
-    size = next(n for n in BATCHES if n >= len(arrays))
-    return np.stack([*arrays, *[arrays[0]] * (size - len(arrays))])

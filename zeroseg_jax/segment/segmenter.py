@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.dual_encoder import DualEncoder
-from zeroseg_jax.segment.batches import BATCHES, chunks, pad_texts, padded, split
+from zeroseg_jax.segment.batches import BATCHES, chunks, pad_texts, split
 from zeroseg_jax.segment.function import make_function
 from zeroseg_jax.segment.images import ImageLike, to_pixels, to_pixels_list
 from zeroseg_jax.segment.inference import (
@@ -207,9 +208,9 @@ class Segmenter:
         texts, threshold = self._texts_of(labels, templates, background, readout.scale)
         texts = pad_texts(texts)
         names, found = list(labels), {}
-        for indices in chunks([(*image.grid, len(image.embeddings)) for image in images]):
+        for indices, size in chunks([(*image.grid, len(image.embeddings)) for image in images]):
             chunk = [images[i] for i in indices]
-            output = self._label_chunk(chunk, texts, readout.mix, threshold)
+            output = self._label_chunk(chunk, size, texts, readout.mix, threshold)
             for i, image, *maps in zip(indices, chunk, *output, strict=False):
                 height, width = image.pixels.shape[:2]
                 label_map, segments = (np.ascontiguousarray(m[:height, :width]) for m in maps[:2])
@@ -259,29 +260,31 @@ class Segmenter:
         layout = self._lay_out(pixels[0].shape, readout)
         views = [np.asarray(view) for p in pixels for view in layout.cut(resize(p, layout.shape))]
         encoded: list[Encoding] = []
-        for start in range(0, len(views), BATCHES[-1]):
-            part = views[start : start + BATCHES[-1]]
-            batch = self._encode(self.method.params, padded(part), readout.renaming, readout.flip)
-            encoded += split(jax.device_get(batch))[: len(part)]
+        for part, size in parts(len(views), BATCHES):
+            batch = self._encode(self.method.params, padded(views[part], size), readout.renaming, readout.flip)
+            encoded += split(jax.device_get(batch))[: len(views[part])]
         if (count := len(layout.starts)) > 1:
-            parts = [encoded[i : i + count] for i in range(0, len(encoded), count)]
-            encoded = [jax.device_get(self._merge(windows, layout)) for windows in parts]
+            images = [encoded[i : i + count] for i in range(0, len(encoded), count)]
+            encoded = [jax.device_get(self._merge(windows, layout)) for windows in images]
         # on the host they are arrays of numpy
         maps: list[Any] = encoded
         found = zip(pixels, maps, strict=True)
         return [EncodedImage(p, e.embeddings, e.assignment, layout.grid, self) for p, e in found]
 
-    def _label_chunk(self, chunk: Sequence[EncodedImage], texts: Texts, mix: Mix, threshold: bool) -> Labelled:
+    def _label_chunk(
+        self, chunk: Sequence[EncodedImage], batch: int, texts: Texts, mix: Mix, threshold: bool
+    ) -> Labelled:
+        """The labels of images whose encodings have one shape, padded to a batch of the size `batch`."""
         sizes = [image.pixels.shape[:2] for image in chunk]
         height, width = (output_bucket(max(size[axis] for size in sizes)) for axis in (0, 1))
         rows, columns = chunk[0].grid
         assignments = [image.assignment for image in chunk if image.assignment is not None]
         encoding = Encoding(
-            jnp.asarray(padded([image.embeddings for image in chunk])),
-            jnp.asarray(padded(assignments)) if assignments else None,
+            jnp.asarray(padded([image.embeddings for image in chunk], batch)),
+            jnp.asarray(padded(assignments, batch)) if assignments else None,
         )
-        enlarge_rows = padded([enlarging(rows, size[0], height) for size in sizes])
-        enlarge_columns = padded([enlarging(columns, size[1], width) for size in sizes])
+        enlarge_rows = padded([enlarging(rows, size[0], height) for size in sizes], batch)
+        enlarge_columns = padded([enlarging(columns, size[1], width) for size in sizes], batch)
         return jax.device_get(self._label(encoding, texts, enlarge_rows, enlarge_columns, mix, threshold))
 
     def _texts_of(
