@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64, UInt8
+from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from zeroseg_jax.errors import InputError
@@ -15,11 +15,11 @@ from zeroseg_jax.evaluate import report
 from zeroseg_jax.evaluate.baselines import ColourRules, PaintedViews, TiledDenseClip, cells, untrained, windows
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, Scenes, open_benchmark
 from zeroseg_jax.evaluate.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from zeroseg_jax.evaluate.question import Predict, Question, make_question
 from zeroseg_jax.log import ProgressBar
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.segment.inference import DenseClipMethod, Method, StudentMethod
 from zeroseg_jax.segment.loading import readout_of
-from zeroseg_jax.segment.prompts import Background
 from zeroseg_jax.segment.readout import Readout
 from zeroseg_jax.segment.segmenter import Segmenter
 
@@ -32,9 +32,6 @@ COLOUR_SCENES = 1000
 """Training scenes that the colour rules are fitted to."""
 
 BATCH = 16
-
-Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]]], dict[str, list[Int32[np.ndarray, "_ _"]]]]
-"""Images -> for each variant of a way to segment, a map of class indices for each image."""
 
 
 @dataclasses.dataclass
@@ -57,28 +54,6 @@ class Contender:
     @property
     def best(self) -> str:
         return max(self.confusion, key=lambda variant: mean_iou(self.confusion[variant]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What every model is asked: the class names as labels, and how its answer becomes class indices."""
-
-    labels: tuple[str, ...]
-    background: Background
-    templates: tuple[str, ...]
-    values: Int[np.ndarray, " c"]
-    """Class index of each label, and of no label (-1) at the end."""
-
-    def ask(self, segmenter: Segmenter, **variants: Mapping[str, Any]) -> Predict:
-        """A `Predict` whose variants differ in fields of `Readout`; the images are encoded once for all of them."""
-
-        def predict(images: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
-            encoded = segmenter.encode_batch(images)
-            asked: dict[str, Any] = dict(templates=self.templates, background=self.background)
-            found = {name: segmenter.label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
-            return {name: [self.values[r.label_map] for r in results] for name, results in found.items()}
-
-        return predict
 
 
 def evaluate(model: Segmenter, config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -141,22 +116,6 @@ def with_options(model: Segmenter, config: ConfigDict) -> Segmenter:
     """The model with the templates and the readout of `config.eval`."""
     templates = model.templates if config.eval.templates is None else config.eval.templates
     return Segmenter(model.method, model.clip, templates=templates, readout=readout_of(config, model.readout))
-
-
-def make_question(benchmark: Benchmark, model: Segmenter, background: str) -> Question:
-    """Asks for every class but the background, which is a threshold, or phrases (its own name, if none are given)."""
-    classes = [i for i in range(len(benchmark.classes)) if i != benchmark.background]
-    labels = tuple(benchmark.classes[i] for i in classes)
-    if benchmark.background is None:
-        if background:
-            raise InputError(f"eval.background is set, but {benchmark.name} has no background class; leave it empty")
-        return Question(labels, None, model.templates, np.array([*classes, -1], np.int32))
-    rule: Background = background or benchmark.classes[benchmark.background]
-    try:
-        rule = float(background)
-    except ValueError:
-        rule = [phrase.strip() for phrase in str(rule).split(",")]
-    return Question(labels, rule, model.templates, np.array([*classes, benchmark.background], np.int32))
 
 
 def make_baselines(
