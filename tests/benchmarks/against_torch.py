@@ -72,12 +72,20 @@ class Side:
 
 
 def check(ours: Side, theirs: Side) -> dict[str, float]:
-    """How far the outputs are apart; raises AssertionError where it is too much."""
+    """How far the outputs are apart; raises AssertionError where it is too much.
+
+    Label maps are held against the scores of the other side, where it gives them: how much worse the label is there.
+    """
     apart = {}
     for name, value in ours.outputs.items():
         other = theirs.outputs[name]
         assert value.shape == other.shape, f"{name}: {value.shape} and {theirs.name} {other.shape}"
-        if np.issubdtype(value.dtype, np.integer):
+        scores = theirs.outputs.get(f"{name}_scores")
+        if scores is not None:
+            chosen = np.take_along_axis(scores, value[:, None], axis=1)[:, 0]
+            apart[f"{name}_scores"] = float((scores.max(axis=1) - chosen).max())
+            assert apart[f"{name}_scores"] <= CLOSE, f"{name} of {theirs.name}: {apart}"
+        elif np.issubdtype(value.dtype, np.integer):
             apart[f"{name}_equal"] = float((value == other).mean())
             assert apart[f"{name}_equal"] >= EQUAL, f"{name} of {theirs.name}: {apart}"
         else:

@@ -103,7 +103,7 @@ def _groupvit(model: Any, processor: Any, pixels: torch.Tensor) -> Callable[[int
 
     def run(index: int) -> dict[str, torch.Tensor]:
         output = model(**texts, pixel_values=pixels, output_segmentation=True)
-        return {"label_map": output.segmentation_logits.argmax(1)}
+        return _labelled(output.segmentation_logits / model.logit_scale.exp())
 
     return run
 
@@ -118,9 +118,14 @@ def _groupvit_cached(model: Any, processor: Any, pixels: torch.Tensor) -> Callab
         groups = output.last_hidden_state
         embeddings = _unit(model.visual_projection(groups.flatten(0, 1))).unflatten(0, groups.shape[:2])
         maps = get_grouping_from_attentions(output.attentions, pixels.shape[2:])
-        return {"label_map": torch.einsum("bsc,bsyx->bcyx", embeddings @ texts.T, maps).argmax(1)}
+        return _labelled(torch.einsum("bsc,bsyx->bcyx", embeddings @ texts.T, maps))
 
     return run
+
+
+def _labelled(scores: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The label maps, and the scores (b, c, y, x) that they are the largest of."""
+    return {"label_map": scores.argmax(1), "label_map_scores": scores}
 
 
 def _dense(model: Any, last: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -85,12 +86,18 @@ class Attention(nnx.Module):
         context = x if context is None else context
 
         def split(y: Array) -> Array:
-            return y.reshape(*y.shape[:2], self.heads, -1)
+            return y.reshape(*y.shape[:2], self.heads, -1).swapaxes(1, 2)
 
-        y = jax.nn.dot_product_attention(
-            split(self.query(x)), split(self.key(context)), split(self.value(context)), mask=mask
-        )
-        return self.out(y.reshape(x.shape))
+        # heads before tokens, so that all are plain batched matrix products: with `jax.nn.dot_product_attention`, whose
+        # heads come after, attention takes 1.5 to 3 times as long on a CPU
+        query, key, value = split(self.query(x)), split(self.key(context)), split(self.value(context))
+        logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
+        logits = logits * query.shape[-1] ** -0.5
+        if mask is not None:
+            logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+        shares = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+        y = jnp.einsum("bhnm,bhmd->bhnd", shares, value)
+        return self.out(y.swapaxes(1, 2).reshape(x.shape))
 
 
 class Block(nnx.Module):
