@@ -102,10 +102,15 @@ def default_config() -> ConfigDict:
     config.eval.root = ""
     config.eval.split = "validation"
     config.eval.limit = 0
-    config.eval.background = ""  # where there is such a class: a threshold such as "0.9", or phrases; "" = its own name
+    config.eval.vocabulary = ""  # class names, prompts and protocol: a name in evaluate/vocabularies, or a .toml file
+    config.eval.mask = ""  # of tfds:NAME: the feature with the masks; "" = found by its name
+    # where there is such a class: a threshold such as "0.9", or phrases; "" = the vocabulary's rule, or its own name
+    config.eval.background = ""
     config.eval.baselines = ("maskclip", "cells", "windows", "untrained", "colours")  # () = none
+    # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: the vocabulary's, or the
+    # model's own
+    config.eval.templates = None
     # How segments get names and pixels get segments: `segment.readout.Readout`. None: the model's own, or the default
-    config.eval.templates = None  # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each
     config.eval.mix = None  # "scores" or "embeddings"
     config.eval.scale = None
     config.eval.flip = None

@@ -30,7 +30,8 @@ class PreparedSource:
     def __init__(self, name: str, root: str | Path, split: str = "train"):
         builder = tfds.builder_from_directory(_version_folder(name, Path(root)))
         self._split = "all" if split in WHOLE else split
-        self._image, self._text = _features(builder)
+        self.features = builder.info.features
+        self.image_feature, self._text = _features(builder)
         # No image is decoded by TFDS, which may choose OpenCV. (PartialDecoding does not work without TensorFlow.)
         pictures = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
         skipped = {name: tfds.decode.SkipDecoding() for name in pictures}
@@ -55,11 +56,16 @@ class PreparedSource:
         return self._items[i][self._text].decode() if self._text else None
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        item, key = self._items[i], self.key(i)
-        if not isinstance(item[self._image], bytes):
-            raise BrokenImage(key, "the record holds no encoded image")
+        item, key = self.record(i), self.key(i)
         text = {"text": item[self._text].decode()} if self._text else {}
-        return {"image": decode_image(item[self._image], key), "key": key} | text
+        return {"image": decode_image(item[self.image_feature], key), "key": key} | text
+
+    def record(self, i: int) -> dict[str, Any]:
+        """All features of item `i`, those of images as encoded bytes."""
+        item = self._items[i]
+        if not isinstance(item[self.image_feature], bytes):
+            raise BrokenImage(self.key(i), "the record holds no encoded image")
+        return item
 
 
 def _version_folder(name: str, root: Path) -> Path:
@@ -73,8 +79,8 @@ def _version_folder(name: str, root: Path) -> Path:
     configs = sorted({folder.parent for folder in found})
     if not found:
         raise InputError(
-            f"there is no prepared dataset {name}{':' + version if version else ''} in {root}; set data.root to the"
-            " folder that TensorFlow Datasets prepared it in"
+            f"there is no prepared dataset {name}{':' + version if version else ''} in {root}; the root must"
+            " be the folder that TensorFlow Datasets prepared it in"
         )
     if len(configs) > 1:
         names = ", ".join(f"tfds:{folder.relative_to(root)}" for folder in configs)

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
+from ml_collections import ConfigDict
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark
+from zeroseg_jax.evaluate.vocabularies import Vocabulary, fitting
 from zeroseg_jax.segment.prompts import Background
 from zeroseg_jax.segment.segmenter import Segmenter
 
@@ -25,11 +27,17 @@ class Question:
     templates: tuple[str, ...]
     values: Int[np.ndarray, " c"]
     """Class index of each label, and of no label (-1) at the end."""
+    vocabulary: str = ""
+    """Name of the vocabulary that it follows; "" where the classes are asked for by their own names."""
+    means: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Labels that stand for the mean of several phrases."""
 
     def ask(self, segmenter: Segmenter, **variants: Mapping[str, Any]) -> Predict:
         """A `Predict` whose variants differ in fields of `Readout`; the images are encoded once for all of them."""
 
         def predict(images: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
+            for label, phrases in self.means.items():
+                segmenter.define(label, phrases)
             encoded = segmenter.encode_batch(images)
             asked: dict[str, Any] = dict(templates=self.templates, background=self.background)
             found = {name: segmenter.label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
@@ -38,17 +46,52 @@ class Question:
         return predict
 
 
-def make_question(benchmark: Benchmark, model: Segmenter, background: str) -> Question:
-    """Asks for every class but the background, which is a threshold, or phrases (its own name, if none are given)."""
-    classes = [i for i in range(len(benchmark.classes)) if i != benchmark.background]
-    labels = tuple(benchmark.classes[i] for i in classes)
-    if benchmark.background is None:
-        if background:
+def make_question(benchmark: Benchmark, model: Segmenter, options: ConfigDict) -> Question:
+    """Asks for every class but the background, as the vocabulary says that `options` (`config.eval`) chooses.
+
+    Of the vocabulary come the phrases, the templates (unless `options.templates` are given, which `model` then has)
+    and the rule for background (unless `options.background` is given): a threshold, or phrases. Where neither says how,
+    the background is asked for by the name of its class.
+
+    Raises:
+        InputError: a vocabulary that does not fit the masks, or a rule for a background that they do not have.
+    """
+    vocabulary = fitting(options.vocabulary, benchmark.name, benchmark.classes, benchmark.vocabulary)
+    rule = _background(benchmark, vocabulary, options.background)
+    # a folder or a dataset of TFDS has a background only if its vocabulary says so
+    hidden = benchmark.background
+    if hidden is None and vocabulary.background is not None:
+        hidden = vocabulary.classes.index("background")
+    classes = [i for i in range(len(benchmark.classes)) if i != hidden]
+    means = {}
+    if vocabulary.combine == "mean":
+        joined = {i: " / ".join(vocabulary.phrases[i]) for i in classes}
+        means = {joined[i]: vocabulary.phrases[i] for i in classes if len(vocabulary.phrases[i]) > 1}
+        asked = [(label, i) for i, label in joined.items()]
+    else:
+        asked = [(phrase, i) for i in classes for phrase in vocabulary.phrases[i]]
+    labels, values = zip(*asked, strict=True)
+    templates = vocabulary.templates if options.templates is None else None
+    return Question(
+        labels,
+        rule,
+        model.templates if templates is None else templates,
+        np.array([*values, -1 if hidden is None else hidden], np.int32),
+        vocabulary.name,
+        means,
+    )
+
+
+def _background(benchmark: Benchmark, vocabulary: Vocabulary, given: str) -> Background:
+    """The rule for the background's pixels; None where there is no such class."""
+    if benchmark.background is None and vocabulary.background is None:
+        if given:
             raise InputError(f"eval.background is set, but {benchmark.name} has no background class; leave it empty")
-        return Question(labels, None, model.templates, np.array([*classes, -1], np.int32))
-    rule: Background = background or benchmark.classes[benchmark.background]
+        return None
+    if not given:
+        rule = vocabulary.background or (vocabulary.classes[benchmark.background or 0],)
+        return rule if isinstance(rule, float) else list(rule)
     try:
-        rule = float(background)
+        return float(given)
     except ValueError:
-        rule = [phrase.strip() for phrase in str(rule).split(",")]
-    return Question(labels, rule, model.templates, np.array([*classes, benchmark.background], np.int32))
+        return [phrase.strip() for phrase in given.split(",")]

@@ -71,7 +71,7 @@ def evaluate(model: Segmenter, config: ConfigDict, workdir: str | Path) -> dict[
     """
     benchmark = open_benchmark(config.eval)
     model = with_options(model, config)
-    question = make_question(benchmark, model, config.eval.background)
+    question = make_question(benchmark, model, config.eval)
     contenders = {"model": Contender(question.ask(model, **{"": {}}))}
     for name, predict in make_baselines(model, benchmark, question, config.eval).items():
         contenders[name] = Contender(predict)
@@ -193,6 +193,7 @@ def settings(model: Segmenter, question: Question, config: ConfigDict) -> dict[s
         "model": config.model,
         "image_size": model.method.image_size,
         "patch_size": model.method.patch_size,
+        "vocabulary": question.vocabulary,
         "labels": list(question.labels),
         "templates": list(question.templates),
         "background": question.background,

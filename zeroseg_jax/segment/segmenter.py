@@ -95,6 +95,7 @@ class Segmenter:
         self.templates, self.readout = resolve_templates(templates), readout or Readout()
         self.about = about
         self._texts: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
+        self._meanings: dict[str, tuple[str, ...]] = {}
         self._encode = jax.jit(functools.partial(encode_view, method), static_argnums=(2, 3))
         self._merge = jax.jit(_merge_windows, static_argnums=1)
         self._label = jax.jit(label_pixels, static_argnums=(4, 5))
@@ -180,8 +181,21 @@ class Segmenter:
         names = check_labels(labels)
         found = self.templates if templates is None else resolve_templates(templates)
         if (names, found) not in self._texts:
-            self._texts[names, found] = embed_labels(self.clip, names, found)
+            meanings = [self._meanings.get(name, (name,)) for name in names]
+            embeddings = embed_labels(self.clip, [phrase for phrases in meanings for phrase in phrases], found)
+            if len(embeddings) > len(names):
+                starts = np.cumsum([0, *(len(phrases) for phrases in meanings[:-1])])
+                embeddings = np.add.reduceat(embeddings, starts)
+                embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
+            self._texts[names, found] = embeddings
         return self._texts[names, found]
+
+    def define(self, label: str, phrases: Sequence[str]) -> None:
+        """Lets `label` stand for several phrases from now on: its embedding is the unit mean of theirs."""
+        phrases = check_labels(phrases, "phrase")
+        if self._meanings.get(label) != phrases:
+            self._meanings[label] = phrases
+            self._texts.clear()
 
     def check(
         self,

@@ -1,0 +1,154 @@
+"""PASCAL Context with 60 and 59 classes, and the check that its masks' values mean what the names say.
+
+Masks of this dataset are in use in two orders of classes, and neither the masks nor their folder tells which: the
+alphabetical one of mmsegmentation's converter (GroupViT, TCL and CLIP-DINOiser evaluate on it) and that of the authors'
+59_labels.txt, where VOC's 20 classes come first. In the wrong order a mean IoU is near zero without any error.
+
+The order is that of `classes.txt` or `59_labels.txt` in the dataset's folder ("12: dog" and "dog" are both understood),
+else the alphabetical one. Either way it is compared with what is known of the images apart from the masks: VOC's boxes
+in `Annotations/NAME.xml`. In up to 100 images, spread over the split, each box of one of VOC's classes should hold
+pixels of that class. Where less than half of the boxes do, the masks are refused. So 20 of the 59 classes are checked,
+through which the two orders differ; the other 39 are taken from the order that these 20 confirm. Without Annotations
+nothing can be checked, which `--mode=check` then says.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from absl import logging
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.benchmarks.masks import MaskPairs, Pair, find_root, read_mask, table_reader, value_table
+from zeroseg_jax.evaluate.benchmarks.voc import list_pairs
+from zeroseg_jax.evaluate.metrics import IGNORE
+from zeroseg_jax.evaluate.vocabularies import load_vocabulary
+
+FOLDERS = ("JPEGImages", "SegmentationClassContext")
+LISTS = "ImageSets/SegmentationContext"
+LABELS = ("classes.txt", "59_labels.txt")
+
+VOC_FIRST = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "table"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor", "bag", "bed"),
+    *("bench", "book", "building", "cabinet", "ceiling", "cloth", "computer", "cup", "door", "fence", "floor"),
+    *("flower", "food", "grass", "ground", "keyboard", "light", "mountain", "mouse", "curtain", "platform", "sign"),
+    *("plate", "road", "rock", "shelves", "sidewalk", "sky", "snow", "bedclothes", "track", "tree", "truck", "wall"),
+    *("water", "window", "wood"),
+)
+"""The order of 59_labels.txt."""
+
+SAME = {
+    **{"airplane": "aeroplane", "diningtable": "table", "dining table": "table", "potted plant": "pottedplant"},
+    **{"plant": "pottedplant", "monitor": "tvmonitor", "tv monitor": "tvmonitor", "motorcycle": "motorbike"},
+}
+"""Other words for a class."""
+
+SAMPLE = 100
+LEAST = 0.5
+"""Share of the boxes that must hold their class; of the right order nearly all do, of a wrong one about a tenth."""
+
+
+def open_context(root: str, split: str, limit: int = 0, background: bool = True) -> MaskPairs:
+    """60 classes, the first of which is background, or 59, where background does not count.
+
+    Raises:
+        InputError: a folder or list is missing, or the masks are in another order of classes than assumed.
+    """
+    folder = find_root(root, ("VOCdevkit/VOC2010", "VOC2010"), FOLDERS, "PASCAL Context")
+    pairs = list_pairs(folder, split, limit, *FOLDERS, lists=LISTS)
+    names = load_vocabulary("context_mmseg").classes  # the alphabetical order
+    order, said = _read_order(folder, names)
+    note = check_order(folder, pairs, order, said)
+    first = 0 if background else 1
+    classes = {value: names.index(name) - first for value, name in enumerate(order)}
+    if not background:
+        classes[order.index("background")] = IGNORE
+    kind = "context" if background else "context59"
+    vocabulary = "context_groupvit" if background else "context59_mmseg"
+    return MaskPairs(
+        kind,
+        pairs,
+        load_vocabulary(vocabulary).classes,
+        table_reader(value_table(classes)),
+        background=0 if background else None,
+        vocabulary=vocabulary,
+        notes=(note,),
+    )
+
+
+def _read_order(folder: Path, names: Sequence[str]) -> tuple[Sequence[str], str]:
+    """The name of each mask value, and where it is from."""
+    path = next((folder / name for name in LABELS if (folder / name).is_file()), None)
+    if path is None:
+        return names, "alphabetical order"
+    lines = [re.sub(r"^\d+\s*[:.]\s*", "", line.strip()) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [SAME.get(line, line) for line in lines if line]
+    if len(found) == len(names) - 1:
+        found.insert(0, "background")
+    if sorted(found) != sorted(names):
+        strange = sorted(set(found) - set(names)) or sorted(set(names) - set(found)) or found
+        raise InputError(
+            f"{path} does not hold the names of the 59 classes, each once ({strange[0]!r} is one too many or missing);"
+            " list them in the order of the masks' values, or remove it"
+        )
+    return found, f"the order of {path.name}"
+
+
+def check_order(folder: Path, pairs: Sequence[Pair], order: Sequence[str], said: str) -> str:
+    """Compares the masks with VOC's boxes, and returns a sentence that says how that came out.
+
+    Raises:
+        InputError: most boxes do not hold the class that they are said to.
+    """
+    boxes = list(_sample_boxes(folder, pairs))
+    if not boxes:
+        note = f"the classes are taken to be in {said}; without {folder / 'Annotations'} that could not be checked"
+        logging.warning("%s", note)
+        return note
+    orders = {said: order, "alphabetical order": load_vocabulary("context_mmseg").classes}
+    orders["the order of 59_labels.txt"] = orders.get("the order of 59_labels.txt", VOC_FIRST)
+    shares = {name: float(np.mean([list(o).index(b.name) in b.values for b in boxes])) for name, o in orders.items()}
+    if shares[said] < LEAST:
+        best = max(shares, key=lambda name: shares[name])
+        hint = (
+            f"{best} fits ({shares[best]:.0%}), so put that list into {folder} as classes.txt"
+            if shares[best] >= LEAST
+            else f"list the names in the order of the masks' values in {folder / 'classes.txt'}"
+        )
+        raise InputError(
+            f"the masks in {folder / FOLDERS[1]} do not have their classes in {said}: only {shares[said]:.0%} of"
+            f" {len(boxes)} annotated objects hold pixels of their class; {hint}"
+        )
+    return f"the classes are in {said}: {shares[said]:.0%} of {len(boxes)} annotated objects hold pixels of their class"
+
+
+class Box(NamedTuple):
+    """An object of `Annotations`: its class, and the mask's values inside its box."""
+
+    name: str
+    values: frozenset[int]
+
+
+def _sample_boxes(folder: Path, pairs: Sequence[Pair]) -> Iterator[Box]:
+    """The objects of some images that have annotations and masks; those marked as difficult are left out."""
+    for i in np.linspace(0, len(pairs) - 1, min(len(pairs), SAMPLE)).round().astype(int).tolist():
+        path = folder / "Annotations" / f"{pairs[i].name}.xml"
+        if not path.is_file() or not pairs[i].mask.is_file():
+            continue
+        mask = read_mask(pairs[i].mask)
+        try:
+            objects = ElementTree.parse(path).findall("object")
+        except ElementTree.ParseError as error:
+            raise InputError(f"{path} is no annotation of VOC ({error}); fetch it again, or remove it") from error
+        for thing in objects:
+            name = thing.findtext("name", "")
+            name = SAME.get(name, name)
+            if thing.findtext("difficult", "0").strip() == "1" or name not in VOC_FIRST:
+                continue
+            sides = [float(thing.findtext(f"bndbox/{side}", "1")) for side in ("ymin", "ymax", "xmin", "xmax")]
+            top, bottom, left, right = (round(side) for side in sides)
+            yield Box(name, frozenset(np.unique(mask[top - 1 : bottom, left - 1 : right]).tolist()))

@@ -1,0 +1,208 @@
+"""What the readers share: an example, a benchmark, and masks in PNG files beside images."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from zeroseg_jax.data.decode import DAMAGE, read_image
+from zeroseg_jax.data.folder import ENDINGS
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.metrics import IGNORE
+
+UNKNOWN = -1
+"""Value, in a table of `value_table`, of what may not occur in a mask."""
+
+
+class Example(NamedTuple):
+    """One image with its truth."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w"]
+    """Indices into the benchmark's classes; 255 does not count."""
+    name: str
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """A dataset with masks. `classes[i]` is the name of mask value i."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def groups(self) -> Mapping[str, Sequence[int]]:
+        """Classes that are also reported apart, by the name of the group."""
+
+    @property
+    def background(self) -> int | None:
+        """The class that means everything which no other class names."""
+
+    @property
+    def vocabulary(self) -> str:
+        """Name of the vocabulary that asks for the classes unless `eval.vocabulary` names another; "" is none."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Example:
+        """Raises InputError for a missing or broken image or mask, a mask of another size, or an unknown value in
+        it."""
+
+
+class UnknownValues(InputError):
+    """A mask with values that are neither a class nor 255."""
+
+    def __init__(self, name: str, values: Sequence[int], classes: str):
+        listed = ", ".join(str(value) for value in values)
+        super().__init__(f"the mask {name} holds {listed}, but {classes}; use the class list that it was made with")
+        self.values = tuple(values)
+
+
+class Pair(NamedTuple):
+    """The files of an example."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+class MaskPairs:
+    """Image files with mask files. `read` turns a mask's file into class indices; `notes` are what `check` tells."""
+
+    groups: Mapping[str, Sequence[int]] = {}
+
+    def __init__(
+        self,
+        name: str,
+        pairs: Sequence[Pair],
+        classes: Sequence[str],
+        read: Callable[[Path], UInt8[np.ndarray, "h w"]],
+        *,
+        background: int | None = None,
+        vocabulary: str = "",
+        notes: Sequence[str] = (),
+    ):
+        self.name, self.pairs, self.classes, self.read = name, pairs, classes, read
+        self.background, self.vocabulary, self.notes = background, vocabulary, notes
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, i: int) -> Example:
+        name, image_path, mask_path = self.pairs[i]
+        if not image_path.is_file():
+            raise InputError(f"there is no image {image_path}, but a mask may be; complete the dataset")
+        image, mask = read_image(image_path), self.read(mask_path)
+        check_sizes(str(mask_path), mask, image)
+        return Example(image, mask, name)
+
+    def missing(self) -> list[Path]:
+        """The files that are not there."""
+        return [path for pair in self.pairs for path in (pair.image, pair.mask) if not path.is_file()]
+
+
+def check_sizes(name: str, mask: UInt8[np.ndarray, "h w"], image: UInt8[np.ndarray, "y x 3"]) -> None:
+    """Raises InputError unless the mask has the pixels of the image."""
+    if mask.shape != image.shape[:2]:
+        sizes = f"{mask.shape[1]}x{mask.shape[0]}", f"{image.shape[1]}x{image.shape[0]}"
+        raise InputError(
+            f"the mask {name} has {sizes[0]} pixels, its image {sizes[1]}; they must agree, so take both from the same"
+            " release of the dataset"
+        )
+
+
+def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """The values of a PNG: a palette image's indices (not its colours), or a grey image's values.
+
+    Raises:
+        InputError: a missing or broken file, or an image in colours, which holds no indices.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no mask {path}; complete the dataset, or leave its image out of the split")
+    return decode_mask(path.read_bytes(), str(path))
+
+
+def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
+    """`read_mask` for the bytes of a file; `name` is for messages."""
+    image = decode_png(data, name)
+    if image.mode not in ("P", "L"):
+        raise InputError(
+            f"the mask {name} has the mode {image.mode}; it must be a palette or an 8-bit grey PNG of indices"
+        )
+    return np.array(image)
+
+
+def decode_png(data: bytes, name: str) -> Image.Image:
+    """An image of any mode, as it is; raises InputError for a broken one."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except DAMAGE as error:
+        raise InputError(f"the mask {name} cannot be read ({error}); fetch it again") from error
+    return image
+
+
+def value_table(classes: Mapping[int, int] | Sequence[int]) -> Int[np.ndarray, " 256"]:
+    """The class of each mask value: `classes` maps values to classes or 255; 255 stays 255, others are UNKNOWN."""
+    table = np.full(256, UNKNOWN, np.int64)
+    table[IGNORE] = IGNORE
+    pairs = classes.items() if isinstance(classes, Mapping) else enumerate(classes)
+    for value, found in pairs:
+        table[value] = found
+    return table
+
+
+def apply_table(mask: UInt8[np.ndarray, "h w"], table: Int[np.ndarray, " 256"], name: str) -> UInt8[np.ndarray, "h w"]:
+    """The mask with the classes of its values; raises UnknownValues for a value that has none."""
+    found = table[mask]
+    if (found == UNKNOWN).any():
+        known = np.flatnonzero(table[:IGNORE] != UNKNOWN)
+        classes = f"{len(known)} values from {known.min()} to {known.max()}, and 255, are known"
+        raise UnknownValues(name, np.unique(mask[found == UNKNOWN]).tolist(), classes)
+    return found.astype(np.uint8)
+
+
+def table_reader(table: Int[np.ndarray, " 256"]) -> Callable[[Path], UInt8[np.ndarray, "h w"]]:
+    """A `read` of `MaskPairs` for masks whose values become classes by a table."""
+    return lambda path: apply_table(read_mask(path), table, str(path))
+
+
+def find_root(root: str | Path, below: Sequence[str], needed: Sequence[str], dataset: str) -> Path:
+    """The first of `root` and its folders `below` that has all the folders `needed`.
+
+    Raises:
+        InputError: none has; the sentence names the folder that was looked for.
+    """
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise InputError(f"there is no folder {base}; set eval.root to that of {dataset}, with {', '.join(needed)}")
+    there = [folder for folder in (base, *(base / name for name in below)) if folder.is_dir()]
+    for folder in there:
+        if all((folder / name).is_dir() for name in needed):
+            return folder
+    lacking = next(there[-1] / name for name in needed if not (there[-1] / name).is_dir())
+    raise InputError(f"there is no folder {lacking}; set eval.root to a folder of {dataset}, with {', '.join(needed)}")
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without the ending."""
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in ENDINGS}
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, one on each line; raises InputError for a missing one, or one that repeats."""
+    if not path.is_file():
+        raise InputError(f"there is no {path}; write one class name on each line, in the order of the masks' values")
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double or not names or len(names) > IGNORE:
+        problem = f"names {', '.join(double)} twice" if double else f"holds {len(names)} names, not 1 to {IGNORE}"
+        raise InputError(f"{path} {problem}; each line must be the name of one class")
+    return names

@@ -1,0 +1,98 @@
+"""Any dataset that TensorFlow Datasets prepared with a feature of masks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from zeroseg_jax.data.decode import decode_image
+from zeroseg_jax.data.prepared import PreparedSource
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.benchmarks.masks import (
+    Example,
+    apply_table,
+    check_sizes,
+    decode_mask,
+    read_classes,
+    value_table,
+)
+from zeroseg_jax.evaluate.vocabularies import load_vocabulary
+
+MASKS = ("segmentation", "segmentation_mask", "segmentation_label", "mask", "label_map", "annotation")
+"""Names that features of masks commonly have."""
+
+
+class PreparedMasks:
+    """`tfds:NAME` below `root`, as `data.source` has it.
+
+    The masks are the feature `mask` if given, else the first of `MASKS` that there is, else the only image feature
+    beside the image; a feature may be an image or an integer tensor of one channel. The names of the classes are those
+    of the feature where it has some (`LabeledImage`), else those of `classes.txt` in `root`, else the vocabulary's.
+
+    Raises:
+        InputError: no such dataset or split, no feature of masks or several, or classes without names.
+    """
+
+    groups: Mapping[str, Sequence[int]] = {}
+    background = None
+    vocabulary = ""
+
+    def __init__(self, name: str, root: str, split: str, limit: int = 0, mask: str = "", vocabulary: str = ""):
+        folder = Path(root).expanduser()
+        self.name, self._source = name, PreparedSource(name.removeprefix("tfds:"), folder, split)
+        self._mask = _find_mask(self._source.features, self._source.image_feature, mask, name)
+        self.classes = _find_classes(self._source.features[self._mask], folder, vocabulary, name)
+        self._count = min(limit, len(self._source)) if limit else len(self._source)
+        self._table = value_table(range(len(self.classes)))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> Example:
+        if not 0 <= i < self._count:
+            raise IndexError(i)
+        record, key = self._source.record(i), self._source.key(i)
+        image, value = decode_image(record[self._source.image_feature], key), record[self._mask]
+        if isinstance(value, bytes):
+            mask = decode_mask(value, key)
+        else:
+            mask = np.asarray(value).reshape(np.shape(value)[:2]).astype(np.uint8)
+        check_sizes(key, mask, image)
+        return Example(image, apply_table(mask, self._table, key), key)
+
+
+def _find_mask(features: Mapping[str, Any], image: str, wanted: str, dataset: str) -> str:
+    found = [name for name, feature in features.items() if name != image and _may_be_mask(feature)]
+    listed = f"it has {', '.join(found)}" if found else "it has no image feature beside the image"
+    if wanted:
+        if wanted not in found:
+            raise InputError(f"{dataset} has no feature of masks {wanted!r}; {listed}, set eval.mask to one")
+        return wanted
+    common = [name for name in MASKS if name in found]
+    if not common and len(found) != 1:
+        raise InputError(f"eval.mask must say which feature of {dataset} has the masks; {listed}")
+    return common[0] if common else found[0]
+
+
+def _may_be_mask(feature: Any) -> bool:
+    if isinstance(feature, tfds.features.Image):
+        return True
+    if type(feature) is not tfds.features.Tensor or not np.issubdtype(feature.np_dtype, np.integer):
+        return False
+    return len(feature.shape) == 2 or (len(feature.shape) == 3 and feature.shape[-1] == 1)
+
+
+def _find_classes(feature: Any, folder: Path, vocabulary: str, dataset: str) -> tuple[str, ...]:
+    names = getattr(feature, "names", None)
+    if names:
+        return tuple(names)
+    if (folder / "classes.txt").is_file():
+        return read_classes(folder / "classes.txt")
+    if vocabulary:
+        return load_vocabulary(vocabulary).classes
+    raise InputError(
+        f"the masks of {dataset} have no names of classes; write one on each line of {folder / 'classes.txt'}, in the"
+        " order of the masks' values, or set eval.vocabulary"
+    )

@@ -1,0 +1,40 @@
+"""The procedural scenes as a benchmark."""
+
+from collections.abc import Mapping, Sequence
+
+from zeroseg_jax.data.scenes.render import MATERIALS, NAMES, OBJECTS
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.benchmarks.masks import Example
+
+
+class Scenes:
+    """A split of the procedural scenes; objects and materials are reported apart."""
+
+    name = "scenes"
+    classes = NAMES
+    background = None
+    vocabulary = ""
+    groups: Mapping[str, Sequence[int]] = {
+        "objects": range(len(OBJECTS)),
+        "materials": range(len(OBJECTS), len(OBJECTS) + len(MATERIALS)),
+    }
+
+    def __init__(self, root: str, config: str = "default", split: str = "validation", limit: int = 0):
+        # TFDS takes a second to import
+        from zeroseg_jax.data.scenes.builder import SIZES, ZerosegScenes, prepare
+
+        folder = prepare(root, config)
+        if split not in SIZES[config]:
+            raise InputError(f"the scenes have no split {split!r}; set eval.split to one of {', '.join(SIZES[config])}")
+        self._items = ZerosegScenes(data_dir=str(folder), config=config).as_data_source(split)
+        self._count = min(limit, len(self._items)) if limit else len(self._items)
+        self._split = split
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> Example:
+        if not 0 <= i < self._count:
+            raise IndexError(i)
+        item = self._items[i]
+        return Example(item["image"], item["segmentation"][..., 0], f"{self._split}/{i:05d}")
