@@ -30,7 +30,7 @@ class PreparedSource:
     def __init__(self, name: str, root: str | Path, split: str = "train"):
         builder = tfds.builder_from_directory(_version_folder(name, Path(root)))
         self._split = "all" if split in WHOLE else split
-        self.features = builder.info.features
+        self.features = dict(builder.info.features.items())
         self.image_feature, self._text = _features(builder)
         # No image is decoded by TFDS, which may choose OpenCV. (PartialDecoding does not work without TensorFlow.)
         pictures = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]

@@ -1,0 +1,95 @@
+"""What a vocabulary makes of the labels, and how answers become classes again."""
+
+import numpy as np
+import pytest
+
+from zeroseg_jax.config import default_config
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.question import make_question
+from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.segment import Segmenter
+from zeroseg_jax.segment.inference import DenseClipMethod
+
+OWN = """
+classes = ["background", "cat", "grass"]
+background = ["sky", "wall"]
+templates = "name"
+{more}
+[aliases]
+cat = ["cat", "kitten"]
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tiny_clip):
+    clip = load_clip(tiny_clip)
+    return Segmenter(DenseClipMethod(clip, 16), clip, templates="photo")
+
+
+class Masks:
+    """A benchmark without images."""
+
+    groups, vocabulary = {}, ""
+
+    def __init__(self, name, classes, background=None):
+        self.name, self.classes, self.background = name, classes, background
+
+    def __len__(self):
+        return 0
+
+    def __getitem__(self, i):
+        raise IndexError(i)
+
+
+def ask(benchmark, model, **options):
+    config = default_config()
+    config.eval.update(options)
+    return make_question(benchmark, model, config.eval)
+
+
+VOC = Masks("voc", [str(i) for i in range(21)], 0)
+FOLDER = Masks("folder", ("background", "cat", "grass"))
+
+
+def test_names_alone(model):
+    question = ask(FOLDER, model)
+    assert question.labels == FOLDER.classes and question.background is None and question.vocabulary == ""
+    assert question.values.tolist() == [0, 1, 2, -1] and question.templates == ("a photo of a {}.",)
+    with pytest.raises(InputError, match="has no background class"):
+        ask(FOLDER, model, background="0.5")
+
+
+def test_a_protocol(model):
+    question = ask(VOC, model, vocabulary="voc_clip_dinoiser")
+    assert len(question.labels) == 20 and question.labels[10] == "dining table" and len(question.templates) == 80
+    assert question.background == ["background"] and question.values.tolist() == [*range(1, 21), 0]
+    assert question.vocabulary == "voc_clip_dinoiser"
+    # what is given replaces the vocabulary's
+    given = ask(VOC, model, vocabulary="voc_groupvit", templates=("{}",), background="0.4")
+    assert given.background == 0.4 and given.templates == model.templates
+    assert ask(VOC, model, vocabulary="voc_groupvit").background == 0.95
+    assert ask(VOC, model, vocabulary="voc_groupvit", background="sky, wall").background == ["sky", "wall"]
+    assert ask(VOC, model).background == ["0"]  # without any vocabulary: the name of the class
+
+
+def test_several_phrases(model, tmp_path):
+    for combine in ("max", "mean"):
+        (tmp_path / f"{combine}.toml").write_text(OWN.format(more=f'combine = "{combine}"'))
+    best = ask(FOLDER, model, vocabulary=str(tmp_path / "max.toml"))
+    assert best.labels == ("cat", "kitten", "grass") and best.values.tolist() == [1, 1, 2, 0]
+    assert best.background == ["sky", "wall"] and best.templates == ("{}",)
+    mean = ask(FOLDER, model, vocabulary=str(tmp_path / "mean.toml"))
+    assert mean.labels == ("cat / kitten", "grass") and mean.values.tolist() == [1, 2, 0]
+
+    image = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    mean.ask(model, all={})([image])  # which gives the label its meaning
+    single = model.embed_labels(["cat", "kitten", "grass"], "name")
+    expected = single[:2].sum(axis=0) / np.linalg.norm(single[:2].sum(axis=0))
+    np.testing.assert_allclose(model.embed_labels(mean.labels, "name"), [expected, single[2]], atol=1e-6)
+
+
+def test_wrong_vocabularies(model):
+    with pytest.raises(InputError, match="made for context, but the masks of voc have 21"):
+        ask(VOC, model, vocabulary="context_groupvit")
+    with pytest.raises(InputError, match="masks of folder have 3"):
+        ask(FOLDER, model, vocabulary="voc_groupvit")

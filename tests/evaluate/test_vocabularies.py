@@ -1,0 +1,83 @@
+"""The shipped vocabularies against facts, and what is said of files that cannot be used."""
+
+import pytest
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.vocabularies import Vocabulary, fitting, load_vocabulary, names
+
+TWENTY_ONE = tuple(f"class {i}" for i in range(21))
+COUNTS = {
+    **{"voc": 21, "voc20": 20, "context": 60, "context59": 59, "coco_object": 81, "coco_stuff": 171},
+    **{"ade20k": 150, "cityscapes": 19, "coco_panoptic": 133},
+}
+
+
+@pytest.mark.parametrize("name", names())
+def test_shipped(name):
+    found = load_vocabulary(name)
+    assert name.startswith(found.dataset + "_") and len(found.classes) == COUNTS[found.dataset]
+    assert found.source and found.templates and len(found.phrases) == len(found.classes)
+    # every protocol has a rule for the background where there is one, and the class is the first
+    assert (found.background is not None) == (found.classes[0] == "background")
+    if name.endswith(("_groupvit", "_segclip")):
+        size = 448 if "groupvit" in name else 224
+        assert (found.short_side, found.window, found.top_classes) == (size, size, 5)
+        assert found.templates == ("a photo of a {}.",) and not found.normalise_prompts
+
+
+def test_variants_differ_as_published():
+    def get(name):
+        return load_vocabulary(name)
+
+    assert len(names()) == 23
+    assert [get(f"{n}_groupvit").background for n in ("voc", "context", "coco_object")] == [0.95, 0.35, 0.95]
+    assert [get(f"{n}_segclip").background for n in ("voc", "context", "coco_object")] == [0.8, 0.25, 0.65]
+    assert get("voc_clip_dinoiser").background == ("background",) and len(get("voc_clip_dinoiser").templates) == 80
+    assert len(get("voc_mmseg").templates) == 9 and get("voc_mmseg").background == 0.5
+    assert [get(f"voc_{n}").classes[11] for n in ("groupvit", "mmseg", "clip_dinoiser")] == [
+        "table",
+        "diningtable",
+        "dining table",
+    ]
+    assert get("context_groupvit").classes[1] == "airplane" and get("context59_mmseg").classes[0] == "aeroplane"
+    assert get("coco_object_clip_dinoiser").classes[5] == "aeroplane"
+    assert dict(zip(*(getattr(get("coco_panoptic_plain"), f) for f in ("classes", "phrases")), strict=True))[
+        "sky-other-merged"
+    ] == ("sky",)
+
+
+def test_fitting():
+    assert fitting("", "folder", ("cat", "grass")) == Vocabulary("", ("cat", "grass"), (("cat",), ("grass",)))
+    assert fitting("", "voc", TWENTY_ONE, "voc_groupvit").name == "voc_groupvit"
+    with pytest.raises(InputError, match=r"21 classes, but the masks of folder have 2; set eval\.vocabulary to a file"):
+        fitting("voc_mmseg", "folder", ("cat", "grass"))
+    with pytest.raises(InputError, match=r"is made for context, but the masks of voc .* voc_clip_dinoiser, voc_group"):
+        fitting("context_mmseg", "voc", TWENTY_ONE)
+    with pytest.raises(InputError, match="did you mean 'voc_groupvit'"):
+        load_vocabulary("voc_groupvti")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("classes = ['cat'", "cannot be used"),
+        ("clases = ['cat']", "holds 'clases'; did you mean 'classes'"),
+        ("dataset = 'x'", "list of classs is empty"),
+        ("classes = ['cat', 'cat']", "'cat' is there twice"),
+        ("classes = ['cat', 'dog']\n[aliases]\ncat = ['dog']", "'dog' is there twice"),
+        ("classes = ['cat']\n[aliases]\ncta = ['kitten']", "'cta' belong to no class; did you mean 'cat'"),
+        ("classes = ['cat']\nbackground = 0.5", "no class of that name"),
+        ("classes = ['background']\nbackground = 2.0", "between 0 and 1"),
+        ("classes = ['cat']\ncombine = 'sum'", "one of max, mean"),
+        ("classes = ['cat']\nstride = -1", "at least 0"),
+        ("classes = ['cat']\nwindow = 'big'", "is no int"),
+        ("classes = ['cat']\ntemplates = 'a photo'", "there are no templates"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_vocabulary(str(path))
+    with pytest.raises(InputError, match="no vocabulary file"):
+        load_vocabulary(str(tmp_path / "other.toml"))
