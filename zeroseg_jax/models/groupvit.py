@@ -239,4 +239,4 @@ class GroupViT(nnx.Module):
 
     def text(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
         """Text embeddings, float32, not unit length, of token ids with start and end tokens; t is at most `context`."""
-        return self.text_projection(self.text_tower(tokens).pooled).astype(jnp.float32)
+        return self.text_projection(self.text_tower.pool(tokens)).astype(jnp.float32)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 Activation = Callable[[Array], Array]
 Remat = Literal["none", "dots", "full"]
@@ -123,6 +123,13 @@ class Block(nnx.Module):
         x = x + self.attention(self.norm1(x), mask=mask)
         return x + self.mlp(self.norm2(x))
 
+    def at(self, x: Float[Array, "b n d"], token: Int[Array, " b"], mask: Bool[Array, "n n"] | None = None) -> Array:
+        """The output (b, d) for one token of each sequence; of the others only keys and values are computed."""
+        rows, normed = jnp.arange(x.shape[0]), self.norm1(x)
+        own = None if mask is None else mask[token][:, None, None]
+        y = x[rows, token][:, None] + self.attention(normed[rows, token][:, None], normed, own)
+        return (y + self.mlp(self.norm2(y)))[:, 0]
+
 
 class Transformer(nnx.Module):
     """`depth` blocks with stacked parameters, scanned, so that compile time does not grow with depth.
@@ -158,15 +165,30 @@ class Transformer(nnx.Module):
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"]]:
         """Returns the output of the last block and the outputs of all of them (dropped by the compiler when unused)."""
         graphdef, state = nnx.split(self.blocks)
+        return jax.lax.scan(lambda x, block: self._apply(graphdef, block, x, mask), x, state)
 
-        def apply(x: Array, block: Any) -> tuple[Array, Array]:
-            x = nnx.merge(graphdef, block)(x, mask)
-            return x, x
+    def before_last(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None
+    ) -> tuple[Float[Array, "b n d"], Block]:
+        """The input of the last block, and that block: for who needs only a part of its work."""
+        graphdef, state = nnx.split(self.blocks)
+
+        def block(i: Array | int) -> Any:
+            return jax.tree.map(lambda a: a[i], state)
+
+        # by index, because a scan over all but the last layer would copy their weights first
+        x = jax.lax.fori_loop(0, self.depth - 1, lambda i, x: self._apply(graphdef, block(i), x, mask)[0], x)
+        return x, nnx.merge(graphdef, block(-1))
+
+    def _apply(self, graphdef: nnx.GraphDef, block: Any, x: Array, mask: Array | None) -> tuple[Array, Array]:
+        def apply(x: Array, block: Any) -> Array:
+            return nnx.merge(graphdef, block)(x, mask)
 
         if self.remat != "none":
             dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             apply = jax.checkpoint(apply, policy=dots if self.remat == "dots" else None)
-        return jax.lax.scan(apply, x, state)
+        x = apply(x, block)
+        return x, x
 
 
 def sincos_positions(
