@@ -1,6 +1,7 @@
 """Every layout, read from a small tree of its own; mask values by hand."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class TestVoc:
             voc = opened("voc", root)
             assert isinstance(voc, Benchmark) and len(voc) == 2 and len(voc.classes) == 21 and voc.background == 0
             assert voc[1].name == "b" and voc[1].mask.tolist() == MASK
+            assert pickle.loads(pickle.dumps(voc))[0].name == "a"  # for worker processes
         voc20 = opened("voc20", tmp_path, limit=1)
         assert len(voc20) == 1 and len(voc20.classes) == 20 and voc20.background is None
         assert voc20[0].mask.tolist() == [[255, 0, 19], [14, 255, 255]]
@@ -298,7 +300,7 @@ def test_tfds(tmp_path):
     tfds.disable_progress_bar()
     LittleMasks.files = tmp_path / "files"
     LittleMasks(data_dir=str(tmp_path)).download_and_prepare(file_format="array_record")
-    with pytest.raises(InputError, match=r"eval\.mask must say .* regions, depth"):
+    with pytest.raises(InputError, match=r"eval\.mask must say .* depth, regions"):
         opened("tfds:little_masks", tmp_path)
     with pytest.raises(InputError, match=r"no names of classes.*classes\.txt"):
         opened("tfds:little_masks", tmp_path, mask="regions")

@@ -35,9 +35,10 @@ class Question:
     def ask(self, segmenter: Segmenter, **variants: Mapping[str, Any]) -> Predict:
         """A `Predict` whose variants differ in fields of `Readout`; the images are encoded once for all of them."""
 
+        for label, phrases in self.means.items():
+            segmenter.define(label, phrases)
+
         def predict(images: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
-            for label, phrases in self.means.items():
-                segmenter.define(label, phrases)
             encoded = segmenter.encode_batch(images)
             asked: dict[str, Any] = dict(templates=self.templates, background=self.background)
             found = {name: segmenter.label(encoded, self.labels, **asked, **o) for name, o in variants.items()}

@@ -1,5 +1,6 @@
 """The benchmarks on the images of COCO 2017: COCO-Object, COCO-Stuff and panoptic segmentation."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,14 +83,14 @@ def open_panoptic(root: str, split: str, limit: int = 0) -> MaskPairs:
         "coco_panoptic",
         pairs,
         classes,
-        lambda mask: read_panoptic_mask(mask, segments[mask.name]),
+        functools.partial(read_panoptic_mask, segments),
         # of other categories than COCO's, the names in the file are asked for
         vocabulary=vocabulary.name if vocabulary.classes == classes else "",
     )
 
 
-def read_panoptic_mask(path: Path, segments: Mapping[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Class indices from a panoptic PNG, where `segments` gives the class of each segment's id.
+def read_panoptic_mask(segments: Mapping[str, Mapping[int, int]], path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Class indices from a panoptic PNG, where `segments[name of the file]` gives the class of each segment's id.
 
     Raises:
         InputError: a missing or broken file, one that is not in colours, or a segment that the JSON does not have.
@@ -101,10 +102,11 @@ def read_panoptic_mask(path: Path, segments: Mapping[int, int]) -> UInt8[np.ndar
         raise InputError(f"the panoptic mask {path} has the mode {image.mode}; its segments' ids are RGB colours")
     ids = np.asarray(image).astype(np.int64) @ (1, 256, 65536)
     present, places = np.unique(ids, return_inverse=True)
-    unknown = [int(i) for i in present if i and int(i) not in segments]
+    known = segments[path.name]
+    unknown = [int(i) for i in present if i and int(i) not in known]
     if unknown:
         raise UnknownValues(str(path), unknown, "its JSON has no such segments")
-    found = np.array([segments.get(int(i), IGNORE) for i in present], np.uint8)
+    found = np.array([known.get(int(i), IGNORE) for i in present], np.uint8)
     return found[places].reshape(ids.shape)
 
 

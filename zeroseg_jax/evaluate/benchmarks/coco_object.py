@@ -7,8 +7,8 @@ image in it (or below `--out`): the 80 categories become 1 to 80 in the order of
 background. So all stuff is background, and so is what nobody labelled: no pixel is left out of the figures. Where
 objects overlap, the smaller one is on top; regions of a crowd lie below all of them.
 
-GroupViT made its masks from COCO-Stuff's maps instead, where the annotations' order decided such overlaps. For exactly
-its pixels leave out this command and put the maps into COCO/stuffthingmaps/val2017, which `coco_object` reads too.
+GroupViT made its masks from COCO-Stuff's maps instead, which may decide such overlaps otherwise. For exactly its pixels
+leave out this command and unpack the maps into COCO/stuffthingmaps/val2017, which `coco_object` reads too.
 """
 
 import argparse

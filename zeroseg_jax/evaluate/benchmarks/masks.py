@@ -1,5 +1,6 @@
 """What the readers share: an example, a benchmark, and masks in PNG files beside images."""
 
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -170,8 +171,12 @@ def apply_table(mask: UInt8[np.ndarray, "h w"], table: Int[np.ndarray, " 256"], 
 
 
 def table_reader(table: Int[np.ndarray, " 256"]) -> Callable[[Path], UInt8[np.ndarray, "h w"]]:
-    """A `read` of `MaskPairs` for masks whose values become classes by a table."""
-    return lambda path: apply_table(read_mask(path), table, str(path))
+    """A `read` of `MaskPairs` for masks whose values become classes by a table; it can be pickled."""
+    return functools.partial(_read_by_table, table)
+
+
+def _read_by_table(table: Int[np.ndarray, " 256"], path: Path) -> UInt8[np.ndarray, "h w"]:
+    return apply_table(read_mask(path), table, str(path))
 
 
 def find_root(root: str | Path, below: Sequence[str], needed: Sequence[str], dataset: str) -> Path:

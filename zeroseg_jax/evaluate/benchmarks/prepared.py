@@ -64,7 +64,7 @@ class PreparedMasks:
 
 
 def _find_mask(features: Mapping[str, Any], image: str, wanted: str, dataset: str) -> str:
-    found = [name for name, feature in features.items() if name != image and _may_be_mask(feature)]
+    found = sorted(name for name, feature in features.items() if name != image and _may_be_mask(feature))
     listed = f"it has {', '.join(found)}" if found else "it has no image feature beside the image"
     if wanted:
         if wanted not in found:

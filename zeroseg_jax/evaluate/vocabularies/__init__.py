@@ -21,7 +21,6 @@ person = ["person", "people"]
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -75,7 +74,6 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in _shipped().iterdir() if path.name.endswith(".toml"))
 
 
-@cache
 def load_vocabulary(name: str) -> Vocabulary:
     """A shipped vocabulary by its name, or that of any other file that ends in .toml.
 
