@@ -36,6 +36,10 @@ def get_config() -> ConfigDict:
     config.data.workers = 0
     config.data.max_broken_share = 0.1
 
+    # written beside the weights, for `zeroseg_jax.load`: how captions name things, and how large images are best read out
+    config.templates = ("a {}", "{}")
+    config.segment_size = 96
+
     config.embed_dim = 64
     config.vision = ConfigDict({"patch_size": 4, "width": 96, "depth": 3, "heads": 4})
     config.text = ConfigDict({"vocabulary": 640, "context": 16, "width": 64, "depth": 2, "heads": 4})

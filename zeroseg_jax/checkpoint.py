@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from zeroseg_jax.config import read_config
+from zeroseg_jax.config import default_config, flatten, read_config
 from zeroseg_jax.distill.teacher import find_shipped
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import read_clip_config
@@ -74,12 +74,17 @@ def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, Confi
     The optimiser's state is not read. `dtype` is the dtype of the computation (None: float32).
 
     Raises:
-        InputError: `workdir` holds no config.json or no complete checkpoint.
+        InputError: `workdir` holds no config.json, one that lacks keys, or no complete checkpoint.
     """
     config = read_config(workdir)
     folder = Path(workdir).resolve() / "checkpoints"
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints yet; let the run reach {config.checkpoint_every} steps")
+    needed = {key for key in flatten(default_config()) if key.startswith(("student.", "image_size", "teacher.path"))}
+    if missing := sorted(needed - flatten(config).keys()):
+        raise InputError(
+            f"{Path(workdir) / 'config.json'} lacks {', '.join(missing)}; put the file back that the run wrote"
+        )
     with ocp.training.Checkpointer(folder) as checkpointer:
         if checkpointer.latest is None:
             raise InputError(

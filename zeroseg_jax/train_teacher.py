@@ -34,6 +34,7 @@ from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
+from zeroseg_jax.segment.loading import write_defaults
 
 
 def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -124,6 +125,8 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                     checkpoints.save(step, state, {"naming": naming, "batches": batches.get_state()})
                     encoder = ClipEncoder(merge(state["params"]), tokenizer)
                     encoder.save(workdir / "clip", dtype="float16")
+                    defaults = {"templates": list(config.templates), "image_size": config.segment_size}
+                    write_defaults(workdir / "clip", defaults)
         batches.close()
 
     # 5. The report, of the last weights that were saved.

@@ -110,7 +110,7 @@ def test_a_single_image_for_a_list(model):
         ({"background": 1.5}, "the background's threshold is 1.5; it must be a number between 0 and 1"),
         ({"background": []}, "the list of background phrases is empty"),
         ({"background": ""}, "the background phrase '' is empty"),
-        ({"renames": "teacher"}, "there is no option 'renames'; the options are mix, scale, flip, slide, rename"),
+        ({"renames": "teacher"}, "there is no option 'renames'; the options are mix, scale, flip, slide, guide, rename"),
         ({"mix": "votes"}, "mix is 'votes'; it must be scores or embeddings"),
         ({"rename": "me"}, "rename is 'me'; it must be teacher"),
         ({"flip": 1}, "flip is 1; it must be True or False"),

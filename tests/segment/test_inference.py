@@ -83,7 +83,7 @@ def ask(question, threshold=None, labels=2, scale=0.0, mix="scores"):
     encoding, texts, rows, columns = question
     numbers = {"scale": jnp.float32(scale), "threshold": jnp.float32(threshold or 0)}
     texts = texts._replace(labels=jnp.int32(labels), **numbers)
-    return label_pixels(encoding, texts, rows, columns, mix, threshold is not None)
+    return label_pixels(encoding, texts, None, rows, columns, mix, threshold is not None, 0.0)
 
 
 def test_scores_and_segments_by_hand(question):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.inference import ROWS, Method, Texts, enlarging, label_pixels
+from zeroseg_jax.segment.guided import CELLS
+from zeroseg_jax.segment.inference import ROWS, Guide, Method, Texts, enlarging, label_pixels
 from zeroseg_jax.segment.readout import Readout
 from zeroseg_jax.segment.windows import encode_layout, lay_out
 
@@ -27,18 +28,29 @@ def make_function(
     if min(height, width) < 1:
         raise InputError(f"image_size is {image_size}; it must be at least 1 pixel in height and width")
     layout = lay_out(height, width, method.image_size, method.patch_size, readout.slide)
-    rows = enlarging(layout.grid[0], height, -(-height // ROWS) * ROWS)[None]
-    columns = enlarging(layout.grid[1], width)[None]
+    side = CELLS if readout.guide else 1
+    cells = layout.grid[0] * side, layout.grid[1] * side
+    padded = -(-height // ROWS) * ROWS
+    rows, columns = enlarging(cells[0], height, padded)[None], enlarging(cells[1], width)[None]
+
+    def resized(images: UInt8[Array, "b y x 3"], size: tuple[int, int], how: str) -> UInt8[Array, "b h w 3"]:
+        if images.shape[1:3] == size:
+            return images
+        found = jax.image.resize(images.astype(jnp.float32), (images.shape[0], *size, 3), how)
+        return jnp.clip(found.round(), 0, 255).astype(jnp.uint8)
 
     def run(params: Any, texts: Texts, images: UInt8[Array, "b y x 3"]) -> Int32[Array, "b y x"]:
         if images.shape[1:] != (height, width, 3):
             raise InputError(f"this function takes images of {height}x{width} pixels, got {images.shape}")
         b = images.shape[0]
-        if layout.shape != (height, width):
-            resized = jax.image.resize(images.astype(jnp.float32), (b, *layout.shape, 3), "bicubic")
-            images = jnp.clip(resized.round(), 0, 255).astype(jnp.uint8)
-        encoding = encode_layout(method, params, images, layout, readout.renaming, readout.flip)
+        inputs = resized(images, layout.shape, "bicubic")
+        encoding = encode_layout(method, params, inputs, layout, readout.renaming, readout.flip)
         down, across = (jnp.broadcast_to(m, (b, *m.shape[1:])) for m in (rows, columns))
-        return label_pixels(encoding, texts, down, across, readout.mix, threshold).label_map[:, :height]
+        guide = None
+        if readout.guide:
+            pixels = jnp.pad(images, ((0, 0), (0, padded - height), (0, 0), (0, 0)))
+            guide = Guide(pixels, resized(images, cells, "linear"))
+        options = readout.mix, threshold, readout.guide
+        return label_pixels(encoding, texts, guide, down, across, *options).label_map[:, :height]
 
     return run

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.student import Student
+from zeroseg_jax.segment.guided import CELLS, apply, fit
 from zeroseg_jax.segment.readout import Mix, Renaming
 
 ROWS = 16
@@ -95,6 +96,8 @@ class Labelled(NamedTuple):
     segments: Int32[Array, "b y x"]
     scores: Float[Array, "b s c"]
     """Cosine of each segment with each text."""
+    probability: Float[Array, "b y x"] | None
+    """Of the best label of each pixel; None without a threshold."""
 
 
 class Texts(NamedTuple):
@@ -114,20 +117,34 @@ class Texts(NamedTuple):
     """What cosines are multiplied with before the softmax of that probability."""
 
 
+class Guide(NamedTuple):
+    """Images whose edges the maps are to follow."""
+
+    pixels: UInt8[Array | np.ndarray, "b y x 3"]
+    small: UInt8[Array | np.ndarray, "b h w 3"]
+    """The same at the size of the cells, `guided.CELLS` along the side of a patch."""
+
+
 def label_pixels(
     encoding: Encoding,
     texts: Texts,
+    guide: Guide | None,
     rows: Float[Array | np.ndarray, "b y h"],
     columns: Float[Array | np.ndarray, "b x w"],
     mix: Mix,
     threshold: bool,
+    radius: float,
 ) -> Labelled:
     """Scores the segments, mixes the scores over the patches, enlarges them, and takes the best label of each pixel.
 
     `rows` and `columns` enlarge from patches to pixels (`enlarging`); being data, they allow an image size of its own
-    to each image. `threshold` says whether `texts.threshold` counts. y must be a multiple of ROWS.
+    to each image. With a `guide`, the enlarged maps follow its edges (`guided.fit` with a `radius` in patches), and
+    `rows` and `columns` enlarge from its cells. `threshold` says whether `texts.threshold` counts. y must be a multiple
+    of ROWS.
     """
-    b, grid = encoding.embeddings.shape[0], (rows.shape[2], columns.shape[2])
+    b, cells, y = encoding.embeddings.shape[0], (rows.shape[2], columns.shape[2]), rows.shape[1]
+    side = CELLS if guide else 1
+    grid = cells[0] // side, cells[1] // side
     cosines = jnp.einsum("bsd,cd->bsc", encoding.embeddings, texts.embeddings, precision="highest")
     known = jnp.arange(texts.embeddings.shape[0]) < texts.total
     maps = {"score": _mix(encoding, cosines, texts, known, mix, texts.scale)}
@@ -135,24 +152,41 @@ def label_pixels(
         maps["probability"] = _mix(encoding, cosines, texts, known, mix, texts.logit_scale)
     if encoding.assignment is not None:
         maps["segment"] = encoding.assignment
-    wide = {name: jnp.einsum("bxw,bhwc->bhxc", columns, value.reshape(b, *grid, -1)) for name, value in maps.items()}
+    maps = {name: value.reshape(b, *grid, -1) for name, value in maps.items()}
+    if guide:
+        maps = {name: fit(_to_cells(value, cells), guide.small, side * radius) for name, value in maps.items()}
+    wide = {name: jnp.einsum("bxw,bhwc->bhxc", columns, value) for name, value in maps.items()}
 
-    def block(part: Float[Array, "b r h"]) -> tuple[Array, Array]:
-        large = {name: jnp.einsum("brh,bhxc->brxc", part, value) for name, value in wide.items()}
+    def block(part: tuple[Array, ...]) -> tuple[Array, ...]:
+        down, *colours = part
+        large = {name: jnp.einsum("brh,bhxc->brxc", down, value) for name, value in wide.items()}
+        if guide:
+            large = {name: apply(value, *colours) for name, value in large.items()}
         best = jnp.argmax(jnp.where(known, large["score"], -jnp.inf), axis=-1)
         labels = jnp.where(best < texts.labels, best, -1)
+        probability: tuple[Array, ...] = ()
         if threshold:
-            labels = jnp.where(large["probability"].max(axis=-1) < texts.threshold, -1, labels)
+            # a linear function of the colour may leave the range of what it was fitted to
+            probability = (jnp.clip(large["probability"].max(axis=-1), 0, 1),)
+            labels = jnp.where(probability[0] < texts.threshold, -1, labels)
         if encoding.assignment is not None:
             segments = jnp.argmax(large["segment"], axis=-1)
         else:
-            segments = jnp.argmax(part, axis=-1)[:, :, None] * grid[1] + jnp.argmax(columns, axis=-1)[:, None]
-        return labels.astype(jnp.int32), segments.astype(jnp.int32)
+            row, column = jnp.argmax(down, axis=-1) // side, jnp.argmax(columns, axis=-1) // side
+            segments = row[:, :, None] * grid[1] + column[:, None]
+        return labels.astype(jnp.int32), segments.astype(jnp.int32), *probability
 
-    y = rows.shape[1]
-    parts = jnp.asarray(rows).reshape(b, y // ROWS, ROWS, -1).swapaxes(0, 1)
-    labels, segments = (x.swapaxes(0, 1).reshape(b, y, -1) for x in jax.lax.map(block, parts))
-    return Labelled(labels, segments, cosines)
+    def by_rows(x: Array | np.ndarray) -> Array:
+        return jnp.moveaxis(jnp.asarray(x).reshape(b, y // ROWS, ROWS, *x.shape[2:]), 1, 0)
+
+    blocks = by_rows(rows), *([by_rows(guide.pixels)] if guide else [])
+    labels, segments, *probability = (jnp.moveaxis(x, 0, 1).reshape(b, y, -1) for x in jax.lax.map(block, blocks))
+    return Labelled(labels, segments, cosines, probability[0] if threshold else None)
+
+
+def _to_cells(maps: Float[Array, "b h w c"], cells: tuple[int, int]) -> Float[Array, "b y x c"]:
+    down, across = (enlarging(n, m) for n, m in zip(maps.shape[1:3], cells, strict=True))
+    return jnp.einsum("yh,xw,bhwc->byxc", down, across, maps)
 
 
 def _mix(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,19 @@ def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
         model.clip.save(folder / "clip")
     elif isinstance(method, DenseClipMethod | GroupViTMethod):
         model.clip.save(folder)
-        defaults["image_size"] = method.image_size
+        if isinstance(method, DenseClipMethod):
+            defaults["image_size"] = method.image_size
     else:
         raise InputError(f"a {type(method).__name__} cannot be saved; save the CLIP that it reads out")
-    config = read_json(folder / "config.json") | {"segmenter": defaults}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_defaults(folder, defaults)
     (folder / "README.md").write_text(model_card(model, name or folder.resolve().name), encoding="utf-8")
+
+
+def write_defaults(folder: Path, defaults: Mapping[str, Any]) -> None:
+    """Adds to the config.json of `folder` how its model segments, for `load`: any of `templates`, `readout`, `about`
+    and, for a CLIP, `image_size`."""
+    config = read_json(folder / "config.json") | {"segmenter": dict(defaults)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def readout_of(config: ConfigDict, default: Readout = Readout()) -> Readout:  # noqa: B008 (it is immutable)
@@ -108,13 +116,14 @@ def readout_of(config: ConfigDict, default: Readout = Readout()) -> Readout:  # 
 
 def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
     student, config = load_student(folder, dtype)
-    clip = load_clip(find_shipped(config.teacher.path), dtype)
+    teacher = find_folder(find_shipped(config.teacher.path))
+    clip = load_clip(teacher, dtype)
     if clip.embed_dim != student.config.embed_dim:
         raise InputError(
             f"the student in {folder} has embeddings of {student.config.embed_dim} numbers, its teacher"
             f" {config.teacher.path} now has {clip.embed_dim}; put the teacher of the run back in its place"
         )
-    templates = config.eval.get("templates") or "photo"
+    templates = config.eval.get("templates") or _defaults(teacher, read_json(teacher / "config.json"))["templates"]
     about = _about(folder, config)
     return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout_of(config), about=about)
 
@@ -137,19 +146,14 @@ def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
 
 
 def _defaults(folder: Path, raw: dict[str, Any]) -> dict[str, Any]:
-    """What `save` wrote beside the model itself; nothing for a folder that comes from elsewhere."""
-    if "segmenter" not in raw:
-        return {}
+    """What `write_defaults` wrote beside the model itself; nothing for a folder that comes from elsewhere."""
+    found = raw.get("segmenter", {})
     try:
-        found = raw["segmenter"]
-        return {
-            "templates": found["templates"],
-            "readout": change(Readout(), found["readout"]),
-            "about": found["about"],
-        }
-    except (AttributeError, KeyError, TypeError) as error:
+        readout = change(Readout(), found.get("readout", {}))
+        return {"templates": found.get("templates", "photo"), "readout": readout, "about": found.get("about", {})}
+    except (AttributeError, TypeError) as error:
         where = folder / "config.json"
-        raise InputError(f"the defaults in {where} are incomplete ({error}); save the model again") from error
+        raise InputError(f"the segmenter's defaults in {where} are damaged ({error}); save the model again") from error
 
 
 def _about(folder: Path, config: ConfigDict) -> dict[str, Any]:

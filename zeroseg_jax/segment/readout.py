@@ -33,6 +33,8 @@ class Readout:
     """Images longer than this to 1 are encoded in overlapping square windows, whose scores are averaged; 0 encodes
     every image as a whole. A student has few segment tokens and saw square crops: on rows of 1.5 and 3 demo scenes its
     mIoU was 60 and 64 % in windows, 52 and 33 % as a whole."""
+    guide: float = 1.5
+    """Radius, in patches, of a filter that makes the maps follow the edges of the image (`guided`); 0 for none."""
     rename: Literal["", "teacher"] = ""
     """"teacher" shows the box around each segment to the teacher and mixes its embedding into the segment's. Without
     effect on a CLIP and a GroupViT, which have no teacher."""

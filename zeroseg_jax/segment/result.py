@@ -32,6 +32,8 @@ class SegmentResult:
     scores: Float32[np.ndarray, "s c"]
     """Cosine of each segment (or patch) with each label, in [-1, 1]."""
     labels: list[str]
+    probability: Float32[np.ndarray, "h w"] | None = None
+    """Of the best label of each pixel, in [0, 1], where the background is a threshold that it is held against."""
 
     def overlay(self, opacity: float = 0.55, size: int = 480) -> Image.Image:
         """The image with coloured and named regions and a legend; small images are enlarged to about `size` pixels."""

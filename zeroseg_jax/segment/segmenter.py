@@ -19,9 +19,11 @@ from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.segment.batches import BATCHES, chunks, pad_texts, split
 from zeroseg_jax.segment.function import make_function
+from zeroseg_jax.segment.guided import CELLS
 from zeroseg_jax.segment.images import ImageLike, to_pixels, to_pixels_list
 from zeroseg_jax.segment.inference import (
     Encoding,
+    Guide,
     Labelled,
     Method,
     Texts,
@@ -37,7 +39,7 @@ from zeroseg_jax.segment.prompts import (
     embed_labels,
     resolve_templates,
 )
-from zeroseg_jax.segment.readout import ENCODING, Mix, Readout, change
+from zeroseg_jax.segment.readout import ENCODING, Readout, change
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.windows import Layout, encode_view, lay_out, merge
 
@@ -63,7 +65,7 @@ class EncodedImage:
         background: Background = None,
         **options: Any,
     ) -> SegmentResult:
-        """As `Segmenter.segment`; of the `options` only those that do not count for encoding, `mix` and `scale`."""
+        """As `Segmenter.segment`; `options` are those that do not count for encoding: `mix`, `scale` and `guide`."""
         for name in options:
             if name in ENCODING:
                 raise InputError(f"{name} counts when an image is encoded; give it to encode instead of to segment")
@@ -98,7 +100,7 @@ class Segmenter:
         self._meanings: dict[str, tuple[str, ...]] = {}
         self._encode = jax.jit(functools.partial(encode_view, method), static_argnums=(2, 3))
         self._merge = jax.jit(_merge_windows, static_argnums=1)
-        self._label = jax.jit(label_pixels, static_argnums=(4, 5))
+        self._label = jax.jit(label_pixels, static_argnums=(5, 6, 7))
         self.logit_scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
 
     def segment(
@@ -224,12 +226,14 @@ class Segmenter:
         names, found = list(labels), {}
         for indices, size in chunks([(*image.grid, len(image.embeddings)) for image in images]):
             chunk = [images[i] for i in indices]
-            output = self._label_chunk(chunk, size, texts, readout.mix, threshold)
-            for i, image, *maps in zip(indices, chunk, *output, strict=False):
+            output: Sequence[Any] = self._label_chunk(chunk, size, texts, threshold, readout)
+            output = [maps for maps in output if maps is not None]  # probabilities come with a threshold only
+            for i, image, label_map, segments, scores, *probability in zip(indices, chunk, *output, strict=False):
                 height, width = image.pixels.shape[:2]
-                label_map, segments = (np.ascontiguousarray(m[:height, :width]) for m in maps[:2])
-                scores = np.ascontiguousarray(maps[2][:, : len(names)])
-                found[i] = SegmentResult(image.pixels, label_map, segments, scores, names)
+                maps = (np.ascontiguousarray(m[:height, :width]) for m in (label_map, segments, *probability))
+                label_map, segments, *probability = maps
+                scores = np.ascontiguousarray(scores[:, : len(names)])
+                found[i] = SegmentResult(image.pixels, label_map, segments, scores, names, *probability)
         return [found[i] for i in range(len(images))]
 
     def with_params(self, params: Any) -> "Segmenter":
@@ -286,20 +290,30 @@ class Segmenter:
         return [EncodedImage(p, e.embeddings, e.assignment, layout.grid, self) for p, e in found]
 
     def _label_chunk(
-        self, chunk: Sequence[EncodedImage], batch: int, texts: Texts, mix: Mix, threshold: bool
+        self, chunk: Sequence[EncodedImage], batch: int, texts: Texts, threshold: bool, readout: Readout
     ) -> Labelled:
         """The labels of images whose encodings have one shape, padded to a batch of the size `batch`."""
         sizes = [image.pixels.shape[:2] for image in chunk]
         height, width = (output_bucket(max(size[axis] for size in sizes)) for axis in (0, 1))
-        rows, columns = chunk[0].grid
+        side = CELLS if readout.guide else 1
+        rows, columns = (side * n for n in chunk[0].grid)
         assignments = [image.assignment for image in chunk if image.assignment is not None]
         encoding = Encoding(
             jnp.asarray(padded([image.embeddings for image in chunk], batch)),
             jnp.asarray(padded(assignments, batch)) if assignments else None,
         )
+        guide = None
+        if readout.guide:
+            pixels = [
+                np.pad(i.pixels, ((0, height - h), (0, width - w), (0, 0)))
+                for i, (h, w) in zip(chunk, sizes, strict=True)
+            ]
+            small = [resize(image.pixels, (rows, columns), Image.Resampling.BILINEAR) for image in chunk]
+            guide = Guide(padded(pixels, batch), padded(small, batch))
         enlarge_rows = padded([enlarging(rows, size[0], height) for size in sizes], batch)
         enlarge_columns = padded([enlarging(columns, size[1], width) for size in sizes], batch)
-        return jax.device_get(self._label(encoding, texts, enlarge_rows, enlarge_columns, mix, threshold))
+        options = readout.mix, threshold, readout.guide
+        return jax.device_get(self._label(encoding, texts, guide, enlarge_rows, enlarge_columns, *options))
 
     def _texts_of(
         self, labels: Sequence[str], templates: Templates | None, background: Background, scale: float
@@ -330,11 +344,15 @@ def _merge_windows(windows: list[Encoding], layout: Layout) -> Encoding:
     return jax.tree.map(lambda x: x[0], merge(stacked, layout.places(), layout.grid[0] * layout.grid[1]))
 
 
-def resize(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
-    """To `shape` (rows, columns), bicubic with antialiasing, by Pillow."""
+def resize(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    shape: tuple[int, int],
+    filter: Image.Resampling = Image.Resampling.BICUBIC,
+) -> UInt8[np.ndarray, "y x 3"]:
+    """To `shape` (rows, columns), with antialiasing, by Pillow."""
     if pixels.shape[:2] == shape:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], filter))
 
 
 def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:
