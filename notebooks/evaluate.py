@@ -34,7 +34,7 @@ if not find_spec("zeroseg_jax"):
 
 # %% tags=["parameters"]
 MODEL = "demo"  # the shipped tiny CLIP by MaskCLIP's readout; or "../runs/demo", or a hub id
-TEMPLATES = ("a {}", "{}")  # what the tiny CLIP learnt to read; None for the model's own
+TEMPLATES = None  # the model's own, or "photo", "clip7", "imagenet80", or texts of your own with {} in them
 SCENES = 16
 
 # %%

@@ -36,7 +36,6 @@ if not find_spec("zeroseg_jax"):
 # student draws far better: "../runs/demo", after `python main.py --config=configs/demo.py`. For photographs, a hub id:
 # "openai/clip-vit-base-patch16".
 MODEL = "demo"
-TEMPLATES = ("a {}", "{}")  # what the tiny CLIP learnt to read; "photo", "clip7" or "imagenet80" for those of the hub
 SCENES = 8
 
 # %%
@@ -52,7 +51,7 @@ from zeroseg_jax.data.scenes.render import MATERIALS, NAMES, scene
 model = zeroseg_jax.load(MODEL)
 image = scene(16, "test").image  # or a path, such as "photo.jpg"
 
-out = model.segment(image, ["ladybird", "heart", "bricks"], templates=TEMPLATES)
+out = model.segment(image, ["ladybird", "heart", "bricks"])
 out
 
 # %%
@@ -74,7 +73,7 @@ questions = ["ladybird", "bricks"], ["green ladybird", "purple heart", "bricks"]
 
 figure, axes = plt.subplots(1, len(questions), figsize=(12, 5), layout="constrained")
 for axis, words in zip(axes, questions, strict=True):
-    axis.imshow(encoded.segment(words, templates=TEMPLATES).overlay(size=384))
+    axis.imshow(encoded.segment(words).overlay(size=384))
     axis.set_anchor("N")
     axis.axis("off")
 
@@ -88,7 +87,7 @@ for axis, words in zip(axes, questions, strict=True):
 scenes = [scene(seed, "test") for seed in range(SCENES)]
 images = np.stack([s.image for s in scenes])
 
-find_materials = model.segment_fn(images.shape[1:3], MATERIALS, templates=TEMPLATES)
+find_materials = model.segment_fn(images.shape[1:3], MATERIALS)
 find_materials(images).block_until_ready()  # compiles
 start = time.perf_counter()
 materials = np.asarray(find_materials(images))
@@ -101,7 +100,7 @@ print(f"{SCENES / (time.perf_counter() - start):.0f} images a second")
 
 # %%
 words = [list(dict.fromkeys([*(o.name for o in s.objects), *s.materials])) for s in scenes]
-answers = [model.segment(s.image, w, templates=TEMPLATES) for s, w in zip(scenes, words, strict=True)]
+answers = [model.segment(s.image, w) for s, w in zip(scenes, words, strict=True)]
 
 
 def paint(label_map, labels):
