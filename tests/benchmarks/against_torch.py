@@ -113,7 +113,7 @@ def measure(row: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
 
 
 def _summary(side: Side) -> dict[str, Any]:
-    kinds = {"min": np.min, "median": np.median}
+    kinds: dict[str, Any] = {"min": np.min, "median": np.median}
     found = {
         f"{unit}_{kind}": float(f([t[unit] for t in side.times]))
         for unit in ("cpu", "wall")

@@ -128,7 +128,7 @@ def _labelled(scores: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"label_map": scores.argmax(1), "label_map_scores": scores}
 
 
-def _dense(model: Any, last: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def _dense(model: Any, last: Any, pixels: torch.Tensor) -> torch.Tensor:
     """MaskCLIP: the values of the last block, through the output projection, the final norm and the projection."""
     vision = model.vision_model
     hidden = vision(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]

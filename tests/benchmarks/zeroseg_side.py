@@ -28,7 +28,7 @@ def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
         return _files(folder)
     model = zeroseg_jax.load(folder / "groupvit")
     batch = images[: int(row.removeprefix("groupvit"))]
-    segment = model.segment_fn(inputs["image_size"], LABELS, templates=TEMPLATE)
+    segment = model.segment_fn(inputs["image_size"], LABELS, templates=TEMPLATE, guide=0.0)
     return lambda index: {"label_map": np.asarray(segment(batch))}
 
 
@@ -37,8 +37,8 @@ def _files(folder: Path) -> Callable[[int], Outputs]:
     paths = sorted((folder / "images").iterdir())
 
     def run(index: int) -> Outputs:
-        # slide=0: each image as a whole, as the other side does it, and not in windows
-        results = model.segment_batch(paths, rotated(index), templates=TEMPLATE, slide=0.0)
+        # each image as a whole and its map enlarged only, as the other side does it
+        results = model.segment_batch(paths, rotated(index), templates=TEMPLATE, slide=0.0, guide=0.0)
         maps = np.concatenate([result.label_map.ravel() for result in results])
         return {"label_map": maps, "scores": np.stack([result.scores for result in results])}
 
