@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, with one sentence for bad usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; see python -m zeroseg_jax.segment --help\n")
+        self.exit(2, f"{message}; see {self.prog} --help\n")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -26,7 +26,8 @@ def split(batch: Encoding) -> list[Encoding]:
 
 
 def pad_texts(texts: Texts) -> Texts:
-    """With room for a power of two of them, so that lists of about the same length share one compiled function."""
+    """With room for an eighth more at most (or 8), so that lists of about the same length share a compiled function."""
     count, width = texts.embeddings.shape
-    room = max(8, 2 ** (count - 1).bit_length())
+    step = max(8, 2 ** max(0, (count - 1).bit_length() - 3))
+    room = -(-count // step) * step
     return texts._replace(embeddings=jnp.concatenate([texts.embeddings, jnp.zeros((room - count, width))]))

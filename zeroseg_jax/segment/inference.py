@@ -147,7 +147,8 @@ def label_pixels(
     grid = cells[0] // side, cells[1] // side
     cosines = jnp.einsum("bsd,cd->bsc", encoding.embeddings, texts.embeddings, precision="highest")
     known = jnp.arange(texts.embeddings.shape[0]) < texts.total
-    maps = {"score": _mix(encoding, cosines, texts, known, mix, texts.scale)}
+    # what is no text loses against all that is: a cosine is at least -1
+    maps = {"score": jnp.where(known, _mix(encoding, cosines, texts, known, mix, texts.scale), -9.0)}
     if threshold:
         maps["probability"] = _mix(encoding, cosines, texts, known, mix, texts.logit_scale)
     if encoding.assignment is not None:
@@ -156,13 +157,14 @@ def label_pixels(
     if guide:
         maps = {name: fit(_to_cells(value, cells), guide.small, side * radius) for name, value in maps.items()}
     wide = {name: jnp.einsum("bxw,bhwc->bhxc", columns, value) for name, value in maps.items()}
+    column = jnp.argmax(columns, axis=-1)[:, None] // side
 
     def block(part: tuple[Array, ...]) -> tuple[Array, ...]:
         down, *colours = part
         large = {name: jnp.einsum("brh,bhxc->brxc", down, value) for name, value in wide.items()}
         if guide:
             large = {name: apply(value, *colours) for name, value in large.items()}
-        best = jnp.argmax(jnp.where(known, large["score"], -jnp.inf), axis=-1)
+        best = _argmax(large["score"])
         labels = jnp.where(best < texts.labels, best, -1)
         probability: tuple[Array, ...] = ()
         if threshold:
@@ -170,10 +172,9 @@ def label_pixels(
             probability = (jnp.clip(large["probability"].max(axis=-1), 0, 1),)
             labels = jnp.where(probability[0] < texts.threshold, -1, labels)
         if encoding.assignment is not None:
-            segments = jnp.argmax(large["segment"], axis=-1)
+            segments = _argmax(large["segment"])
         else:
-            row, column = jnp.argmax(down, axis=-1) // side, jnp.argmax(columns, axis=-1) // side
-            segments = row[:, :, None] * grid[1] + column[:, None]
+            segments = jnp.argmax(down, axis=-1)[:, :, None] // side * grid[1] + column
         return labels.astype(jnp.int32), segments.astype(jnp.int32), *probability
 
     def by_rows(x: Array | np.ndarray) -> Array:
@@ -182,6 +183,12 @@ def label_pixels(
     blocks = by_rows(rows), *([by_rows(guide.pixels)] if guide else [])
     labels, segments, *probability = (jnp.moveaxis(x, 0, 1).reshape(b, y, -1) for x in jax.lax.map(block, blocks))
     return Labelled(labels, segments, cosines, probability[0] if threshold else None)
+
+
+def _argmax(x: Float[Array, "*b c"]) -> Int32[Array, "*b"]:
+    """Index of the (first) largest along the last axis; on a CPU twice as fast as `jnp.argmax`."""
+    indices = jnp.arange(x.shape[-1], dtype=jnp.int32)
+    return jnp.where(x == x.max(axis=-1, keepdims=True), indices, x.shape[-1]).min(axis=-1)
 
 
 def _to_cells(maps: Float[Array, "b h w c"], cells: tuple[int, int]) -> Float[Array, "b y x c"]:

@@ -80,7 +80,7 @@ class Segmenter:
 
     Images of any size are resized to the model's (`windows.lay_out`: the shorter side is the model's own, the longer
     one of a few steps; long images become overlapping windows), in batches of 1, 4 or 16, and everything is compiled
-    once for each such shape, for each power of two of labels, and for each of a few steps of the output's size. Label
+    once for each such shape, for each of a few steps of the number of labels, and likewise of the output's size. Label
     maps have the size of the image.
     """
 
