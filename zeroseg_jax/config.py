@@ -106,6 +106,7 @@ def default_config() -> ConfigDict:
     config.eval.mask = ""  # of tfds:NAME: the feature with the masks; "" = found by its name
     # where there is such a class: a threshold such as "0.9", or phrases; "" = the vocabulary's rule, or its own name
     config.eval.background = ""
+    config.eval.compare = ""  # other models on the same images: what `zeroseg_jax.load` takes, with commas between
     config.eval.baselines = ("maskclip", "cells", "windows", "untrained", "colours")  # () = none
     # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: the vocabulary's, or the
     # model's own
@@ -115,6 +116,7 @@ def default_config() -> ConfigDict:
     config.eval.scale = None
     config.eval.flip = None
     config.eval.slide = None
+    config.eval.guide = None
     config.eval.rename = None  # "" or "teacher"
     config.eval.rename_weight = None
     config.eval.rename_margin = None

@@ -5,6 +5,7 @@ text embeddings and the enlargement to pixels with the student. Each is given th
 images that are reported, which favours the baselines.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,15 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt8
+from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.views import crop_views, grid_boxes, patch_weights
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.benchmarks import Benchmark, Scenes
 from zeroseg_jax.evaluate.metrics import IGNORE
+from zeroseg_jax.evaluate.question import Answer, Predict, Question
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.student import Student
-from zeroseg_jax.segment.inference import Encoding, Renaming, StudentMethod
+from zeroseg_jax.segment.inference import DenseClipMethod, Encoding, Method, Renaming, StudentMethod
+from zeroseg_jax.segment.readout import Readout
 from zeroseg_jax.segment.segmenter import Segmenter
+
+BASELINES = ("maskclip", "cells", "windows", "untrained", "colours")
+"""What `eval.baselines` may hold: the teacher's dense readout, its 3x3 cells, its sliding windows, the student before
+training, and (scenes only) the privileged colour rules."""
+
+COLOUR_SCENES = 1000
+"""Training scenes that the colour rules are fitted to."""
 
 CELLS = 24
 """Views are painted on so many cells across the shorter side: edges of thirds, quarters and twelfths fall on theirs."""
@@ -177,3 +190,57 @@ class ColourRules:
         # |x - m|^2 without |x|^2, which is the same for all classes
         distance = (known**2).sum(axis=1) - 2 * colours.astype(np.float32) @ known.T
         return np.array(seen, np.int32)[distance.argmin(axis=1)]
+
+
+def make_baselines(
+    model: Segmenter, benchmark: Benchmark, question: Question, options: ConfigDict
+) -> dict[str, Predict]:
+    """The baselines that `options.baselines` names, each with what it predicts."""
+    unknown = [name for name in options.baselines if name not in BASELINES]
+    if unknown:
+        raise InputError(f"eval.baselines holds {unknown[0]!r}; it may hold {', '.join(BASELINES)}")
+    clip, size = model.clip, model.method.image_size
+    scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
+    found: dict[str, Predict] = {}
+
+    def readouts(kind: str, method: Method) -> Predict:
+        """Both ways to average the overlapping or interpolated answers of the teacher."""
+        kinds = {f"{kind}, mean cosine": {"scale": 0.0}, f"{kind}, mean probability": {"scale": scale}}
+        whole = Readout(slide=0.0)  # their cells and windows are shares of the whole image
+        return question.ask(Segmenter(method, clip, templates=question.templates, readout=whole), **kinds)
+
+    if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout
+        own = clip.model.config.vision.image_size
+        dense: dict[str, Method] = {
+            "1x": DenseClipMethod(clip),
+            "3x": DenseClipMethod(clip, 3 * own),
+            "3x3 tiles": TiledDenseClip(clip, 3),
+        }
+        found["MaskCLIP readout"] = merge([readouts(kind, method) for kind, method in dense.items()])
+    if "cells" in options.baselines:
+        found["painted 3x3 cells"] = readouts("3x3", PaintedViews(clip, size, cells(3)))
+    if "windows" in options.baselines:
+        found["sliding windows"] = readouts("1/2, 1/3 and 1/4", PaintedViews(clip, size, windows()))
+    if model.readout.rename:
+        alone = Segmenter(model.method, clip, readout=dataclasses.replace(model.readout, rename=""))
+        found["student, not renamed"] = question.ask(alone, **{"": {}})
+    if "untrained" in options.baselines and isinstance(model.method, StudentMethod):
+        found["untrained student"] = question.ask(untrained(model), **{"": {}})
+    if "colours" in options.baselines and isinstance(benchmark, Scenes):
+        rules = fit_colours(options)
+        found["nearest class colour (privileged)"] = lambda images: {"": [Answer(rules.nearest(i)) for i in images]}
+        found["likeliest class of the colour (privileged)"] = lambda images: {
+            "": [Answer(rules.likeliest(i)) for i in images]
+        }
+    return found
+
+
+def fit_colours(options: ConfigDict) -> ColourRules:
+    """The colour rules, fitted to training scenes and their masks."""
+    training = Scenes(options.root, options.dataset.partition("/")[2] or "default", "train", COLOUR_SCENES)
+    return ColourRules(len(training.classes)).fit(training[i][:2] for i in range(len(training)))
+
+
+def merge(parts: Sequence[Predict]) -> Predict:
+    """One way to segment with the variants of several."""
+    return lambda images: {name: maps for part in parts for name, maps in part(images).items()}

@@ -2,20 +2,35 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Float32, Int, Int32, UInt8
 from ml_collections import ConfigDict
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark
 from zeroseg_jax.evaluate.vocabularies import Vocabulary, fitting
 from zeroseg_jax.segment.prompts import Background
+from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.segmenter import Segmenter
 
-Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]]], dict[str, list[Int32[np.ndarray, "_ _"]]]]
-"""Images -> for each variant of a way to segment, a map of class indices for each image."""
+ANY = float(np.finfo(np.float32).tiny)
+"""A threshold that every label passes."""
+
+
+class Answer(NamedTuple):
+    """The class of each pixel of an image."""
+
+    classes: Int32[np.ndarray, "h w"]
+    best: Int32[np.ndarray, "h w"] | None = None
+    """Where the background is a threshold: the class of the best label, whether it passes or not."""
+    probability: Float32[np.ndarray, "h w"] | None = None
+    """Its probability, which is held against the threshold."""
+
+
+Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]]], dict[str, list[Answer]]]
+"""Images -> for each variant of a way to segment, an answer for each image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +53,22 @@ class Question:
         for label, phrases in self.means.items():
             segmenter.define(label, phrases)
 
-        def predict(images: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
+        def predict(images: Sequence[np.ndarray]) -> dict[str, list[Answer]]:
             encoded = segmenter.encode_batch(images)
-            asked: dict[str, Any] = dict(templates=self.templates, background=self.background)
+            rule = ANY if isinstance(self.background, float) else self.background
+            asked: dict[str, Any] = dict(templates=self.templates, background=rule)
             found = {name: segmenter.label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
-            return {name: [self.values[r.label_map] for r in results] for name, results in found.items()}
+            return {name: [self.answer(r) for r in results] for name, results in found.items()}
 
         return predict
+
+    def answer(self, result: SegmentResult) -> Answer:
+        """The classes of what a model answers; a threshold for the background is applied here."""
+        best = self.values[result.label_map]
+        if result.probability is None or not isinstance(self.background, float):
+            return Answer(best)
+        hidden = result.probability < np.float32(self.background)
+        return Answer(np.where(hidden, self.values[-1], best), best, result.probability)
 
 
 def make_question(benchmark: Benchmark, model: Segmenter, options: ConfigDict) -> Question:

@@ -1,36 +1,28 @@
-"""Zero-shot segmentation of a benchmark by its class names: the model beside the baselines of its teacher."""
+"""Zero-shot segmentation of a benchmark by its class names: the model beside others and its teacher's baselines."""
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate import report
-from zeroseg_jax.evaluate.baselines import ColourRules, PaintedViews, TiledDenseClip, cells, untrained, windows
-from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, Scenes, open_benchmark
-from zeroseg_jax.evaluate.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from zeroseg_jax.evaluate import report, report_page
+from zeroseg_jax.evaluate.baselines import make_baselines
+from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, open_benchmark
+from zeroseg_jax.evaluate.metrics import DILATION, mean_iou
 from zeroseg_jax.evaluate.question import Predict, Question, make_question
+from zeroseg_jax.evaluate.tally import LEVEL, RESAMPLES, Tally, class_rows, confused
+from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
 from zeroseg_jax.log import ProgressBar
-from zeroseg_jax.models.clip_encoder import ClipEncoder
-from zeroseg_jax.segment.inference import DenseClipMethod, Method, StudentMethod
-from zeroseg_jax.segment.loading import readout_of
-from zeroseg_jax.segment.readout import Readout
+from zeroseg_jax.segment.loading import load, readout_of
 from zeroseg_jax.segment.segmenter import Segmenter
 
-BASELINES = ("maskclip", "cells", "windows", "untrained", "colours")
-"""What `eval.baselines` may hold: the teacher's dense readout, its 3x3 cells, its sliding windows, the student before
-training, and (scenes only) the privileged colour rules."""
-
 GALLERY_IMAGES = 8
-COLOUR_SCENES = 1000
-"""Training scenes that the colour rules are fitted to."""
-
 BATCH = 16
 
 
@@ -39,77 +31,119 @@ class Contender:
     """A way to segment, in one or several variants, and what is counted of it."""
 
     predict: Predict
-    confusion: dict[str, Int64[np.ndarray, "c c+1"]] = dataclasses.field(default_factory=dict)
-    maps: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
-    """The predictions that the gallery shows."""
+    tallies: dict[str, Tally] = dataclasses.field(default_factory=dict)
+    sweep: ThresholdSweep | None = None
 
-    def count(self, batch: Sequence[Example], classes: int, show: Sequence[int]) -> None:
-        """Adds a batch; `show` are the positions in it whose predictions are kept."""
-        for variant, predictions in self.predict([example.image for example in batch]).items():
-            total = self.confusion.setdefault(variant, np.zeros((classes, classes + 1), np.int64))
-            self.maps.setdefault(variant, []).extend(predictions[i] for i in show)
-            for example, prediction in zip(batch, predictions, strict=True):
-                total += confusion_matrix(example.mask, prediction, classes)
+    def count(self, batch: Sequence[Example], classes: int) -> None:
+        for variant, answers in self.predict([example.image for example in batch]).items():
+            tally = self.tallies.setdefault(variant, Tally(classes))
+            for example, answer in zip(batch, answers, strict=True):
+                tally.add(example.mask, answer.classes)
+                if self.sweep and answer.best is not None and answer.probability is not None:
+                    self.sweep.add(example.mask, answer.best, answer.probability)
 
     @property
     def best(self) -> str:
-        return max(self.confusion, key=lambda variant: mean_iou(self.confusion[variant]))
+        """The variant with the best mean IoU."""
+        return max(self.tallies, key=lambda variant: mean_iou(self.tallies[variant].areas))
+
+    @property
+    def tally(self) -> Tally:
+        """What is counted of the best variant."""
+        return self.tallies[self.best]
+
+    def maps(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """Predicts a few images once more, by the best variant, to show them."""
+        return [answer.classes for answer in self.predict([e.image for e in examples])[self.best]]
 
 
-def evaluate(model: Segmenter, config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
-    """Segments the images of `config.eval` by class names and writes results.json and gallery.png into `workdir`.
+def evaluate(
+    model: Segmenter,
+    config: ConfigDict,
+    workdir: str | Path,
+    others: Mapping[str, Segmenter] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Segments the images of `config.eval` by class names, and writes what it finds into `workdir`.
 
-    Returns what results.json holds. All figures are in [0, 1]: `miou`, `pixel_accuracy`, `iou` of each class (None for
-    one in neither the truth nor any prediction; such a class does not count in the mean), `groups` (mean IoU over
-    groups of classes, where the benchmark has them) and, for each of the `baselines` that `config.eval.baselines`
-    names, its `miou`, `pixel_accuracy` and groups. A baseline with several variants is reported by its best one on
-    these very images, which favours it; `variants` has the others. The fields of `config.eval` that are None are the
-    model's own.
+    These are results.json, results.md, per_class.csv, gallery.png, report.html and, where the background is a
+    threshold, threshold_sweep.png. `others` (`load_compared`) are asked about the same images.
+
+    Returns what results.json holds. All figures are in [0, 1]: `miou`, `pixel_accuracy`, `frequency_weighted_iou`,
+    `boundary_iou`, the bootstrap `interval` of the mIoU over the images, `iou` of each class (None for one in neither
+    the truth nor any prediction; such a class does not count in the mean), `groups` (mean IoU over groups of classes,
+    where the benchmark has them), and `confused`, the pairs of classes that are mistaken most. The same figures are
+    there for each of `compare` and of the `baselines` that `config.eval.baselines` names, with the `difference` of
+    their mIoU to the model's and its paired interval. A baseline with several variants is reported by its best one on
+    these very images, which favours it; `variants` has the others. `threshold_sweep` has the mIoU of the model, and of
+    each of `compare`, at 101 thresholds. The fields of `config.eval` that are None are each model's own.
 
     Raises:
         InputError: the dataset, or a value of `config.eval`, cannot be used.
     """
-    benchmark = open_benchmark(config.eval)
-    model = with_options(model, config)
-    question = make_question(benchmark, model, config.eval)
-    contenders = {"model": Contender(question.ask(model, **{"": {}}))}
-    for name, predict in make_baselines(model, benchmark, question, config.eval).items():
+    benchmark, workdir = open_benchmark(config.eval), Path(workdir)
+    models = {name: with_options(m, config) for name, m in {"model": model, **others}.items()}
+    questions = {name: make_question(benchmark, m, config.eval) for name, m in models.items()}
+    contenders = {name: contender(m, questions[name], len(benchmark.classes)) for name, m in models.items()}
+    for name, predict in make_baselines(models["model"], benchmark, questions["model"], config.eval).items():
         contenders[name] = Contender(predict)
+    count_all(contenders, benchmark)
 
-    shown: list[Example] = []
-    # spread over the split, since neighbours are often alike
-    spread = np.linspace(0, len(benchmark) - 1, min(len(benchmark), GALLERY_IMAGES)).round().astype(int).tolist()
-    bar, done = ProgressBar("evaluate", len(benchmark)), 0
-    for batch in batches(benchmark):
-        show = [i - done for i in spread if done <= i < done + len(batch)]
-        for contender in contenders.values():
-            contender.count(batch, len(benchmark.classes), show)
-        shown += [batch[i] for i in show]
-        done += len(batch)
-        bar.update(done)
-    bar.close()
-
-    confusion = contenders["model"].confusion[""]
-    iou = {name: _or_none(x) for name, x in zip(benchmark.classes, class_iou(confusion), strict=True)}
+    tally = contenders["model"].tally
+    rows = class_rows(tally, benchmark.classes)
+    figures = tally.figures(benchmark.groups)
     results = {
         "dataset": benchmark.name,
         "split": config.eval.split,
         "images": len(benchmark),
-        "miou": mean_iou(confusion),
-        "pixel_accuracy": pixel_accuracy(confusion),
-        "groups": {name: mean_iou(confusion, classes) for name, classes in benchmark.groups.items()},
-        "iou": iou,
-        "baselines": {name: figures(c, benchmark) for name, c in contenders.items() if name != "model"},
-        "settings": settings(model, question, config),
+        **{name: x for name, x in figures.items() if name not in benchmark.groups},
+        "groups": {name: figures[name] for name in benchmark.groups},
+        "iou": {row.name: row.iou for row in rows},
+        "compare": {},
+        "baselines": {},
+        "confused": confused(tally, benchmark.classes),
+        "settings": settings(models["model"], questions["model"], config),
     }
-    workdir = Path(workdir)
+    for name, c in contenders.items():
+        if name in others:
+            own = {"settings": settings(models[name], questions[name], config) | {"model": name}}
+            results["compare"][name] = against(c, contenders["model"], benchmark) | own
+        elif name != "model":
+            results["baselines"][name] = against(c, contenders["model"], benchmark)
+    sweeps = {name: c.sweep.figures() for name, c in contenders.items() if c.sweep}
+    for name, sweep in sweeps.items():
+        (results if name == "model" else results["compare"][name])["threshold_sweep"] = sweep
+
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    segments = [r.segments for r in model.segment_batch([e.image for e in shown], question.labels)]
-    columns = {name: contender.maps[contender.best] for name, contender in contenders.items()}
-    report.gallery(shown, columns, segments, benchmark.classes).save(workdir / "gallery.png")
+    (workdir / "results.md").write_text(report.markdown(results), encoding="utf-8")
+    report.write_classes(rows, workdir / "per_class.csv")
+    if sweeps:
+        draw_sweeps({report.TITLE if n == "model" else n: s for n, s in sweeps.items()}, workdir / report.SWEEP)
+    draw_gallery(contenders, models["model"], questions["model"], benchmark).save(workdir / "gallery.png")
+    shown = choose_images(contenders, models, questions, benchmark)
+    report_page.write(results, rows, shown, benchmark.classes, workdir)
     report.print_table(results)
     return results
+
+
+def load_compared(config: ConfigDict) -> dict[str, Segmenter]:
+    """The models of `config.eval.compare`, by their sources.
+
+    Raises:
+        InputError: a source that is there twice, or that `zeroseg_jax.load` cannot load.
+    """
+    sources = [source.strip() for source in config.eval.compare.split(",") if source.strip()]
+    for source in sources:
+        if sources.count(source) > 1 or source == "model":
+            problem = "is the name of the model itself" if source == "model" else "is there twice"
+            raise InputError(f"eval.compare={config.eval.compare}: {source!r} {problem}; name each other model once")
+    found = {}
+    for source in sources:
+        try:
+            found[source] = load(source)
+        except InputError as error:
+            raise InputError(f"eval.compare={config.eval.compare}: {error}") from error
+    return found
 
 
 def with_options(model: Segmenter, config: ConfigDict) -> Segmenter:
@@ -118,56 +152,23 @@ def with_options(model: Segmenter, config: ConfigDict) -> Segmenter:
     return Segmenter(model.method, model.clip, templates=templates, readout=readout_of(config, model.readout))
 
 
-def make_baselines(
-    model: Segmenter, benchmark: Benchmark, question: Question, options: ConfigDict
-) -> dict[str, Predict]:
-    """The baselines that `options.baselines` names, each with what it predicts."""
-    unknown = [name for name in options.baselines if name not in BASELINES]
-    if unknown:
-        raise InputError(f"eval.baselines holds {unknown[0]!r}; it may hold {', '.join(BASELINES)}")
-    clip, size = model.clip, model.method.image_size
-    scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
-    found: dict[str, Predict] = {}
-
-    def readouts(kind: str, method: Method) -> Predict:
-        """Both ways to average the overlapping or interpolated answers of the teacher."""
-        kinds = {f"{kind}, mean cosine": {"scale": 0.0}, f"{kind}, mean probability": {"scale": scale}}
-        whole = Readout(slide=0.0)  # their cells and windows are shares of the whole image
-        return question.ask(Segmenter(method, clip, templates=question.templates, readout=whole), **kinds)
-
-    if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout
-        own = clip.model.config.vision.image_size
-        dense: dict[str, Method] = {
-            "1x": DenseClipMethod(clip),
-            "3x": DenseClipMethod(clip, 3 * own),
-            "3x3 tiles": TiledDenseClip(clip, 3),
-        }
-        found["MaskCLIP readout"] = merge([readouts(kind, method) for kind, method in dense.items()])
-    if "cells" in options.baselines:
-        found["painted 3x3 cells"] = readouts("3x3", PaintedViews(clip, size, cells(3)))
-    if "windows" in options.baselines:
-        found["sliding windows"] = readouts("1/2, 1/3 and 1/4", PaintedViews(clip, size, windows()))
-    if model.readout.rename:
-        alone = Segmenter(model.method, clip, readout=dataclasses.replace(model.readout, rename=""))
-        found["student, not renamed"] = question.ask(alone, **{"": {}})
-    if "untrained" in options.baselines and isinstance(model.method, StudentMethod):
-        found["untrained student"] = question.ask(untrained(model), **{"": {}})
-    if "colours" in options.baselines and isinstance(benchmark, Scenes):
-        rules = fit_colours(options)
-        found["nearest class colour (privileged)"] = lambda images: {"": [rules.nearest(i) for i in images]}
-        found["likeliest class of the colour (privileged)"] = lambda images: {"": [rules.likeliest(i) for i in images]}
+def contender(model: Segmenter, question: Question, classes: int) -> Contender:
+    """A model as it is, with a sweep where the background is a threshold."""
+    found, hidden = Contender(question.ask(model, **{"": {}})), int(question.values[-1])
+    if isinstance(question.background, float) and hidden >= 0:
+        found.sweep = ThresholdSweep(classes, hidden, question.background)
     return found
 
 
-def fit_colours(options: ConfigDict) -> ColourRules:
-    """The colour rules, fitted to training scenes and their masks."""
-    training = Scenes(options.root, options.dataset.partition("/")[2] or "default", "train", COLOUR_SCENES)
-    return ColourRules(len(training.classes)).fit(training[i][:2] for i in range(len(training)))
-
-
-def merge(parts: Sequence[Predict]) -> Predict:
-    """One way to segment with the variants of several."""
-    return lambda images: {name: maps for part in parts for name, maps in part(images).items()}
+def count_all(contenders: Mapping[str, Contender], benchmark: Benchmark) -> None:
+    """The one pass over the images."""
+    bar, done = ProgressBar("evaluate", len(benchmark)), 0
+    for batch in batches(benchmark):
+        for each in contenders.values():
+            each.count(batch, len(benchmark.classes))
+        done += len(batch)
+        bar.update(done)
+    bar.close()
 
 
 def batches(benchmark: Benchmark) -> Iterator[list[Example]]:
@@ -175,14 +176,12 @@ def batches(benchmark: Benchmark) -> Iterator[list[Example]]:
         yield [benchmark[i] for i in range(start, min(start + BATCH, len(benchmark)))]
 
 
-def figures(contender: Contender, benchmark: Benchmark) -> dict[str, Any]:
-    """The figures of a baseline's best variant, and the mean IoU of all of them."""
-    confusion = contender.confusion[contender.best]
-    found: dict[str, Any] = {"miou": mean_iou(confusion), "pixel_accuracy": pixel_accuracy(confusion)}
-    found |= {name: mean_iou(confusion, classes) for name, classes in benchmark.groups.items()}
-    if len(contender.confusion) > 1:
-        variants = {name: mean_iou(counts) for name, counts in contender.confusion.items()}
-        found |= {"variant": contender.best, "variants": variants}
+def against(each: Contender, model: Contender, benchmark: Benchmark) -> dict[str, Any]:
+    """The figures of a contender's best variant, its difference to the model, and the mean IoU of all variants."""
+    found = each.tally.figures(benchmark.groups) | {"difference": each.tally.difference(model.tally)}
+    if len(each.tallies) > 1:
+        variants = {name: float(mean_iou(tally.areas)) for name, tally in each.tallies.items()}
+        found |= {"variant": each.best, "variants": variants}
     return found
 
 
@@ -198,8 +197,47 @@ def settings(model: Segmenter, question: Question, config: ConfigDict) -> dict[s
         "templates": list(question.templates),
         "background": question.background,
         "readout": dataclasses.asdict(model.readout),
+        "boundary_dilation": DILATION,
+        "interval": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over images"},
     }
 
 
-def _or_none(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
+def segment_maps(model: Segmenter, question: Question, examples: Sequence[Example]) -> list[np.ndarray] | None:
+    """The segments of each image; None for a method whose segments are its patches."""
+    encoded = model.encode_batch([example.image for example in examples])
+    if encoded[0].assignment is None:
+        return None
+    return [result.segments for result in model.label(encoded, question.labels, templates=question.templates)]
+
+
+def draw_gallery(
+    contenders: Mapping[str, Contender], model: Segmenter, question: Question, benchmark: Benchmark
+) -> Any:
+    """A few images, spread over the split since neighbours are often alike, as every contender sees them."""
+    spread = np.linspace(0, len(benchmark) - 1, min(len(benchmark), GALLERY_IMAGES)).round().astype(int).tolist()
+    examples = [benchmark[i] for i in spread]
+    columns = {name: each.maps(examples) for name, each in contenders.items()}
+    return report.gallery(examples, columns, segment_maps(model, question, examples), benchmark.classes)
+
+
+def choose_images(
+    contenders: Mapping[str, Contender],
+    models: Mapping[str, Segmenter],
+    questions: Mapping[str, Question],
+    benchmark: Benchmark,
+) -> dict[str, list[report_page.Shown]]:
+    """The worst, median and best images of the model, as each of `models` sees them."""
+    iou = {name: contenders[name].tally.image_iou for name in models}
+    groups = report_page.worst_median_best(iou["model"])
+    indices = [i for group in groups.values() for i in group]
+    examples = [benchmark[i] for i in indices]
+    maps = {name: contenders[name].maps(examples) for name in models}
+    segments = {name: segment_maps(m, questions[name], examples) for name, m in models.items()}
+    shown = {}
+    for at, i in enumerate(indices):
+        seen = {
+            name: report_page.Seen(float(iou[name][i]), maps[name][at], None if parts is None else parts[at])
+            for name, parts in segments.items()
+        }
+        shown[i] = report_page.Shown(examples[at], seen)
+    return {title: [shown[i] for i in group] for title, group in groups.items()}
