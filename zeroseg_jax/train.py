@@ -41,7 +41,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     """Trains until `config.steps`, resuming what `workdir` holds, and returns the results of the final evaluation.
 
     `workdir` then holds config.json, checkpoints/, metrics.jsonl, TensorBoard events and, unless `config.eval.dataset`
-    is empty, results.json and gallery.png.
+    is empty, what `zero_shot.evaluate` writes: results.json, report.html and others.
 
     Raises:
         InputError: a config, path, data set or workdir that cannot be used.
@@ -61,6 +61,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     if config.eval.dataset:  # a mistake here is told before the training, not after it
         open_benchmark(config.eval)
         readout_of(config)
+        zero_shot.load_compared(config)
     source = open_source(config.data)
     teacher = load_teacher(config)
     teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
@@ -157,16 +158,16 @@ def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, w
 
 
 def evaluate(config: ConfigDict, workdir: Path, source: str | Path) -> dict[str, Any] | None:
-    """Evaluates `source`, which `zeroseg_jax.load` takes, on `config.eval`; results and gallery go to `workdir`.
+    """Evaluates `source`, which `zeroseg_jax.load` takes, on `config.eval`; the results go to `workdir`.
 
     Returns what results.json holds, or None where `config.eval.dataset` is empty.
     """
     if not config.eval.dataset:
         return None
-    model = load(source)
+    model, others = load(source), zero_shot.load_compared(config)
     if jax.process_index() != 0:  # all processes read the checkpoint together, one evaluates it
         return None
-    return zero_shot.evaluate(model, config, workdir)
+    return zero_shot.evaluate(model, config, workdir, others)
 
 
 def embed(config: ConfigDict, workdir: Path) -> None:

@@ -11,7 +11,8 @@ from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.baselines import ColourRules
 from zeroseg_jax.evaluate.benchmarks import check, open_benchmark
-from zeroseg_jax.evaluate.zero_shot import evaluate
+from zeroseg_jax.evaluate.metrics import areas, confusion_matrix, mean_iou
+from zeroseg_jax.evaluate.zero_shot import evaluate, load_compared
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.segment import Segmenter
@@ -72,10 +73,14 @@ def test_check_reports_problems(options, voc):
         check(options)
 
 
-def test_evaluate_a_tiny_student(options, tiny_student, tiny_clip, tmp_path):
+@pytest.fixture(scope="module")
+def model(tiny_student, tiny_clip):
     clip = load_clip(tiny_clip)
     sizes = StudentConfig(image_size=16, embed_dim=clip.embed_dim, **tiny_student)
-    model = Segmenter(StudentMethod(Student(sizes, rngs=nnx.Rngs(0)), clip), clip, templates="name")
+    return Segmenter(StudentMethod(Student(sizes, rngs=nnx.Rngs(0)), clip), clip, templates="name")
+
+
+def test_evaluate_a_tiny_student(options, model, tmp_path):
     results = evaluate(model, options, tmp_path / "out")
     assert results == json.loads((tmp_path / "out/results.json").read_text())
     assert Image.open(tmp_path / "out/gallery.png").width > 100
@@ -86,6 +91,48 @@ def test_evaluate_a_tiny_student(options, tiny_student, tiny_clip, tmp_path):
     options.eval.baselines = ("cellz",)
     with pytest.raises(InputError, match="cellz"):
         evaluate(model, options, tmp_path / "out")
+
+
+def test_compare_two_models_with_a_threshold(options, model, tiny_clip, tmp_path):
+    options.eval.update(dataset="voc", vocabulary="voc_groupvit", compare=str(tiny_clip), baselines=())
+    benchmark = open_benchmark(options.eval)
+    # a threshold that half of the pixels pass, between those that are swept anyway
+    examples = [benchmark[i] for i in range(3)]
+    images, labels = [example.image for example in examples], benchmark.classes[1:]
+    seen = model.segment_batch(images, labels, templates="photo", background=0.01)
+    used = round(float(np.median([result.probability for result in seen])), 6)
+    options.eval.background = str(used)
+    results = evaluate(model, options, tmp_path / "out", load_compared(options))
+    other = results["compare"][str(tiny_clip)]
+    assert other["difference"]["miou"] == pytest.approx(other["miou"] - results["miou"])
+    assert other["settings"]["model"] == str(tiny_clip)
+    for row in (results, other):
+        sweep = row["threshold_sweep"]
+        assert sweep["miou"][sweep["thresholds"].index(used)] == pytest.approx(row["miou"])
+    assert len(set(results["threshold_sweep"]["miou"])) > 3  # the threshold matters
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {
+        *("results.json", "results.md", "per_class.csv", "gallery.png", "report.html", "threshold_sweep.png")
+    }
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert page.count("segments</figcaption>") == 3  # the student has some, the CLIP has none
+    assert "segments of" not in page
+
+    # the threshold that is applied to the probabilities here is the one that `segment` applies
+    answers = model.segment_batch(images, labels, templates="photo", background=used)
+    total = sum(confusion_matrix(e.mask, r.label_map + 1, 21) for e, r in zip(examples, answers, strict=True))
+    assert mean_iou(areas(total)) == pytest.approx(results["miou"])
+
+
+def test_models_that_cannot_be_compared(options, tiny_clip):
+    for sources, said in (
+        ("nowhere", "eval.compare=nowhere: there is no folder nowhere"),
+        (f"{tiny_clip},{tiny_clip}", "is there twice"),
+        ("model", "is the name of the model itself"),
+    ):
+        options.eval.compare = sources
+        with pytest.raises(InputError, match=said):
+            load_compared(options)
 
 
 def test_colour_rules_by_hand():

@@ -1,0 +1,82 @@
+"""Makes a blinded, side-by-side rating page of two models, and scores the answers that come back.
+
+    python -m zeroseg_jax.evaluate.study make --a MODEL --b MODEL --images FOLDER --labels "cat,grass" --out DIR
+    python -m zeroseg_jax.evaluate.study score answers1.json answers2.json ... --key DIR/key.json [--json]
+
+`make` writes DIR/study.html, one file that works without a network and goes to the raters, and DIR/key.json, which
+says what is left and what is right, and stays. Each rater opens the page, rates with the keys 1, 2 and 0 (or the arrow
+keys) and sends back the file that the page gives at the end. A page that is closed goes on where it was left. `score`
+tells how often each model is preferred, with a confidence interval, and how far the raters agree.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.study.page import make
+from zeroseg_jax.evaluate.study.score import describe, score
+from zeroseg_jax.segment.__main__ import Parser, parse_background
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    assert __doc__
+    parser = Parser(
+        prog="python -m zeroseg_jax.evaluate.study",
+        description=__doc__.split("\n\n")[0],
+        epilog=__doc__.split("\n\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    maker = commands.add_parser("make", help="make the page of a study")
+    for side in ("a", "b"):
+        maker.add_argument(f"--{side}", required=True, metavar="MODEL", help="what zeroseg_jax.load takes")
+    maker.add_argument("--images", required=True, metavar="FOLDER", help="searched with all that is below")
+    words = maker.add_mutually_exclusive_group(required=True)
+    words.add_argument("--labels", help='the labels of all images, with commas between: "cat,grass"')
+    words.add_argument("--labels-folder", type=Path, metavar="FOLDER", help="NAME.txt of each image, one label a line")
+    maker.add_argument("--background", help="a threshold such as 0.5, or phrases with commas between, for no label")
+    maker.add_argument("--limit", type=int, default=0, help="so many images, drawn at random; 0 for all")
+    maker.add_argument("--seed", type=int, default=0, help="of the order, the sides and the images drawn")
+    maker.add_argument("--out", required=True, type=Path, help="folder for study.html and key.json")
+    scorer = commands.add_parser("score", help="score answers")
+    scorer.add_argument("answers", nargs="+", type=Path, help="a file of each rater")
+    scorer.add_argument("--key", required=True, type=Path, help="the key.json that was made with the page")
+    scorer.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "score":
+        found = score(arguments.answers, arguments.key)
+        print(json.dumps(found) if arguments.json else describe(found))
+        return
+    labels = arguments.labels_folder
+    if arguments.labels is not None:
+        labels = [label.strip() for label in arguments.labels.split(",")]
+    trials = make(
+        {"a": arguments.a, "b": arguments.b},
+        arguments.images,
+        labels,
+        arguments.out,
+        background=parse_background(arguments.background),
+        limit=arguments.limit,
+        seed=arguments.seed,
+    )
+    print(f"{trials} pairs: send {arguments.out / 'study.html'} to the raters, keep {arguments.out / 'key.json'}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    try:
+        run(arguments)
+    except InputError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
