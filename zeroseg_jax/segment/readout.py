@@ -29,11 +29,10 @@ class Readout:
     """Scores are the softmax over the labels of scale x cosine; 0 takes the cosines themselves."""
     flip: bool = False
     """Averages the scores of the image and of its mirror image, at twice the cost."""
-    slide: float = 1.25
+    slide: float = 2.0
     """Images longer than this to 1 are encoded in overlapping square windows, whose scores are averaged; 0 encodes
-    every image as a whole. A student has few segment tokens and saw square crops: on rows of 1.5 and 3 demo scenes its
-    mIoU was 60 and 64 % in windows, 52 and 33 % as a whole."""
-    guide: float = 1.5
+    every image as a whole. A student has few segment tokens: docs/segmenting.md."""
+    guide: float = 2.0
     """Radius, in patches, of a filter that makes the maps follow the edges of the image (`guided`); 0 for none."""
     rename: Literal["", "teacher"] = ""
     """"teacher" shows the box around each segment to the teacher and mixes its embedding into the segment's. Without
