@@ -4,7 +4,9 @@
     python main.py --config=configs/eval.py --mode=eval --config.model=openai/clip-vit-base-patch16 \
         --config.eval.dataset=voc --config.eval.root=VOCdevkit/VOC2012 --config.eval.split=val
 
-prints the table of the model and its baselines and writes results.json and gallery.png into runs/eval (`--workdir`).
+prints the table of the model and its baselines and writes results.json, results.md, per_class.csv, gallery.png and
+report.html into runs/eval (`--workdir`). `--config.eval.compare=runs/a,openai/clip-vit-base-patch16` asks other models
+about the same images; the table then has their differences with paired intervals.
 Without a model it evaluates the shipped teacher.
 """
 

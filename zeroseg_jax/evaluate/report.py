@@ -61,10 +61,10 @@ def headline(results: Mapping[str, Any]) -> str:
 def print_table(results: Mapping[str, Any]) -> None:
     """The table on the terminal, which has no room for all columns, and the IoU of each class."""
     titles, rows = table(results)
-    kept = [i for i, title in enumerate(titles) if title not in ("fwIoU", "boundary IoU")]
+    kept = [i for i, title in enumerate(titles) if title not in ("fwIoU", "boundary IoU", "variant")]
     printed = Table(title=f"{headline(results)}; percent")
     for title in (titles[i] for i in kept):
-        printed.add_column(title, justify="left" if title in ("", "variant") else "right")
+        printed.add_column(title, justify="right" if title else "left", no_wrap=title == "difference")
     for row in rows:
         cells = [row[0], row[1].partition(" ")[0], *row[2:]]  # the interval of the mIoU is in the files
         # a name may hold square brackets, which rich would take for a style
