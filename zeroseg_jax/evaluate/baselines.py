@@ -199,18 +199,20 @@ def make_baselines(
     unknown = [name for name in options.baselines if name not in BASELINES]
     if unknown:
         raise InputError(f"eval.baselines holds {unknown[0]!r}; it may hold {', '.join(BASELINES)}")
-    clip, size = model.clip, model.method.image_size
+    clip, own, asked = model.clip, model.clip.model.config.vision.image_size, model.method
+    size = max(asked.image_size, 3 * own)  # so that cells and windows are no enlarged ones
     scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
     found: dict[str, Predict] = {}
 
     def readouts(kind: str, method: Method) -> Predict:
         """Both ways to average the overlapping or interpolated answers of the teacher."""
         kinds = {f"{kind}, mean cosine": {"scale": 0.0}, f"{kind}, mean probability": {"scale": scale}}
-        whole = Readout(slide=0.0)  # their cells and windows are shares of the whole image
+        # their cells and windows are shares of the whole image, and so is the radius of the filter
+        share = asked.patch_size / asked.image_size * method.image_size / method.patch_size
+        whole = Readout(slide=0.0, guide=model.readout.guide * share)
         return question.ask(Segmenter(method, clip, templates=question.templates, readout=whole), **kinds)
 
     if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout
-        own = clip.model.config.vision.image_size
         dense: dict[str, Method] = {
             "1x": DenseClipMethod(clip),
             "3x": DenseClipMethod(clip, 3 * own),

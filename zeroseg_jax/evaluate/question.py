@@ -15,6 +15,9 @@ from zeroseg_jax.segment.prompts import Background
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.segmenter import Segmenter
 
+BATCH = 16
+"""Images that are asked about at once."""
+
 ANY = float(np.finfo(np.float32).tiny)
 """A threshold that every label passes."""
 
@@ -54,11 +57,12 @@ class Question:
             segmenter.define(label, phrases)
 
         def predict(images: Sequence[np.ndarray]) -> dict[str, list[Answer]]:
-            encoded = segmenter.encode_batch(images)
+            # a last incomplete batch is filled up, because compiling another size takes longer than a few images
+            encoded = segmenter.encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
             rule = ANY if isinstance(self.background, float) else self.background
             asked: dict[str, Any] = dict(templates=self.templates, background=rule)
             found = {name: segmenter.label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
-            return {name: [self.answer(r) for r in results] for name, results in found.items()}
+            return {name: [self.answer(r) for r in results[: len(images)]] for name, results in found.items()}
 
         return predict
 

@@ -15,7 +15,7 @@ from zeroseg_jax.evaluate import report, report_page
 from zeroseg_jax.evaluate.baselines import make_baselines
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, open_benchmark
 from zeroseg_jax.evaluate.metrics import DILATION, mean_iou
-from zeroseg_jax.evaluate.question import Predict, Question, make_question
+from zeroseg_jax.evaluate.question import BATCH, Predict, Question, make_question
 from zeroseg_jax.evaluate.tally import LEVEL, RESAMPLES, Tally, class_rows, confused
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
 from zeroseg_jax.log import ProgressBar
@@ -23,7 +23,6 @@ from zeroseg_jax.segment.loading import load, readout_of
 from zeroseg_jax.segment.segmenter import Segmenter
 
 GALLERY_IMAGES = 8
-BATCH = 16
 
 
 @dataclasses.dataclass
