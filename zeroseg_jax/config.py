@@ -111,7 +111,8 @@ def default_config() -> ConfigDict:
     # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: the vocabulary's, or the
     # model's own
     config.eval.templates = None
-    # How segments get names and pixels get segments: `segment.readout.Readout`. None: the model's own, or the default
+    # How images go into the model, segments get names and pixels get segments: `segment.readout.Readout`. None: as the
+    # vocabulary's protocol says, or else the model's own, or the default
     config.eval.mix = None  # "scores" or "embeddings"
     config.eval.scale = None
     config.eval.flip = None
@@ -120,6 +121,14 @@ def default_config() -> ConfigDict:
     config.eval.rename = None  # "" or "teacher"
     config.eval.rename_weight = None
     config.eval.rename_margin = None
+    config.eval.short_side = None
+    config.eval.long_side = None
+    config.eval.window = None
+    config.eval.stride = None
+    config.eval.scales = None  # such as (0.75, 1.0, 1.25)
+    config.eval.top_classes = None
+    config.eval.rule = None  # "" or "groupvit"
+    config.eval.normalise_prompts = None
 
     config.model = (
         ""  # for --mode=eval: anything that `zeroseg_jax.load` takes; "" = the newest checkpoint of the workdir

@@ -1,13 +1,15 @@
 """What a vocabulary makes of the labels, and how answers become classes again."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.question import make_question
+from zeroseg_jax.evaluate.question import make_question, protocol_of
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.segment import Segmenter
+from zeroseg_jax.segment import Readout, Segmenter
 from zeroseg_jax.segment.inference import DenseClipMethod
 
 OWN = """
@@ -92,3 +94,32 @@ def test_wrong_vocabularies(model):
         ask(VOC, model, vocabulary="context_groupvit")
     with pytest.raises(InputError, match="masks of folder have 3"):
         ask(FOLDER, model, vocabulary="voc_groupvit")
+
+
+def test_the_protocol_of_a_vocabulary():
+    config = default_config()
+    own = Readout(scale=7.0, guide=1.5, flip=True)
+    config.eval.vocabulary = "voc_groupvit"
+    found = protocol_of(VOC, config, own)
+    sizes = {"short_side": 448, "long_side": 2048, "window": 448, "stride": 224}
+    rules = {"top_classes": 5, "rule": "groupvit", "normalise_prompts": False}
+    assert found == Readout(scale=7.0, guide=0.0, slide=0.0, **sizes, **rules)
+    # what is set wins
+    config.eval.update(guide=2.0, stride=448, rule="", top_classes=0)
+    given = protocol_of(VOC, config, own)
+    assert (given.guide, given.stride, given.rule, given.top_classes, given.window) == (2.0, 448, "", 0, 448)
+    # without a protocol everything is the model's own
+    assert protocol_of(FOLDER, default_config(), own) == own
+
+
+def test_a_rule_that_applies_the_threshold_itself(model):
+    question = ask(FOLDER, model, vocabulary="")
+    question = dataclasses.replace(question, background=0.4, values=np.array([0, 1, 2, 9], np.int32))
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    readout = Readout(rule="groupvit", guide=0.0)
+    answer = question.ask(Segmenter(model.method, model.clip, readout=readout), **{"": {}})([image])[""][0]
+    expected = model.segment(
+        image, question.labels, templates=question.templates, background=0.4, rule="groupvit", guide=0
+    )
+    np.testing.assert_array_equal(answer.classes, np.where(expected.label_map < 0, 9, expected.label_map))
+    assert answer.probability is None and 9 in answer.classes

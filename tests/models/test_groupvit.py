@@ -20,7 +20,7 @@ from zeroseg_jax.models.dual_encoder import load_preprocessing
 from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig
 from zeroseg_jax.models.groupvit_encoder import GroupViTEncoder, load_groupvit
 from zeroseg_jax.models.preprocessing import MEAN
-from zeroseg_jax.segment.inference import enlarging
+from zeroseg_jax.segment.windows import enlarging
 
 VISION = {"image_size": 16, "patch_size": 4, "hidden_size": 16, "intermediate_size": 64, "num_attention_heads": 2}
 VISION |= {"depths": [2, 1, 1], "num_group_tokens": [6, 3, 0], "num_output_groups": [6, 3, 3]}

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from zeroseg_jax.segment.guided import CELLS, SMOOTH, apply, fit
-from zeroseg_jax.segment.inference import Encoding, Guide, Texts, enlarging, label_pixels
+from zeroseg_jax.segment.inference import Encoding
+from zeroseg_jax.segment.labelling import Guide, Texts, View, label_pixels
+from zeroseg_jax.segment.readout import Labelling
+from zeroseg_jax.segment.windows import enlarging
 
 
 def windows(n, radius):
@@ -56,23 +59,24 @@ def test_label_maps_follow_the_edge_that_the_patches_miss():
     share = np.array([1.0, 0.5, 0.0, 0.0], np.float32)  # of the red half in each column of patches
     assignment = np.tile(np.stack([share, 1 - share], axis=-1), (4, 1))[None]
     texts = Texts(jnp.eye(2), jnp.int32(2), jnp.int32(2), jnp.float32(0), jnp.float32(0), jnp.float32(10))
-    encoding = Encoding(jnp.eye(2)[None], jnp.asarray(assignment))
+    encoding = Encoding(jnp.eye(2)[None, None], jnp.asarray(assignment)[None])
     truth = (np.arange(32) >= 12).astype(np.int32)
 
     small = pixels[:, ::4, ::4]  # the cells of half a patch; the edge lies on their border
     enlarge = enlarging(4 * CELLS, 32)[None]
-    sharp = label_pixels(encoding, texts, Guide(pixels, small), enlarge, enlarge, "scores", False, 1.5)
+    view = View(encoding, *[enlarging(4, 4 * CELLS)[None, :, None]] * 2)
+    sharp = label_pixels((view,), texts, Guide(pixels, small, enlarge, enlarge), Labelling(guide=1.5), False)
     np.testing.assert_array_equal(sharp.label_map[0], np.tile(truth, (32, 1)))
     np.testing.assert_array_equal(sharp.segments, sharp.label_map)
 
 
 def test_segments_without_assignment_stay_patches():
     rng = np.random.default_rng(0)
-    encoding = Encoding(jnp.asarray(rng.random((1, 4, 2), dtype=np.float32)), None)
+    encoding = Encoding(jnp.asarray(rng.random((1, 1, 4, 2), dtype=np.float32)), None)
     texts = Texts(jnp.eye(2), jnp.int32(2), jnp.int32(2), jnp.float32(0), jnp.float32(0), jnp.float32(10))
     pixels = rng.integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
-    plain, cells = enlarging(2, 16)[None], enlarging(2 * CELLS, 16)[None]
-    guide = Guide(pixels, pixels[:, ::4, ::4])
-    without = label_pixels(encoding, texts, None, plain, plain, "scores", False, 0.0)
-    guided = label_pixels(encoding, texts, guide, cells, cells, "scores", False, 1.0)
+    plain, cells, within = (enlarging(*n)[None] for n in ((2, 16), (2 * CELLS, 16), (2, 2 * CELLS)))
+    guide = Guide(pixels, pixels[:, ::4, ::4], cells, cells)
+    without = label_pixels((View(encoding, *[plain[:, :, None]] * 2),), texts, None, Labelling(), False)
+    guided = label_pixels((View(encoding, *[within[:, :, None]] * 2),), texts, guide, Labelling(guide=1.0), False)
     np.testing.assert_array_equal(guided.segments, without.segments)

@@ -33,3 +33,13 @@ def test_the_mean_of_unit_prompts_at_unit_length(tiny_clip, templates):
         prompts = [template.replace("{}", label) for template in TEMPLATES[templates]]
         mean = clip.encode_text(prompts).mean(axis=0)
         np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_prompts_of_any_length(tiny_clip):
+    clip = load_clip(tiny_clip)
+    templates = resolve_templates("clip7")
+    raw = clip.encode_text([t.replace("{}", "cat") for t in templates], normalise=False)
+    assert np.ptp(np.linalg.norm(raw, axis=-1)) > 0.01  # or the comparison would say little
+    mean = raw.mean(axis=0)
+    found = embed_labels(clip, ["cat"], templates, normalise=False)
+    np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=1e-6)

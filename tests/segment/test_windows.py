@@ -1,69 +1,175 @@
-"""Layouts of images of any aspect, and the mean of windows and of mirror images."""
-
-from types import SimpleNamespace
+"""Layouts of images of any aspect, windows as the papers slide them, mirror images and several scales."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zeroseg_jax.distill.losses import unit
-from zeroseg_jax.segment.inference import Encoding
-from zeroseg_jax.segment.windows import encode_view, lay_out, merge
+from zeroseg_jax import InputError
+from zeroseg_jax.segment import Readout, Segmenter
+from zeroseg_jax.segment.inference import DenseClipMethod
+from zeroseg_jax.segment.segmenter import resize
+from zeroseg_jax.segment.windows import enlarging, lay_out, spread
+
+LABELS = ["cat", "grass", "sky", "photo", "on"]
+
+
+@pytest.mark.parametrize("inputs,outputs", [(6, 75), (12, 96), (5, 5), (1, 9), (3, 4)])
+def test_enlarging_is_a_bilinear_resize(inputs, outputs):
+    x = np.random.default_rng(0).normal(size=(inputs, 3)).astype(np.float32)
+    expected = jax.image.resize(x, (outputs, 3), "linear")
+    np.testing.assert_allclose(enlarging(inputs, outputs) @ x, expected, atol=1e-6)
+    padded = enlarging(inputs, outputs, outputs + 7)
+    assert padded.shape == (outputs + 7, inputs) and not padded[outputs:].any()
 
 
 @pytest.mark.parametrize("height,width", [(96, 96), (213, 320), (375, 500), (3, 1000), (1, 1), (4000, 3000)])
 @pytest.mark.parametrize("slide", [0.0, 1.25])
 def test_layouts_are_whole_patches_of_about_the_same_aspect(height, width, slide):
     for size, patch in ((96, 8), (224, 16), (224, 32), (32, 4)):
-        layout = lay_out(height, width, size, patch, slide)
+        layout = lay_out(height, width, size, patch, Readout(slide=slide))
         assert min(layout.shape) == size and not any(n % patch for n in layout.shape)
         assert layout.shape[0] / layout.shape[1] == pytest.approx(np.clip(height / width, 1 / 16, 16), rel=0.1)
-        assert lay_out(width, height, size, patch, slide).shape == layout.shape[::-1]
+        assert lay_out(width, height, size, patch, Readout(slide=slide)).shape == layout.shape[::-1]
         slides = slide and max(height, width) > 1.25 * min(height, width)
         assert layout.window == ((size, size) if slides else layout.shape)
-        covered = np.bincount(layout.places().ravel(), minlength=layout.grid[0] * layout.grid[1])
-        assert covered.min() >= 1 and covered.max() <= 3
-        for view, (y, x) in zip(layout.cut(np.zeros((1, *layout.shape, 3), np.uint8)), layout.starts, strict=True):
-            assert view.shape == (1, *layout.window, 3) and y % patch == x % patch == 0
+        for axis, outputs in enumerate((height, width)):
+            np.testing.assert_allclose(spread(layout, axis, outputs).sum(axis=(1, 2)), 1, atol=1e-5)
+        views = layout.cut(np.zeros((1, *layout.shape, 3), np.uint8))
+        assert len(views) == len(layout) and {view.shape for view in views} == {(1, *layout.window, 3)}
+        assert not any(start % patch for axis in layout.starts for start in axis)
+
+
+def test_layouts_of_the_papers():
+    """mmsegmentation's slide mode, windows of 448 at a stride of 224, by hand."""
+    paper = Readout(short_side=448, long_side=2048, window=448, stride=224)
+    voc = lay_out(375, 500, 224, 16, paper)
+    assert voc.shape == (448, 597) and voc.window == (448, 448) and voc.starts == ((0,), (0, 149))
+    assert lay_out(500, 375, 224, 16, paper).starts == ((0, 149), (0,))
+    assert lay_out(448, 896, 224, 16, paper).starts == ((0,), (0, 224, 448))
+    # the longer side would be 2240: it is 2048, and the shorter one 410, which is less than a window
+    long = lay_out(100, 500, 224, 16, paper)
+    assert long.shape == (416, 2048) and long.window == (416, 448) and long.starts[1][-3:] == (1344, 1568, 1600)
+    # twice as large there are windows in both directions
+    twice = lay_out(375, 500, 224, 16, paper, 2.0)
+    assert twice.shape == (896, 1195) and twice.counts == (3, 5)
+    assert lay_out(375, 500, 224, 16, Readout(short_side=448, slide=0.0)).shape == (448, 576)
+    with pytest.raises(InputError, match="window is 450, but the model's patches are 16 pixels wide; 448 would do"):
+        lay_out(375, 500, 224, 16, Readout(window=450))
+    with pytest.raises(InputError, match="stride is 449, which leaves gaps between windows of 448; set at most 448"):
+        lay_out(375, 500, 224, 16, Readout(window=448, stride=449))
 
 
 def test_windows_are_averaged_by_hand():
-    places = np.array([[0, 1], [1, 2]])  # three patches, the middle one in both windows
-    shares = jnp.asarray([[[[1.0, 0.0], [0.4, 0.6]]], [[[0.2, 0.8], [0.0, 1.0]]]])
-    both = merge(Encoding(jnp.asarray(np.arange(8.0).reshape(2, 1, 2, 2)), shares), places, 3)
-    np.testing.assert_array_equal(both.embeddings[0], [[0, 1], [2, 3], [4, 5], [6, 7]])
-    np.testing.assert_allclose(both.assignment[0], [[1, 0, 0, 0], [0.2, 0.3, 0.1, 0.4], [0, 0, 0, 1]], atol=1e-6)
-    patches = jnp.asarray([[[[1.0, 0.0], [1.0, 0.0]]], [[[0.0, 1.0], [0.0, 1.0]]]])
-    dense = merge(Encoding(patches, None), places, 3)
-    np.testing.assert_allclose(dense.embeddings[0], [[1, 0], [0.5**0.5, 0.5**0.5], [0, 1]], atol=1e-6)
+    """Windows of two patches, of two pixels each, over six pixels; the middle two are in both."""
+    layout = lay_out(4, 6, 4, 2, Readout(window=4, stride=2))
+    assert layout.shape == (4, 6) and layout.starts == ((0,), (0, 2))
+    found = spread(layout, 1, 6).reshape(6, 4)
+    inside = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
+    expected = np.zeros((6, 4))
+    expected[:4, :2] += inside
+    expected[2:, 2:] += inside
+    np.testing.assert_allclose(found, expected / np.array([1, 1, 2, 2, 1, 1])[:, None], atol=1e-6)
+    nearest = spread(layout, 1, 6, inside="nearest").reshape(6, 4) * np.array([1, 1, 2, 2, 1, 1])[:, None]
+    np.testing.assert_array_equal(nearest, np.eye(4)[[0, 0, 1, 1, 3, 3]] + np.eye(5, 4)[[4, 4, 2, 2, 4, 4]])
 
 
-@pytest.mark.parametrize("segments", [True, False])
-def test_the_mirror_image_is_turned_back(segments):
-    """Patches that see only their own pixels give the same whether the image is flipped or not."""
+def as_papers_do(model, image, readout, factor=1.0, mirror=False):
+    """Probabilities of all pixels by mmsegmentation's procedure, in loops: crop, encode, enlarge, add, resize."""
+    layout = lay_out(*image.shape[:2], model.method.image_size, model.method.patch_size, readout, factor)
+    pixels, texts = resize(image, layout.shape), model.embed_labels(LABELS)
+    total, count = np.zeros((*layout.shape, len(LABELS))), np.zeros((*layout.shape, 1))
+    for y in layout.starts[0]:
+        for x in layout.starts[1]:
+            place = np.s_[y : y + layout.window[0], x : x + layout.window[1]]
+            crop = pixels[place][:, ::-1] if mirror else pixels[place]
+            found = model._encode(model.method.params, crop[None], None)
+            logits = np.exp(model.logit_scale * (np.asarray(found.embeddings[0]) @ texts.T))
+            scores = logits / logits.sum(axis=-1, keepdims=True)
+            scores = scores if found.assignment is None else np.asarray(found.assignment[0]) @ scores
+            scores = scores.reshape(*layout.grid, -1)
+            scores = scores[:, ::-1] if mirror else scores
+            columns = np.einsum("xw,hwc->hxc", enlarging(layout.grid[1], layout.window[1]), scores)
+            total[place] += np.einsum("yh,hxc->yxc", enlarging(layout.grid[0], layout.window[0]), columns)
+            count[place] += 1
+    down, across = (enlarging(n, m) for n, m in zip(layout.shape, image.shape, strict=False))
+    return np.einsum("yh,xw,hwc->yxc", down, across, total / count, optimize=True)
 
-    def encode(params, images, renaming):
-        patches = images[:, ::2, ::2].reshape(images.shape[0], -1, 3) / 255
-        return Encoding(jnp.eye(3)[None], patches) if segments else Encoding(unit(patches), None)
 
-    method = SimpleNamespace(encode=encode, params=None, image_size=8, patch_size=2)
-    pixels = np.random.default_rng(0).random((4, 6, 3)).repeat(2, 0).repeat(2, 1)[None] * 255
-    pixels /= np.linalg.norm(pixels, axis=-1, keepdims=True) / 200
-    alone, both = (
-        encode_view(method, None, jnp.asarray(pixels.astype(np.uint8)), None, flip) for flip in (False, True)
-    )
-    if segments:
-        assert both.assignment.shape == (1, 24, 6)
-        np.testing.assert_allclose(2 * both.assignment[..., :3], alone.assignment, atol=1e-6)
-        np.testing.assert_allclose(2 * both.assignment[..., 3:], alone.assignment, atol=1e-6)
-    else:
-        np.testing.assert_allclose(both.embeddings, alone.embeddings, atol=1e-6)
+def assert_same(model, image, expected, **options):
+    found = model.segment(image, LABELS, background=1e-6, scale=model.logit_scale, **options)
+    np.testing.assert_allclose(found.probability, expected.max(axis=-1), atol=1e-4)
+    first, second = np.sort(expected, axis=-1)[..., [-1, -2]].transpose(2, 0, 1)
+    clear = first - second > 1e-3
+    assert clear.mean() > 0.2
+    np.testing.assert_array_equal(found.label_map[clear], expected.argmax(axis=-1)[clear])
+    return found
+
+
+PAPER = {"short_side": 20, "long_side": 80, "window": 16, "stride": 8, "guide": 0.0}
+
+
+@pytest.mark.parametrize("size,segments", [((21, 34), True), ((40, 40), False)])
+def test_windows_as_the_papers_slide_them(model, size, segments):
+    if not segments:
+        model = Segmenter(DenseClipMethod(model.clip, 16), model.clip, templates="name")
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert_same(model, image, as_papers_do(model, image, Readout(**PAPER)), **PAPER)
+
+
+def test_mirror_images_and_scales_are_averaged(model, image):
+    options = PAPER | {"flip": True, "scales": (1.0, 1.5)}
+    passes = [(factor, mirror) for factor in (1.0, 1.5) for mirror in (False, True)]
+    expected = [as_papers_do(model, image, Readout(**PAPER), *each) for each in passes]
+    found = assert_same(model, image, np.mean(expected, axis=0), **options)
+    assert found.scores.shape == (2 * (2 * 3 + 3 * 6) * 4, 5) and found.segments.max() < len(found.scores)
+
+
+def softmax(x):
+    exponents = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.95])
+def test_groupvits_rule_in_windows(model, image, threshold):
+    """The whole procedure in loops, window by window, each with likeliest labels and a background of its own."""
+    options = PAPER | {"rule": "groupvit", "top_classes": 2}
+    layout = lay_out(*image.shape[:2], 16, 4, Readout(**options))
+    pixels, texts = resize(image, layout.shape), model.embed_labels(LABELS)
+    total, count = np.zeros((*layout.shape, 1 + len(LABELS))), np.zeros((*layout.shape, 1))
+    for y in layout.starts[0]:
+        for x in layout.starts[1]:
+            place = np.s_[y : y + 16, x : x + 16]
+            found = jax.device_get(model._encode(model.method.params, pixels[place][None], None))
+            maps = jax.image.resize(found.assignment[0].reshape(4, 4, -1), (16, 16, 4), "linear")
+            logits = model.logit_scale * found.embeddings[0] @ texts.T
+            kept = np.argsort(-(found.image[0] @ texts.T))[:2]
+            few = np.full_like(logits, -np.inf)
+            few[:, kept] = logits[:, kept]
+            scores = softmax(logits) * softmax(few)
+            hidden = scores.max(axis=1) < min(threshold, scores.max())
+            table = np.concatenate([hidden[:, None], scores], axis=1)
+            total[place] += table[np.asarray(maps).argmax(axis=-1)]
+            count[place] += 1
+    size = (*image.shape[:2], 1 + len(LABELS))
+    expected = np.asarray(jax.image.resize(total / count, size, "linear", antialias=False))
+    found = model.segment(image, LABELS, background=threshold, **options).label_map
+    first, second = np.sort(expected, axis=-1)[..., [-1, -2]].transpose(2, 0, 1)
+    clear = first - second > 1e-4
+    assert clear.mean() > 0.9 and len(np.unique(found)) > 1
+    np.testing.assert_array_equal(found[clear], expected.argmax(axis=-1)[clear] - 1)
+
+
+def test_batches_of_windows_give_what_single_images_do(model):
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((21, 34), (23, 34))]
+    options = PAPER | {"rule": "groupvit", "top_classes": 2, "background": 0.3}
+    for image, result in zip(images, model.segment_batch(images, LABELS, **options), strict=True):
+        np.testing.assert_array_equal(result.label_map, model.segment(image, LABELS, **options).label_map)
 
 
 def test_a_long_panorama_is_labelled_as_its_parts_are(model):
     scene = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    labels = ["cat", "grass", "sky", "photo", "on"]
+    labels = LABELS
     panorama = np.concatenate([scene] * 6, axis=1)
     alone, long = model.segment(scene, labels), model.segment(panorama, labels)
     assert long.label_map.shape == (16, 96)

@@ -209,7 +209,8 @@ def make_baselines(
         kinds = {f"{kind}, mean cosine": {"scale": 0.0}, f"{kind}, mean probability": {"scale": scale}}
         # their cells and windows are shares of the whole image, and so is the radius of the filter
         share = asked.patch_size / asked.image_size * method.image_size / method.patch_size
-        whole = Readout(slide=0.0, guide=model.readout.guide * share)
+        prompts = model.readout.normalise_prompts
+        whole = Readout(slide=0.0, guide=model.readout.guide * share, normalise_prompts=prompts)
         return question.ask(Segmenter(method, clip, templates=question.templates, readout=whole), **kinds)
 
     if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout

@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark
 from zeroseg_jax.evaluate.vocabularies import Vocabulary, fitting
+from zeroseg_jax.segment.loading import readout_of
 from zeroseg_jax.segment.prompts import Background
+from zeroseg_jax.segment.readout import Readout, change
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.segmenter import Segmenter
 
@@ -59,7 +61,8 @@ class Question:
         def predict(images: Sequence[np.ndarray]) -> dict[str, list[Answer]]:
             # a last incomplete batch is filled up, because compiling another size takes longer than a few images
             encoded = segmenter.encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
-            rule = ANY if isinstance(self.background, float) else self.background
+            later = isinstance(self.background, float) and not segmenter.readout.rule
+            rule = ANY if later else self.background
             asked: dict[str, Any] = dict(templates=self.templates, background=rule)
             found = {name: segmenter.label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
             return {name: [self.answer(r) for r in results[: len(images)]] for name, results in found.items()}
@@ -67,12 +70,28 @@ class Question:
         return predict
 
     def answer(self, result: SegmentResult) -> Answer:
-        """The classes of what a model answers; a threshold for the background is applied here."""
+        """The classes of what a model answers; a threshold for the background is applied here, unless `Readout.rule`
+        is to apply it."""
         best = self.values[result.label_map]
         if result.probability is None or not isinstance(self.background, float):
             return Answer(best)
         hidden = result.probability < np.float32(self.background)
         return Answer(np.where(hidden, self.values[-1], best), best, result.probability)
+
+
+def protocol_of(benchmark: Benchmark, config: ConfigDict, default: Readout) -> Readout:
+    """The readout of a model by the vocabulary that `config.eval` chooses; what is set in `config.eval` itself wins.
+
+    A vocabulary that says how large images are decides on all of inference: what it does not name, such as mirror
+    images and the guided filter, which is ours, is left out. Otherwise the rest is as in `default`.
+    """
+    options = config.eval
+    vocabulary = fitting(options.vocabulary, benchmark.name, benchmark.classes, benchmark.vocabulary)
+    asked = dataclasses.asdict(vocabulary)
+    names = [field.name for field in dataclasses.fields(Readout) if field.name in asked]
+    stated = {name: asked[name] for name in names if vocabulary.short_side or asked[name] != getattr(Readout(), name)}
+    whole = {"guide": 0.0, "slide": 0.0, "flip": False, "scales": ()} if vocabulary.short_side else {}
+    return readout_of(config, change(default, whole | stated))
 
 
 def make_question(benchmark: Benchmark, model: Segmenter, options: ConfigDict) -> Question:

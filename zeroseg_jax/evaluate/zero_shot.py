@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from zeroseg_jax.errors import InputError
@@ -15,11 +16,11 @@ from zeroseg_jax.evaluate import report, report_page
 from zeroseg_jax.evaluate.baselines import make_baselines
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, open_benchmark
 from zeroseg_jax.evaluate.metrics import DILATION, mean_iou
-from zeroseg_jax.evaluate.question import BATCH, Predict, Question, make_question
+from zeroseg_jax.evaluate.question import BATCH, Predict, Question, make_question, protocol_of
 from zeroseg_jax.evaluate.tally import LEVEL, RESAMPLES, Tally, class_rows, confused
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
 from zeroseg_jax.log import ProgressBar
-from zeroseg_jax.segment.loading import load, readout_of
+from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.segmenter import Segmenter
 
 GALLERY_IMAGES = 8
@@ -80,8 +81,10 @@ def evaluate(
         InputError: the dataset, or a value of `config.eval`, cannot be used.
     """
     benchmark, workdir = open_benchmark(config.eval), Path(workdir)
-    models = {name: with_options(m, config) for name, m in {"model": model, **others}.items()}
+    models = {name: with_options(m, benchmark, config) for name, m in {"model": model, **others}.items()}
     questions = {name: make_question(benchmark, m, config.eval) for name, m in models.items()}
+    asked = settings(models["model"], questions["model"], config).items()
+    logging.info("%s", "; ".join(f"{name} {value}" for name, value in asked if name not in ("labels", "interval")))
     contenders = {name: contender(m, questions[name], len(benchmark.classes)) for name, m in models.items()}
     for name, predict in make_baselines(models["model"], benchmark, questions["model"], config.eval).items():
         contenders[name] = Contender(predict)
@@ -145,16 +148,17 @@ def load_compared(config: ConfigDict) -> dict[str, Segmenter]:
     return found
 
 
-def with_options(model: Segmenter, config: ConfigDict) -> Segmenter:
-    """The model with the templates and the readout of `config.eval`."""
+def with_options(model: Segmenter, benchmark: Benchmark, config: ConfigDict) -> Segmenter:
+    """The model with the templates and the readout of `config.eval`, or else of the vocabulary."""
     templates = model.templates if config.eval.templates is None else config.eval.templates
-    return Segmenter(model.method, model.clip, templates=templates, readout=readout_of(config, model.readout))
+    readout = protocol_of(benchmark, config, model.readout)
+    return Segmenter(model.method, model.clip, templates=templates, readout=readout)
 
 
 def contender(model: Segmenter, question: Question, classes: int) -> Contender:
-    """A model as it is, with a sweep where the background is a threshold."""
+    """A model as it is, with a sweep where the background is a threshold on probabilities."""
     found, hidden = Contender(question.ask(model, **{"": {}})), int(question.values[-1])
-    if isinstance(question.background, float) and hidden >= 0:
+    if isinstance(question.background, float) and hidden >= 0 and not model.readout.rule:
         found.sweep = ThresholdSweep(classes, hidden, question.background)
     return found
 
@@ -195,7 +199,7 @@ def settings(model: Segmenter, question: Question, config: ConfigDict) -> dict[s
         "labels": list(question.labels),
         "templates": list(question.templates),
         "background": question.background,
-        "readout": dataclasses.asdict(model.readout),
+        "readout": dataclasses.asdict(model.readout) | {"scales": list(model.readout.scales)},
         "boundary_dilation": DILATION,
         "interval": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over images"},
     }

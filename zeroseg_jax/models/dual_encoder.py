@@ -76,8 +76,13 @@ class DualEncoder:
             found[batch] = self.vision(padded(pixels, size_of_batch))[: len(pixels)]
         return _unit(found)
 
-    def encode_text(self, texts: Sequence[str], *, truncate: bool = True) -> Float[np.ndarray, "c d"]:
-        """Unit-length text embeddings, float32; `truncate=False` raises InputError for a text that does not fit."""
+    def encode_text(
+        self, texts: Sequence[str], *, truncate: bool = True, normalise: bool = True
+    ) -> Float[np.ndarray, "c d"]:
+        """Text embeddings, float32, of unit length unless `normalise` is False.
+
+        `truncate=False` raises InputError for a text that does not fit.
+        """
         tokens, config = self.tokenize(texts, truncate=truncate), self.model.config.text
         lengths = np.asarray(config.end(tokens)) + 1
         order = np.argsort(lengths, kind="stable")
@@ -88,7 +93,7 @@ class DualEncoder:
             length = min(config.context, next((n for n in LENGTHS if n >= longest), config.context))
             inputs = jnp.asarray(padded(tokens[chosen, :length], size))
             found[chosen] = self._text(*nnx.split(self.model), inputs)[: len(chosen)]
-        return _unit(found)
+        return _unit(found) if normalise else found
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> Int32[np.ndarray, "c t"]:
         """Token ids with start and end tokens, padded and, with `truncate`, cut to the model's context length."""

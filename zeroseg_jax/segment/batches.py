@@ -6,17 +6,26 @@ import jax
 import jax.numpy as jnp
 
 from zeroseg_jax.models.batching import parts
-from zeroseg_jax.segment.inference import Encoding, Texts
+from zeroseg_jax.segment.inference import Encoding
+from zeroseg_jax.segment.labelling import Texts
 
 BATCHES = (1, 4, 16)
 """Batches are padded to one of these sizes, so that each input shape compiles three times at most."""
+SMALL_BATCHES = (1, 4)
+PATCHES = 2048
+"""Images of more patches than this go into smaller batches: attention takes memory with their square."""
 
 
-def chunks(shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[int], int]]:
-    """Indices of images with one shape of encoding, as many as go into a batch, and the size to pad it to."""
+def sizes_for(patches: int) -> tuple[int, ...]:
+    """Those of BATCHES that images of so many patches may go into."""
+    return tuple(size for size in BATCHES if size == 1 or size * patches**2 <= BATCHES[-1] * PATCHES**2)
+
+
+def chunks(shapes: Sequence[tuple[int, ...]], sizes: Sequence[int] = BATCHES) -> Iterator[tuple[list[int], int]]:
+    """Indices of images with one shape of encoding, as many as go into a batch, and the one of `sizes` to pad it to."""
     for shape in sorted(set(shapes)):
         indices = [i for i, s in enumerate(shapes) if s == shape]
-        for batch, size in parts(len(indices), BATCHES):
+        for batch, size in parts(len(indices), sizes):
             yield indices[batch], size
 
 

@@ -59,8 +59,9 @@ def export(
     height, width = (size, size) if isinstance(size, int) else size
     readout = change(model.readout, options)
     phrases, threshold = check_background(background)
-    beside = model.embed_labels(phrases, templates) if phrases else np.zeros((0, model.clip.embed_dim), np.float32)
-    known = None if labels is None else model.embed_labels(labels, templates)
+    how = templates, readout.normalise_prompts
+    beside = model.embed_labels(phrases, *how) if phrases else np.zeros((0, model.clip.embed_dim), np.float32)
+    known = None if labels is None else model.embed_labels(labels, *how)
     run = make_function(model.method, (height, width), readout, threshold > 0)
 
     def segment(

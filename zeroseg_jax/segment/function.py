@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.guided import CELLS
-from zeroseg_jax.segment.inference import ROWS, Guide, Method, Texts, enlarging, label_pixels
+from zeroseg_jax.segment.inference import Method
+from zeroseg_jax.segment.labelling import ROWS, Guide, Texts, View, label_pixels
 from zeroseg_jax.segment.readout import Readout
-from zeroseg_jax.segment.windows import encode_layout, lay_out
+from zeroseg_jax.segment.windows import Layout, enlarging, how_inside, lay_out_all, spread
 
 SegmentFunction = Callable[[Any, Texts, UInt8[Array, "b y x 3"]], Int32[Array, "b y x"]]
 """(params, texts, images) -> label maps."""
@@ -27,11 +27,8 @@ def make_function(
     height, width = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
     if min(height, width) < 1:
         raise InputError(f"image_size is {image_size}; it must be at least 1 pixel in height and width")
-    layout = lay_out(height, width, method.image_size, method.patch_size, readout.slide)
-    side = CELLS if readout.guide else 1
-    cells = layout.grid[0] * side, layout.grid[1] * side
-    padded = -(-height // ROWS) * ROWS
-    rows, columns = enlarging(cells[0], height, padded)[None], enlarging(cells[1], width)[None]
+    layouts = lay_out_all(height, width, method, readout)
+    cells, padded = layouts[0].cells, -(-height // ROWS) * ROWS
 
     def resized(images: UInt8[Array, "b y x 3"], size: tuple[int, int], how: str) -> UInt8[Array, "b h w 3"]:
         if images.shape[1:3] == size:
@@ -39,18 +36,32 @@ def make_function(
         found = jax.image.resize(images.astype(jnp.float32), (images.shape[0], *size, 3), how)
         return jnp.clip(found.round(), 0, 255).astype(jnp.uint8)
 
+    def view(params: Any, images: UInt8[Array, "b y x 3"], layout: Layout, mirrored: bool) -> View:
+        windows = jnp.stack(layout.cut(resized(images, layout.shape, "bicubic")))
+        windows = windows[:, :, :, ::-1] if mirrored else windows
+        encode = lambda window: method.encode(params, window, readout.renaming)  # noqa: E731
+        found = jax.lax.map(encode, windows) if len(layout) > 1 else jax.tree.map(lambda x: x[None], encode(windows[0]))
+        encoding = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+        inside = how_inside(readout, encoding.assignment is None)
+        rows = spread(layout, 0, *((cells[0], None) if readout.guide else (height, padded)), inside)
+        columns = spread(layout, 1, cells[1] if readout.guide else width, None, inside)
+        columns = columns[..., ::-1] if mirrored else columns
+        return View(encoding, *(jnp.broadcast_to(m, (images.shape[0], *m.shape)) for m in (rows, columns)))
+
     def run(params: Any, texts: Texts, images: UInt8[Array, "b y x 3"]) -> Int32[Array, "b y x"]:
         if images.shape[1:] != (height, width, 3):
             raise InputError(f"this function takes images of {height}x{width} pixels, got {images.shape}")
-        b = images.shape[0]
-        inputs = resized(images, layout.shape, "bicubic")
-        encoding = encode_layout(method, params, inputs, layout, readout.renaming, readout.flip)
-        down, across = (jnp.broadcast_to(m, (b, *m.shape[1:])) for m in (rows, columns))
+        views = [
+            view(params, images, layout, mirrored)
+            for layout in layouts
+            for mirrored in ((False, True) if readout.flip else (False,))
+        ]
         guide = None
         if readout.guide:
+            maps = enlarging(cells[0], height, padded), enlarging(cells[1], width)
+            rows, columns = (jnp.broadcast_to(m, (images.shape[0], *m.shape)) for m in maps)
             pixels = jnp.pad(images, ((0, 0), (0, padded - height), (0, 0), (0, 0)))
-            guide = Guide(pixels, resized(images, cells, "linear"))
-        options = readout.mix, threshold, readout.guide
-        return label_pixels(encoding, texts, guide, down, across, *options).label_map[:, :height]
+            guide = Guide(pixels, resized(images, cells, "linear"), rows, columns)
+        return label_pixels(tuple(views), texts, guide, readout.labelling, threshold).label_map[:, :height]
 
     return run

@@ -14,8 +14,7 @@ from zeroseg_jax.segment.inference import Encoding, Renaming
 class GroupViTMethod:
     """The segment tokens of a GroupViT's last stage, and the product of its stages' soft maps.
 
-    As in transformers' `output_segmentation`. The authors' own evaluation differs: it gives each pixel to one segment,
-    and keeps only the five classes that fit the whole image best.
+    As in transformers' `output_segmentation`. The authors' own evaluation differs; it is `Readout(rule="groupvit")`.
     """
 
     def __init__(self, encoder: GroupViTEncoder):
@@ -28,4 +27,4 @@ class GroupViTMethod:
         del renaming  # there is no teacher
         pixels = self._normalise(images.astype(jnp.float32) / 255)
         output = nnx.merge(self._model, params).segments(pixels)
-        return Encoding(unit(output.segments), output.assignment)
+        return Encoding(unit(output.segments), output.assignment, unit(output.image))

@@ -86,8 +86,12 @@ def check_background(background: Background) -> tuple[tuple[str, ...], float]:
     return check_labels((background,) if isinstance(background, str) else background, "background phrase"), 0.0
 
 
-def embed_labels(clip: DualEncoder, labels: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "c d"]:
+def embed_labels(
+    clip: DualEncoder, labels: Sequence[str], templates: Sequence[str], normalise: bool = True
+) -> Float[np.ndarray, "c d"]:
     """CLIP's ensemble of prompts: each at unit length, their mean over the templates, at unit length again; float32.
+
+    Without `normalise` the mean is that of the embeddings as they come, as in GroupViT's evaluation.
 
     Raises InputError for a label that is longer than the text encoder reads.
     """
@@ -100,6 +104,6 @@ def embed_labels(clip: DualEncoder, labels: Sequence[str], templates: Sequence[s
                 f"the label {shorten(label, 60, placeholder=' ...')!r} in the template {template!r} has {tokens} tokens"
                 f" with those of start and end, but the text encoder takes {context}; shorten it"
             )
-    embeddings = clip.encode_text(prompts).reshape(len(labels), len(templates), -1)
+    embeddings = clip.encode_text(prompts, normalise=normalise).reshape(len(labels), len(templates), -1)
     mean = embeddings.mean(axis=1)
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)

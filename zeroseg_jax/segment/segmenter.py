@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,26 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float, Int32, UInt8
 from PIL import Image
 
-from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.dual_encoder import DualEncoder
-from zeroseg_jax.segment.batches import BATCHES, chunks, pad_texts, split
+from zeroseg_jax.segment.batches import BATCHES, SMALL_BATCHES, chunks, pad_texts, sizes_for, split
+from zeroseg_jax.segment.encoded import EncodedImage, EncodedView, shapes, stack
 from zeroseg_jax.segment.function import make_function
-from zeroseg_jax.segment.guided import CELLS
-from zeroseg_jax.segment.images import ImageLike, to_pixels, to_pixels_list
-from zeroseg_jax.segment.inference import (
-    Encoding,
-    Guide,
-    Labelled,
-    Method,
-    Texts,
-    enlarging,
-    label_pixels,
-    output_bucket,
-)
+from zeroseg_jax.segment.images import ImageLike, to_pixels_list
+from zeroseg_jax.segment.inference import Encoding, Method
+from zeroseg_jax.segment.labelling import Guide, Labelled, Texts, View, label_pixels, output_bucket
 from zeroseg_jax.segment.prompts import (
     Background,
     Templates,
@@ -41,35 +32,7 @@ from zeroseg_jax.segment.prompts import (
 )
 from zeroseg_jax.segment.readout import ENCODING, Readout, change
 from zeroseg_jax.segment.result import SegmentResult
-from zeroseg_jax.segment.windows import Layout, encode_view, lay_out, merge
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image that went through the model once; `segment` costs only the labels' part."""
-
-    pixels: UInt8[np.ndarray, "h w 3"]
-    embeddings: Float32[np.ndarray, "s d"]
-    """Each segment in CLIP's space, unit length."""
-    assignment: Float32[np.ndarray, "n s"] | None
-    """Share of each patch in each segment, row-major; None where every patch is a segment of its own."""
-    grid: tuple[int, int]
-    """Rows and columns of patches."""
-    _segmenter: "Segmenter"
-
-    def segment(
-        self,
-        labels: Sequence[str],
-        *,
-        templates: Templates | None = None,
-        background: Background = None,
-        **options: Any,
-    ) -> SegmentResult:
-        """As `Segmenter.segment`; `options` are those that do not count for encoding: `mix`, `scale` and `guide`."""
-        for name in options:
-            if name in ENCODING:
-                raise InputError(f"{name} counts when an image is encoded; give it to encode instead of to segment")
-        return self._segmenter.label([self], labels, templates=templates, background=background, **options)[0]
+from zeroseg_jax.segment.windows import enlarging, how_inside, lay_out_all, spread
 
 
 class Segmenter:
@@ -96,11 +59,10 @@ class Segmenter:
         self.method, self.clip = method, clip
         self.templates, self.readout = resolve_templates(templates), readout or Readout()
         self.about = about
-        self._texts: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
+        self._texts: dict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = {}
         self._meanings: dict[str, tuple[str, ...]] = {}
-        self._encode = jax.jit(functools.partial(encode_view, method), static_argnums=(2, 3))
-        self._merge = jax.jit(_merge_windows, static_argnums=1)
-        self._label = jax.jit(label_pixels, static_argnums=(5, 6, 7))
+        self._encode = jax.jit(method.encode, static_argnums=2)
+        self._label = jax.jit(label_pixels, static_argnums=(3, 4))
         self.logit_scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
 
     def segment(
@@ -157,7 +119,7 @@ class Segmenter:
         that single pixels may differ from `segment`'s.
         """
         readout = change(self.readout, options)
-        texts, threshold = self._texts_of(labels, templates, background, readout.scale)
+        texts, threshold = self._texts_of(labels, templates, background, readout)
         run = make_function(self.method, image_size, readout, threshold)
         return functools.partial(jax.jit(run), self.method.params, texts)
 
@@ -166,31 +128,50 @@ class Segmenter:
 
         `options` are fields of `Readout` that count here: those in `readout.ENCODING`.
         """
-        return self._encode_pixels([to_pixels(image)], change(self.readout, options))[0]
+        return self.encode_batch([image], **options)[0]
 
     def encode_batch(self, images: Sequence[ImageLike] | np.ndarray, **options: Any) -> list[EncodedImage]:
-        """`encode` for several images, of any sizes."""
+        """`encode` for several images, of any sizes. All their windows go through the model in batches of one shape."""
         pixels, readout = to_pixels_list(images), change(self.readout, options)
-        layouts = [self._lay_out(p.shape, readout) for p in pixels]
-        found: dict[int, EncodedImage] = {}
-        for layout in sorted(set(layouts)):
-            indices = [i for i, own in enumerate(layouts) if own == layout]
-            found.update(zip(indices, self._encode_pixels([pixels[i] for i in indices], readout), strict=True))
-        return [found[i] for i in range(len(pixels))]
+        layouts = [lay_out_all(p.shape[0], p.shape[1], self.method, readout) for p in pixels]
+        mirrored = (False, True) if readout.flip else (False,)
+        windows = [
+            window[:, ::-1] if mirror else window
+            for p, own in zip(pixels, layouts, strict=True)
+            for layout in own
+            for cut in [[np.asarray(window) for window in layout.cut(resize(p, layout.shape))]]
+            for mirror in mirrored
+            for window in cut
+        ]
+        encoded = iter(self._encode_windows(windows, readout))
+        found = []
+        for p, own in zip(pixels, layouts, strict=True):
+            views = [
+                EncodedView(stack(list(islice(encoded, len(layout)))), layout, mirror)
+                for layout in own
+                for mirror in mirrored
+            ]
+            found.append(EncodedImage(p, tuple(views), self))
+        return found
 
-    def embed_labels(self, labels: Sequence[str], templates: Templates | None = None) -> Float[np.ndarray, "c d"]:
-        """Unit-length embeddings of the labels, float32; remembered for each (labels, templates)."""
+    def embed_labels(
+        self, labels: Sequence[str], templates: Templates | None = None, normalise: bool | None = None
+    ) -> Float[np.ndarray, "c d"]:
+        """Unit-length embeddings of the labels, float32; remembered. `normalise` is `Readout.normalise_prompts`."""
         names = check_labels(labels)
         found = self.templates if templates is None else resolve_templates(templates)
-        if (names, found) not in self._texts:
+        normalise = self.readout.normalise_prompts if normalise is None else normalise
+        key = names, found, normalise
+        if key not in self._texts:
             meanings = [self._meanings.get(name, (name,)) for name in names]
-            embeddings = embed_labels(self.clip, [phrase for phrases in meanings for phrase in phrases], found)
+            phrases = [phrase for meaning in meanings for phrase in meaning]
+            embeddings = embed_labels(self.clip, phrases, found, normalise)
             if len(embeddings) > len(names):
-                starts = np.cumsum([0, *(len(phrases) for phrases in meanings[:-1])])
+                starts = np.cumsum([0, *(len(meaning) for meaning in meanings[:-1])])
                 embeddings = np.add.reduceat(embeddings, starts)
                 embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
-            self._texts[names, found] = embeddings
-        return self._texts[names, found]
+            self._texts[key] = embeddings
+        return self._texts[key]
 
     def define(self, label: str, phrases: Sequence[str]) -> None:
         """Lets `label` stand for several phrases from now on: its embedding is the unit mean of theirs."""
@@ -208,7 +189,7 @@ class Segmenter:
         **options: Any,
     ) -> None:
         """Raises the InputError of bad words or options before any image is encoded; the words are embedded."""
-        self._texts_of(labels, templates, background, change(self.readout, options).scale)
+        self._texts_of(labels, templates, background, change(self.readout, options))
 
     def label(
         self,
@@ -221,10 +202,12 @@ class Segmenter:
     ) -> list[SegmentResult]:
         """The second half of `segment_batch`: labels for encoded images."""
         readout = change(self.readout, options)
-        texts, threshold = self._texts_of(labels, templates, background, readout.scale)
+        texts, threshold = self._texts_of(labels, templates, background, readout)
         texts = pad_texts(texts)
         names, found = list(labels), {}
-        for indices, size in chunks([(*image.grid, len(image.embeddings)) for image in images]):
+        # what is made of whole pixels before it is resized takes more memory
+        sizes = SMALL_BATCHES if readout.rule else BATCHES
+        for indices, size in chunks([shapes(image, readout) for image in images], sizes):
             chunk = [images[i] for i in indices]
             output: Sequence[Any] = self._label_chunk(chunk, size, texts, threshold, readout)
             output = [maps for maps in output if maps is not None]  # probabilities come with a threshold only
@@ -270,59 +253,57 @@ class Segmenter:
 
         return push_to_hub(self, repo_id, private=private, token=token)
 
-    def _lay_out(self, shape: tuple[int, ...], readout: Readout) -> Layout:
-        return lay_out(shape[0], shape[1], self.method.image_size, self.method.patch_size, readout.slide)
-
-    def _encode_pixels(self, pixels: Sequence[np.ndarray], readout: Readout) -> list[EncodedImage]:
-        """Images of one layout."""
-        layout = self._lay_out(pixels[0].shape, readout)
-        views = [np.asarray(view) for p in pixels for view in layout.cut(resize(p, layout.shape))]
-        encoded: list[Encoding] = []
-        for part, size in parts(len(views), BATCHES):
-            batch = self._encode(self.method.params, padded(views[part], size), readout.renaming, readout.flip)
-            encoded += split(jax.device_get(batch))[: len(views[part])]
-        if (count := len(layout.starts)) > 1:
-            images = [encoded[i : i + count] for i in range(0, len(encoded), count)]
-            encoded = [jax.device_get(self._merge(windows, layout)) for windows in images]
-        # on the host they are arrays of numpy
-        maps: list[Any] = encoded
-        found = zip(pixels, maps, strict=True)
-        return [EncodedImage(p, e.embeddings, e.assignment, layout.grid, self) for p, e in found]
+    def _encode_windows(self, windows: Sequence[np.ndarray], readout: Readout) -> list[Encoding]:
+        """Images of any sizes that are whole patches, each as it is; arrays of numpy."""
+        found: dict[int, Encoding] = {}
+        for shape in sorted({window.shape for window in windows}):
+            indices = [i for i, window in enumerate(windows) if window.shape == shape]
+            patches = shape[0] * shape[1] // self.method.patch_size**2
+            for part, size in parts(len(indices), sizes_for(patches)):
+                chosen = [windows[i] for i in indices[part]]
+                batch = jax.device_get(self._encode(self.method.params, padded(chosen, size), readout.renaming))
+                found.update(zip(indices[part], split(batch), strict=False))
+        return [found[i] for i in range(len(windows))]
 
     def _label_chunk(
         self, chunk: Sequence[EncodedImage], batch: int, texts: Texts, threshold: bool, readout: Readout
     ) -> Labelled:
-        """The labels of images whose encodings have one shape, padded to a batch of the size `batch`."""
+        """The labels of images whose encodings have the same shapes, padded to a batch of the size `batch`."""
         sizes = [image.pixels.shape[:2] for image in chunk]
         height, width = (output_bucket(max(size[axis] for size in sizes)) for axis in (0, 1))
-        side = CELLS if readout.guide else 1
-        rows, columns = (side * n for n in chunk[0].grid)
-        assignments = [image.assignment for image in chunk if image.assignment is not None]
-        encoding = Encoding(
-            jnp.asarray(padded([image.embeddings for image in chunk], batch)),
-            jnp.asarray(padded(assignments, batch)) if assignments else None,
-        )
-        guide = None
+        cells, guide = chunk[0].views[0].layout.cells, None
         if readout.guide:
             pixels = [
                 np.pad(i.pixels, ((0, height - h), (0, width - w), (0, 0)))
                 for i, (h, w) in zip(chunk, sizes, strict=True)
             ]
-            small = [resize(image.pixels, (rows, columns), Image.Resampling.BILINEAR) for image in chunk]
-            guide = Guide(padded(pixels, batch), padded(small, batch))
-        enlarge_rows = padded([enlarging(rows, size[0], height) for size in sizes], batch)
-        enlarge_columns = padded([enlarging(columns, size[1], width) for size in sizes], batch)
-        options = readout.mix, threshold, readout.guide
-        return jax.device_get(self._label(encoding, texts, guide, enlarge_rows, enlarge_columns, *options))
+            small = [resize(image.pixels, cells, Image.Resampling.BILINEAR) for image in chunk]
+            rows = padded([enlarging(cells[0], size[0], height) for size in sizes], batch)
+            columns = padded([enlarging(cells[1], size[1], width) for size in sizes], batch)
+            guide = Guide(padded(pixels, batch), padded(small, batch), rows, columns)
+
+        views = []
+        for own in zip(*(image.views for image in chunk), strict=True):
+            inside = how_inside(readout, own[0].encoding.assignment is None)
+            maps: list[list[np.ndarray]] = [[], []]
+            for view, size in zip(own, sizes, strict=True):
+                for axis, (outputs, to) in enumerate(zip(size, (height, width), strict=True)):
+                    target = (cells[axis], None) if readout.guide else (outputs, to)
+                    spreading = spread(view.layout, axis, *target, inside)
+                    maps[axis].append(spreading[..., ::-1] if view.mirrored and axis else spreading)
+            encoding = jax.tree.map(lambda *x: padded(x, batch), *(view.encoding for view in own))
+            views.append(View(encoding, padded(maps[0], batch), padded(maps[1], batch)))
+        return jax.device_get(self._label(tuple(views), texts, guide, readout.labelling, threshold))
 
     def _texts_of(
-        self, labels: Sequence[str], templates: Templates | None, background: Background, scale: float
+        self, labels: Sequence[str], templates: Templates | None, background: Background, readout: Readout
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether there is a threshold for the background."""
         phrases, threshold = check_background(background)
-        embeddings = self.embed_labels(labels, templates)
-        beside = self.embed_labels(phrases, templates) if phrases else embeddings[:0]
-        return self.make_texts(embeddings, beside, scale, threshold), threshold > 0
+        how = templates, readout.normalise_prompts
+        embeddings = self.embed_labels(labels, *how)
+        beside = self.embed_labels(phrases, *how) if phrases else embeddings[:0]
+        return self.make_texts(embeddings, beside, readout.scale, threshold), threshold > 0
 
     def make_texts(
         self,
@@ -331,17 +312,11 @@ class Segmenter:
         scale: float,
         threshold: float,
     ) -> Texts:
-        """What `inference.label_pixels` asks for; the number of labels may be symbolic."""
+        """What `labelling.label_pixels` asks for; the number of labels may be symbolic."""
         count = jnp.asarray(labels.shape[0], jnp.int32)
         embeddings = jnp.concatenate([labels, background])
         scales = jnp.float32(scale), jnp.float32(threshold), jnp.float32(self.logit_scale)
         return Texts(embeddings, count, count + background.shape[0], *scales)
-
-
-def _merge_windows(windows: list[Encoding], layout: Layout) -> Encoding:
-    """The encoding of one image from those of its windows, without the batch's axis."""
-    stacked = jax.tree.map(lambda *x: jnp.stack(x)[:, None], *windows)
-    return jax.tree.map(lambda x: x[0], merge(stacked, layout.places(), layout.grid[0] * layout.grid[1]))
 
 
 def resize(

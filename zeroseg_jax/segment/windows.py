@@ -1,112 +1,175 @@
-"""The size at which an image goes into the model; windows along long images, and the mean of what several views say."""
+"""The sizes at which an image goes into the model, the windows that it is cut into, and the way back to its pixels."""
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from zeroseg_jax.distill.losses import unit
-from zeroseg_jax.segment.inference import Encoding, Method, Renaming
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.segment.guided import CELLS
+from zeroseg_jax.segment.inference import Method
+from zeroseg_jax.segment.readout import Readout
 
 OVERLAP = 0.5
-"""Share of a window that its neighbour covers too, at least."""
+"""Share of a window that its neighbour covers too, at least, where `Readout.stride` does not say."""
 LONGEST = 16.0
 """Aspect ratio that longer images are squeezed to."""
+
+Inside = Literal["linear", "nearest", "pixels"]
+"""How maps are enlarged from the patches of a window to its pixels; "pixels": they are made of pixels already."""
 
 
 @dataclass(frozen=True, order=True)
 class Layout:
-    """An image at the model's resolution, and the windows that it is encoded in, in pixels; all are whole patches."""
+    """The size that an image is resized to, and the windows that it is encoded in, in pixels."""
 
     shape: tuple[int, int]
     window: tuple[int, int]
-    starts: tuple[tuple[int, int], ...]
-    """Upper left corner (y, x) of each window."""
+    """Whole patches."""
+    starts: tuple[tuple[int, ...], tuple[int, ...]]
+    """Upper edges and left edges of the windows, which are their product, row by row."""
     patch: int
+    unit: int
+    """Pixels along the side of what overlapping windows are averaged at: single pixels, or patches."""
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many windows there are one below and beside the other."""
+        return len(self.starts[0]), len(self.starts[1])
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of the whole image."""
-        return self.shape[0] // self.patch, self.shape[1] // self.patch
+        """Rows and columns of patches of a window."""
+        return self.window[0] // self.patch, self.window[1] // self.patch
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of the cells at which the guided filter is fitted to the whole image."""
+        return CELLS * -(-self.shape[0] // self.patch), CELLS * -(-self.shape[1] // self.patch)
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        return len(self.starts[0]) * len(self.starts[1])
 
     def cut(self, images: UInt8[Array | np.ndarray, "*b y x 3"]) -> list[UInt8[Array | np.ndarray, "*b h w 3"]]:
         """The windows of images of the size `shape`."""
         height, width = self.window
-        return [images[..., y : y + height, x : x + width, :] for y, x in self.starts]
-
-    def places(self) -> Int[np.ndarray, "v m"]:
-        """For each window, where its patches are among those of the whole image, row by row."""
-        indices = np.arange(self.grid[0] * self.grid[1]).reshape(self.grid)
-        height, width = (n // self.patch for n in self.window)
-        corners = [(y // self.patch, x // self.patch) for y, x in self.starts]
-        return np.stack([indices[y : y + height, x : x + width].ravel() for y, x in corners])
+        return [images[..., y : y + height, x : x + width, :] for y in self.starts[0] for x in self.starts[1]]
 
 
-def lay_out(height: int, width: int, size: int, patch: int, slide: float) -> Layout:
-    """How an image of `height` x `width` pixels is encoded: its shorter side `size`, its aspect ratio kept about.
+def lay_out(
+    height: int,
+    width: int,
+    size: int,
+    patch: int,
+    readout: Readout = Readout(),  # noqa: B008 (it is immutable)
+    factor: float = 1.0,
+) -> Layout:
+    """How an image of `height` x `width` pixels is encoded by a model for images of `size`; `factor` enlarges it.
 
-    The longer side is rounded to steps of about an eighth of `size` (a multiple of the patch), so that photographs of
-    all shapes share a few compiled functions. An image longer than `slide` to 1 becomes square windows, which share
-    one; with `slide` 0 no image does. One longer than `LONGEST` to 1 is squeezed to that.
+    With `readout.window` it is as in mmsegmentation's "slide" mode: the aspect ratio is kept to the pixel, windows of
+    one size follow each other at the stride, and the last ones are moved inside the image.
+
+    Without, the longer side is rounded to steps of about an eighth of the shorter one (a multiple of the patch), so
+    that photographs of all shapes share a few compiled functions. An image longer than `readout.slide` to 1 becomes
+    square windows, which share one; with 0 no image does. One longer than `LONGEST` to 1 is squeezed to that.
+
+    Raises:
+        InputError: a window that is not of whole patches, or a stride that leaves gaps between windows.
     """
-    step = patch * max(1, round(size / patch / 8))
     short, long = sorted((height, width))
     aspect = min(long / short, LONGEST)
+    wanted = factor * (readout.short_side or size)
+    if readout.long_side:
+        wanted = min(wanted, factor * readout.long_side / aspect)
+    if readout.window:
+        small, large = max(1, int(wanted + 0.5)), max(1, int(wanted * aspect + 0.5))
+        return _slide((large, small) if height > width else (small, large), patch, readout)
+    size = patch * max(1, round(wanted / patch))
+    step = patch * max(1, round(size / patch / 8))
     whole = window = size + step * round((aspect - 1) * size / step)
-    starts = [0]
-    if 0 < slide < aspect and whole > size:
+    starts: tuple[int, ...] = (0,)
+    if 0 < readout.slide < aspect and whole > size:
         window = size
         count = 1 + int(np.ceil((whole - window) / (window * (1 - OVERLAP))))
-        starts = (patch * np.linspace(0, (whole - window) // patch, count).round().astype(int)).tolist()
+        starts = tuple((patch * np.linspace(0, (whole - window) // patch, count).round().astype(int)).tolist())
+    unit = 1 if readout.short_side else patch
     if height > width:
-        return Layout((whole, size), (window, size), tuple((y, 0) for y in starts), patch)
-    return Layout((size, whole), (size, window), tuple((0, x) for x in starts), patch)
+        return Layout((whole, size), (window, size), (starts, (0,)), patch, unit)
+    return Layout((size, whole), (size, window), ((0,), starts), patch, unit)
 
 
-def merge(views: Encoding, places: Int[np.ndarray, "v m"], patches: int) -> Encoding:
-    """One encoding of the whole images from those of parts of them, (v, b, ...) -> (b, ...).
+def lay_out_all(height: int, width: int, method: Method, readout: Readout) -> list[Layout]:
+    """The layout at each of `readout.scales`."""
+    size, patch = method.image_size, method.patch_size
+    return [lay_out(height, width, size, patch, readout, factor) for factor in readout.scales or (1.0,)]
 
-    A patch that several views cover belongs to the segments of all of them in equal shares, so that its scores are the
-    mean of theirs. Where every patch is a segment of its own, its embedding is the (unit) mean of theirs.
+
+def how_inside(readout: Readout, dense: bool) -> Inside:
+    """What `spread` is to be told; `dense`: every patch is a segment of its own."""
+    if readout.rule != "groupvit":
+        return "linear"
+    return "nearest" if dense else "pixels"
+
+
+def _slide(shape: tuple[int, int], patch: int, readout: Readout) -> Layout:
+    """Windows at a stride; an image that is smaller than a window becomes whole patches."""
+    window, stride = readout.window, readout.stride or int(readout.window * (1 - OVERLAP))
+    if window % patch:
+        near = patch * max(1, round(window / patch))
+        raise InputError(f"window is {window}, but the model's patches are {patch} pixels wide; {near} would do")
+    if stride > window:
+        raise InputError(f"stride is {stride}, which leaves gaps between windows of {window}; set at most {window}")
+    sizes = [n if n >= window else patch * max(1, round(n / patch)) for n in shape]
+    sides = [min(n, window) for n in sizes]
+    counts = [1 + max(0, -(-(n - side) // stride)) for n, side in zip(sizes, sides, strict=True)]
+    starts = [
+        tuple(min(k * stride, n - side) for k in range(count))
+        for n, side, count in zip(sizes, sides, counts, strict=True)
+    ]
+    return Layout((sizes[0], sizes[1]), (sides[0], sides[1]), (starts[0], starts[1]), patch, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def spread(
+    layout: Layout, axis: int, outputs: int, padded: int | None = None, inside: Inside = "linear"
+) -> Float[np.ndarray, "y i h"]:
+    """The linear map from what the i windows of an image hold along an axis to `outputs` pixels of the image.
+
+    Each window is enlarged for itself; where several cover the same, it is their mean that counts; the whole is
+    resized bilinearly to `outputs`. With `layout.unit` of a patch windows are averaged before they are enlarged, which
+    is a single resize. Rows beyond `outputs`, up to `padded`, are zero.
     """
-    v, b, s, d = views.embeddings.shape
-    if views.assignment is None:
-        embeddings = jnp.swapaxes(views.embeddings, 0, 1).reshape(b, v * s, d)
-        return Encoding(unit(jnp.zeros((b, patches, d)).at[:, places.ravel()].add(embeddings)), None)
-    covering = np.bincount(places.ravel(), minlength=patches)[:, None, None]
-    assignment = jnp.zeros((b, patches, v, s)).at[:, places, np.arange(v)[:, None]].set(views.assignment.swapaxes(0, 1))
-    embeddings = jnp.swapaxes(views.embeddings, 0, 1).reshape(b, v * s, d)
-    return Encoding(embeddings, (assignment / covering).reshape(b, patches, v * s))
+    unit = layout.unit if inside == "linear" else 1
+    size, side = layout.shape[axis] // unit, layout.window[axis] // unit
+    patches = layout.window[axis] // layout.patch
+    enlarge = {
+        "linear": lambda: enlarging(patches, side),
+        "nearest": lambda: np.repeat(np.eye(patches, dtype=np.float32), layout.patch, axis=0),
+        "pixels": lambda: np.eye(side, dtype=np.float32),
+    }[inside]()
+    placed = np.zeros((size, len(layout.starts[axis]), enlarge.shape[1]), np.float32)
+    covering = np.zeros((size, 1, 1), np.float32)
+    for i, start in enumerate(layout.starts[axis]):
+        place = slice(start // unit, start // unit + side)
+        placed[place, i] += enlarge
+        covering[place] += 1
+    placed /= covering
+    return (enlarging(size, outputs, padded) @ placed.reshape(size, -1)).reshape(-1, *placed.shape[1:])
 
 
-def encode_view(
-    method: Method, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None, flip: bool
-) -> Encoding:
-    """`method.encode`; with `flip` the mean of the images and their mirror images."""
-    encoding = method.encode(params, images, renaming)
-    if not flip:
-        return encoding
-    mirrored = method.encode(params, images[:, :, ::-1], renaming)
-    rows, columns = (n // method.patch_size for n in images.shape[1:3])
-    places = np.arange(rows * columns).reshape(rows, columns)
-    both = np.stack([places.ravel(), places[:, ::-1].ravel()])
-    return merge(jax.tree.map(lambda *x: jnp.stack(x), encoding, mirrored), both, rows * columns)
+def enlarging(inputs: int, outputs: int, padded: int | None = None) -> Float[np.ndarray, "y h"]:
+    """The linear map of a bilinear resize from `inputs` to `outputs` samples (centres aligned, border repeated).
 
-
-def encode_layout(
-    method: Method,
-    params: Any,
-    images: UInt8[Array, "b y x 3"],
-    layout: Layout,
-    renaming: Renaming | None,
-    flip: bool,
-) -> Encoding:
-    """Images of the size `layout.shape`, window by window."""
-    views = layout.cut(images)
-    if len(views) == 1:
-        return encode_view(method, params, images, renaming, flip)
-    encoded = jax.lax.map(lambda view: encode_view(method, params, view, renaming, flip), jnp.stack(views))
-    return merge(encoded, layout.places(), layout.grid[0] * layout.grid[1])
+    Rows beyond `outputs`, up to `padded`, are zero.
+    """
+    matrix = np.zeros((padded or outputs, inputs), np.float32)
+    position = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
+    low = np.minimum(position.astype(int), max(inputs - 2, 0))
+    share = position - low
+    matrix[np.arange(outputs), low] = 1 - share
+    if inputs > 1:
+        matrix[np.arange(outputs), low + 1] = share
+    return matrix

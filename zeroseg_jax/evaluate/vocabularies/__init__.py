@@ -13,6 +13,7 @@ long_side = 2048
 window = 448                   # sides and distances of the sliding windows; 0: the whole image
 stride = 224
 top_classes = 5                # the likeliest classes of the image, which alone count; 0: all do
+rule = "groupvit"              # how classes score and where the background is; left out, as usual (`Readout.rule`)
 
 [aliases]                      # what is asked instead of a class's name
 person = ["person", "people"]
@@ -28,6 +29,7 @@ from typing import Any, Literal, get_args
 from zeroseg_jax.config import nearest
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.prompts import check_background, check_labels, resolve_templates
+from zeroseg_jax.segment.readout import Rule
 
 Combine = Literal["max", "mean"]
 
@@ -60,6 +62,8 @@ class Vocabulary:
     stride: int = 0
     top_classes: int = 0
     """Only so many classes, the image's likeliest, score anything; 0: all."""
+    rule: Rule = ""
+    """Of whom the scores and the background are: `Readout.rule`."""
     dataset: str = ""
     """The benchmark that it was made for; "" fits any with as many classes."""
     source: str = ""
@@ -129,7 +133,7 @@ def _shipped() -> Any:
 def _from_toml(name: str, values: Mapping[str, Any]) -> Vocabulary:
     """Checks the values of a file; raises InputError for the first that is wrong."""
     kinds: dict[str, tuple[type, ...]] = {
-        **dict.fromkeys(("dataset", "source", "combine"), (str,)),
+        **dict.fromkeys(("dataset", "source", "combine", "rule"), (str,)),
         **dict.fromkeys(("short_side", "long_side", "window", "stride", "top_classes"), (int,)),
         "classes": (list,),
         "aliases": (dict,),
@@ -144,8 +148,9 @@ def _from_toml(name: str, values: Mapping[str, Any]) -> Vocabulary:
             raise InputError(f"{key} is {value!r}, which is no {' or '.join(kind.__name__ for kind in kinds[key])}")
         if isinstance(value, int) and value < 0:
             raise InputError(f"{key} is {value}; it must be at least 0")
-    if values.get("combine", "max") not in get_args(Combine):
-        raise InputError(f"combine is {values['combine']!r}; it must be one of {', '.join(get_args(Combine))}")
+    for key, choices in {"combine": get_args(Combine), "rule": get_args(Rule)}.items():
+        if values.get(key, choices[0]) not in choices:
+            raise InputError(f"{key} is {values[key]!r}; it must be one of {', '.join(filter(None, choices))}")
     classes, aliases = check_labels(values.get("classes", ()), "class"), values.get("aliases", {})
     for key in aliases:
         if key not in classes:

@@ -1,0 +1,267 @@
+"""From encoded images and texts to label maps: all that is computed anew for other words. Runs under `jax.jit`.
+
+b images; i x j windows of each (v = i j), one below and beside the other; n = h x w patches and s segments of a window;
+c texts, d the width of CLIP's space.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+
+from zeroseg_jax.distill.losses import unit
+from zeroseg_jax.segment.guided import CELLS, apply, fit
+from zeroseg_jax.segment.inference import Encoding
+from zeroseg_jax.segment.readout import Labelling
+from zeroseg_jax.segment.windows import enlarging
+
+ROWS = 16
+"""Rows of pixels that are labelled at once: the scores of a whole large image would not fit into memory."""
+
+NEVER = -9.0
+"""Score of what is no text: it loses against all that is, since a cosine is at least -1."""
+
+
+class Labelled(NamedTuple):
+    """Label maps at the size of the output."""
+
+    label_map: Int32[Array, "b y x"]
+    segments: Int32[Array, "b y x"]
+    scores: Float[Array, "b s c"]
+    """Cosine of each segment of each window with each text."""
+    probability: Float[Array, "b y x"] | None
+    """Of the best label of each pixel; None without a threshold, and by a rule that applies it elsewhere."""
+
+
+class Texts(NamedTuple):
+    """Text embeddings, padded so that lists of about the same length share one compiled function."""
+
+    embeddings: Float[Array, "c d"]
+    """Unit length: first the labels, then the prompts for background, then padding."""
+    labels: Int[Array, ""]
+    """How many are labels."""
+    total: Int[Array, ""]
+    """How many are labels or background."""
+    scale: Float[Array, ""]
+    """`Readout.scale`."""
+    threshold: Float[Array, ""]
+    """A pixel whose best label is less probable than this is background; 0 for none."""
+    logit_scale: Float[Array, ""]
+    """What cosines are multiplied with before the softmax of that probability."""
+
+
+class View(NamedTuple):
+    """Images as the model saw them in one pass, at one size and in windows of one size."""
+
+    encoding: Encoding
+    """Of each window: (b, v, s, d), (b, v, n, s), (b, v, d)."""
+    rows: Float[Array | np.ndarray, "b y i h"]
+    """The linear map that enlarges from the patches of each window to pixels, and takes the mean where windows
+    overlap (`windows.spread`). Being data, it allows an image size of its own to each image."""
+    columns: Float[Array | np.ndarray, "b x j w"]
+
+
+class Guide(NamedTuple):
+    """Images whose edges the maps are to follow. The `View`s enlarge to its cells, and it enlarges to pixels."""
+
+    pixels: UInt8[Array | np.ndarray, "b y x 3"]
+    small: UInt8[Array | np.ndarray, "b h w 3"]
+    """The same at the size of the cells, `guided.CELLS` along the side of a patch."""
+    rows: Float[Array | np.ndarray, "b y h"]
+    columns: Float[Array | np.ndarray, "b x w"]
+
+
+Maps = dict[str, Array]
+"""By name, (..., c): the score and the probability of each text; (..., s): the share of each segment."""
+
+
+def label_pixels(
+    views: tuple[View, ...], texts: Texts, guide: Guide | None, options: Labelling, threshold: bool
+) -> Labelled:
+    """Scores the segments, mixes the scores over the patches, enlarges them, and takes the best label of each pixel.
+
+    The scores of several views, and of windows that overlap, are averaged. With a `guide` the enlarged maps follow its
+    edges (`guided.fit`). `threshold` says whether `texts.threshold` counts. y must be a multiple of ROWS.
+    """
+    cosines = [_cosines(view.encoding.embeddings, texts) for view in views]
+    dense = views[0].encoding.assignment is None
+    if options.rule == "groupvit" and not dense:
+        views = tuple(view._replace(encoding=harden(view)) for view in views)
+    scores = [score(c, view.encoding, texts, options, threshold) for c, view in zip(cosines, views, strict=True)]
+    joined, offset = _join(cosines), int(options.rule == "groupvit")
+    b = joined.shape[0]
+
+    # The scores are linear in the shares of the segments. Where these are few, they are what is enlarged: that is less
+    # work than to enlarge a map for each text
+    count, height = joined.shape[1], sum(view.rows.shape[2] * view.rows.shape[3] for view in views)
+    late = not dense and (options.mix == "scores" or options.rule == "groupvit") and count <= height
+    tables = {name: _join([each[name] for each in scores]) for name in scores[0]} if late else {}
+    wide = [
+        _widen(view, {} if late else _over_patches(view.encoding, each, texts, options, threshold))
+        for view, each in zip(views, scores, strict=True)
+    ]
+    if guide:
+        cells = _heighten([view.rows for view in views], wide)
+        radius = CELLS * options.guide
+        functions = {name: fit(value, guide.small, radius) for name, value in cells.items()}
+        guided = {name: jnp.einsum("bxw,bhwc->bhxc", guide.columns, value) for name, value in functions.items()}
+
+    def block(part: tuple[Array, ...]) -> tuple[Array, ...]:
+        if guide:
+            down, colours = part
+            large = {n: apply(jnp.einsum("brh,bhxc->brxc", down, value), colours) for n, value in guided.items()}
+        else:
+            large = _heighten(part, wide)
+        share = large.get("segment")
+        large |= {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
+        best = argmax(large["score"]) - offset
+        labels = jnp.where(best < texts.labels, best, -1)
+        found: tuple[Array, ...] = () if share is None else (argmax(share),)
+        if "probability" in large:
+            # a linear function of the colour may leave the range of what it was fitted to
+            probability = jnp.clip(large["probability"].max(axis=-1), 0, 1)
+            labels, found = jnp.where(probability < texts.threshold, -1, labels), (*found, probability)
+        return labels, *found
+
+    blocks = (guide.rows, guide.pixels) if guide else tuple(view.rows for view in views)
+    y = blocks[0].shape[1]
+    by_rows = [jnp.moveaxis(jnp.asarray(x).reshape(b, y // ROWS, ROWS, *x.shape[2:]), 1, 0) for x in blocks]
+    labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, y, -1) for x in jax.lax.map(block, tuple(by_rows)))
+    segments = _nearest_patches(views[0], guide) if dense else maps.pop(0)
+    return Labelled(labels.astype(jnp.int32), segments.astype(jnp.int32), joined, maps[0] if maps else None)
+
+
+def score(
+    cosines: Float[Array, "b v s c"], encoding: Encoding, texts: Texts, options: Labelling, threshold: bool
+) -> Maps:
+    """What each text scores: `Readout.scale` and `Readout.top_classes`; or by GroupViT's rule.
+
+    That is the evaluation of GroupViT's authors (github.com/NVlabs/GroupViT, segmentation/evaluation): a score is the
+    product of two probabilities, over all labels and over the likeliest ones of the window. A score of 1 for background
+    comes first; it belongs to the segments whose best label scores less than the threshold, but never to all of them.
+    """
+    indices = jnp.arange(texts.embeddings.shape[0])
+    known = indices < texts.total
+    kept = jnp.broadcast_to(known, cosines[..., :1, :].shape)
+    if options.top_classes:
+        kept = likeliest(encoding, texts, options.top_classes)[:, :, None] & known
+    if options.rule == "groupvit":
+        every, few = (_softmax(texts.logit_scale * cosines, allowed) for allowed in (known, kept))
+        product = every * few
+        limit = jnp.minimum(texts.threshold, product.max(axis=(-2, -1), keepdims=True))
+        hidden = jnp.where(product.max(axis=-1, keepdims=True) < limit, 1.0, 0.0)
+        background = hidden if threshold else jnp.full_like(hidden, NEVER)
+        return {"score": jnp.concatenate([background, jnp.where(known, product, NEVER)], axis=-1)}
+    plain = jnp.where(kept, cosines, -1.0)
+    scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, kept), plain)
+    found = {"score": jnp.where(known, scores, NEVER)}
+    return found | ({"probability": _softmax(texts.logit_scale * cosines, kept)} if threshold else {})
+
+
+def likeliest(encoding: Encoding, texts: Texts, count: int) -> Bool[Array, "b v c"]:
+    """The `count` labels that fit the whole window best, and all that stands for background.
+
+    A window is an image of its own, as in GroupViT's evaluation. Of equal labels the first ones are kept. A method
+    without an embedding of the whole image has that of the mean patch.
+    """
+    image = encoding.image
+    if image is None:
+        each = encoding.assignment
+        weights = jnp.ones(encoding.embeddings.shape[:-1]) if each is None else each.sum(axis=-2)
+        image = unit(jnp.einsum("bvs,bvsd->bvd", weights, encoding.embeddings, precision="highest"))
+    indices = jnp.arange(texts.embeddings.shape[0])
+    is_label = indices < texts.labels
+    fit = jnp.einsum("bvd,cd->bvc", image, texts.embeddings, precision="highest")
+    fit = jnp.where(is_label, fit, NEVER)
+    ahead = fit[..., None, :] > fit[..., :, None]
+    ahead |= (fit[..., None, :] == fit[..., :, None]) & (indices < indices[:, None])
+    return (ahead.sum(axis=-1) < count) | ~is_label
+
+
+def harden(view: View) -> Encoding:
+    """Each pixel of a window belongs to one segment, that of which the enlarged map holds most: what were patches are
+    pixels then. `view.rows` and `view.columns` begin at these pixels."""
+    encoding = view.encoding
+    assert encoding.assignment is not None
+    b, v, n, s = encoding.assignment.shape
+    height, width = view.rows.shape[3], view.columns.shape[3]
+    patch = round((height * width / n) ** 0.5)
+    h, w = height // patch, width // patch
+    maps = encoding.assignment.reshape(b, v, h, w, s)
+    large = jnp.einsum("yh,xw,bvhws->bvyxs", enlarging(h, height), enlarging(w, width), maps, precision="highest")
+    return encoding._replace(assignment=jax.nn.one_hot(argmax(large), s).reshape(b, v, height * width, s))
+
+
+def argmax(x: Float[Array, "*b c"]) -> Int32[Array, "*b"]:
+    """Index of the (first) largest along the last axis; on a CPU twice as fast as `jnp.argmax`."""
+    indices = jnp.arange(x.shape[-1], dtype=jnp.int32)
+    return jnp.where(x == x.max(axis=-1, keepdims=True), indices, x.shape[-1]).min(axis=-1)
+
+
+def _cosines(embeddings: Float[Array, "b v s d"], texts: Texts) -> Float[Array, "b v s c"]:
+    return jnp.einsum("bvsd,cd->bvsc", embeddings, texts.embeddings, precision="highest")
+
+
+def _softmax(x: Float[Array, "*b c"], allowed: Bool[Array, "*c c"]) -> Float[Array, "*b c"]:
+    return jax.nn.softmax(jnp.where(allowed, x, -jnp.inf), axis=-1)
+
+
+def _join(x: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b t c"]:
+    """The segments of all windows of all views, one after the other."""
+    return jnp.concatenate([each.reshape(each.shape[0], -1, each.shape[-1]) for each in x], axis=1)
+
+
+def _over_patches(encoding: Encoding, scores: Maps, texts: Texts, options: Labelling, threshold: bool) -> Maps:
+    """The scores of the patches: through the assignment map, or of the embeddings mixed through it."""
+    assignment = encoding.assignment
+    if assignment is None:
+        return scores
+    if options.mix == "embeddings":
+        patches = unit(jnp.einsum("bvns,bvsd->bvnd", assignment, encoding.embeddings, precision="highest"))
+        return score(_cosines(patches, texts), encoding, texts, options, threshold)
+    return {n: jnp.einsum("bvns,bvsc->bvnc", assignment, x, precision="highest") for n, x in scores.items()}
+
+
+def _widen(view: View, maps: Maps) -> dict[str, Array]:
+    """Enlarges along the columns. Windows side by side are averaged, but segments stay those of their windows."""
+    (i, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
+    tiles = {name: x.reshape(x.shape[0], i, j, h, w, -1) for name, x in maps.items()}
+    found = {name: jnp.einsum("bxjw,bijhwc->bihxc", view.columns, x) for name, x in tiles.items()}
+    if view.encoding.assignment is not None:
+        shares = view.encoding.assignment.reshape(-1, i, j, h, w, view.encoding.assignment.shape[-1])
+        found["segment"] = jnp.einsum("bxjw,bijhws->bihxjs", view.columns, shares)
+    return found
+
+
+def _heighten(downs: tuple[Array, ...] | list, wide: list[dict[str, Array]]) -> Maps:
+    """Enlarges along the rows, and takes the mean over the views."""
+    found: Maps = {}
+    for name in wide[0]:
+        pairs = [(down, each[name]) for down, each in zip(downs, wide, strict=True)]
+        if name == "segment":
+            shares = [jnp.einsum("brih,bihxjs->brxijs", down, x) for down, x in pairs]
+            found[name] = jnp.concatenate([x.reshape(*x.shape[:3], -1) for x in shares], axis=-1)
+        else:
+            parts = [jnp.einsum("brih,bihxc->brxc", down, x) for down, x in pairs]
+            found[name] = sum(parts[1:], parts[0])
+    return {name: x / len(wide) if len(wide) > 1 else x for name, x in found.items()}
+
+
+def _nearest_patches(view: View, guide: Guide | None) -> Int32[Array, "b y x"]:
+    """Of each pixel, the patch (among those of all windows) that it takes most from."""
+    (_, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
+    row, column = (jnp.argmax(jnp.asarray(m).reshape(*m.shape[:2], -1), axis=-1) for m in (view.rows, view.columns))
+    if guide:
+        row = jnp.take_along_axis(row, jnp.argmax(jnp.asarray(guide.rows), axis=-1), axis=1)
+        column = jnp.take_along_axis(column, jnp.argmax(jnp.asarray(guide.columns), axis=-1), axis=1)
+    down = row // h * (j * h * w) + row % h * w
+    across = column // w * (h * w) + column % w
+    return down[:, :, None] + across[:, None, :]
+
+
+def output_bucket(pixels: int) -> int:
+    """A number of rows or columns, rounded up by at most an eighth to one of few, which are multiples of ROWS."""
+    step = max(ROWS, 2 ** max(0, (pixels - 1).bit_length() - 4))
+    return -(-pixels // step) * step
