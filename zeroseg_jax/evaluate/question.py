@@ -57,6 +57,8 @@ class Question:
 
         for label, phrases in self.means.items():
             segmenter.define(label, phrases)
+        # a label that is too long is told before any image is encoded
+        segmenter.check(self.labels, templates=self.templates, background=self.background)
 
         def predict(images: Sequence[np.ndarray]) -> dict[str, list[Answer]]:
             # a last incomplete batch is filled up, because compiling another size takes longer than a few images
