@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.data.workers = 0
     config.data.max_broken_share = 0.1
 
-    # written beside the weights, for `zeroseg_jax.load`: how captions name things, and how large images are best read out
+    # written beside the weights, for `zeroseg_jax.load`: how captions name things, and the best size to read images at
     config.templates = ("a {}", "{}")
     config.segment_size = 96
 

@@ -125,9 +125,12 @@ class Block(nnx.Module):
 
     def at(self, x: Float[Array, "b n d"], token: Int[Array, " b"], mask: Bool[Array, "n n"] | None = None) -> Array:
         """The output (b, d) for one token of each sequence; of the others only keys and values are computed."""
-        rows, normed = jnp.arange(x.shape[0]), self.norm1(x)
-        own = None if mask is None else mask[token][:, None, None]
-        y = x[rows, token][:, None] + self.attention(normed[rows, token][:, None], normed, own)
+
+        def own(y: Array) -> Array:  # batch by batch, so that a batch split over devices stays where it is
+            return jnp.take_along_axis(y, token[:, None, None], axis=1)
+
+        normed = self.norm1(x)
+        y = own(x) + self.attention(own(normed), normed, None if mask is None else mask[token][:, None, None])
         return (y + self.mlp(self.norm2(y)))[:, 0]
 
 
