@@ -7,13 +7,14 @@ eval    evaluates the newest checkpoint of DIR, or --config.model, on --config.e
 embed   stores the teacher's embeddings of the training images, for --config.teacher.source=cache
 check   walks the evaluation dataset and reports what it finds
 
-The exit status is 0 only on success; bad input ends with one sentence on stderr and status 2.
+The exit status is 0 on success and 2, after one sentence on stderr, for bad input. A run that SIGTERM has stopped is
+saved; it ends with --preempted_status, and the same command goes on from there. docs/launch.md tells of clusters.
 """
 
 import json
 import logging
-import os
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags
@@ -28,8 +29,13 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "embed", "check"], "
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "join the other processes of a TPU pod, SLURM or Kubernetes job, which JAX finds by itself; elsewhere set"
-    " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
+    "join the other processes of a TPU pod, SLURM step or Kubernetes job, which JAX finds by itself",
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "elsewhere: host:port where process 0 listens for the others")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "elsewhere: how many processes there are")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "elsewhere: which of them this is, from 0 on")
+PREEMPTED_STATUS = flags.DEFINE_integer(
+    "preempted_status", 0, "exit status of a run that SIGTERM has stopped, for a launcher that starts it again"
 )
 
 overrides: list[tuple[str, str]] = []
@@ -62,14 +68,19 @@ def fail(sentence: str) -> None:
     sys.exit(2)
 
 
-def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[str, str]], distributed: bool) -> None:
+def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[str, str]]) -> None:
     # imported here, so that --help and a misspelt flag answer at once
     from zeroseg_jax.config import load_config, read_config
 
     config = load_config(config_path, overrides)
     folder = Path(workdir or Path("runs") / Path(config_path).stem)
-    if distributed:
-        join_processes()
+    if "://" in (workdir or ""):
+        raise InputError(
+            f"--workdir={workdir} is no folder; mount the bucket as docs/launch.md says, and name that path"
+        )
+    where = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if DISTRIBUTED.value or where != (None, None, None):
+        join_processes(*where)
     if mode == "check":
         from zeroseg_jax.evaluate.benchmarks import check
 
@@ -79,8 +90,12 @@ def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[
     elif config.task == "teacher" and mode != "train":
         raise InputError(f"{config_path} trains a teacher; --mode={mode} does not apply to it")
     elif config.task == "teacher":
+        import jax
+
         from zeroseg_jax.train_teacher import train_teacher
 
+        if jax.process_count() > 1:
+            raise InputError(f"{config_path} trains a teacher, which takes one process; leave --distributed out")
         train_teacher(config, folder)
     elif mode == "train":
         from zeroseg_jax.train import train
@@ -100,15 +115,16 @@ def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[
         embed(config, folder)
 
 
-def join_processes() -> None:
-    """Starts `jax.distributed`. A cluster that JAX does not know says who is who in three variables."""
+def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the other processes. From now on a line of the log says whose it is; those but the first only warn."""
     import jax
 
-    def number(variable: str) -> int | None:
-        return int(os.environ[variable]) if variable in os.environ else None
+    from zeroseg_jax import processes
 
-    # JAX reads the address itself
-    jax.distributed.initialize(num_processes=number("JAX_NUM_PROCESSES"), process_id=number("JAX_PROCESS_ID"))
+    processes.join(coordinator, num_processes, process_id)
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter(f"process {jax.process_index()}: %(message)s"))
+    handler.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
 
 
 def report(results: dict | None) -> None:
@@ -123,11 +139,21 @@ def main(argv: list[str]) -> None:
     handler, ours = absl_logging.get_absl_handler(), Path(zeroseg_jax.__file__).parent
     handler.addFilter(lambda record: record.levelno >= logging.ERROR or ours in Path(record.pathname).parents)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    assert CONFIG.value is not None and MODE.value is not None and DISTRIBUTED.value is not None  # as parsed
+    assert CONFIG.value is not None and MODE.value is not None  # as parsed
+    import jax
+
+    from zeroseg_jax import processes
+
     try:
-        run(MODE.value, CONFIG.value, WORKDIR.value, overrides, DISTRIBUTED.value)
+        run(MODE.value, CONFIG.value, WORKDIR.value, overrides)
     except InputError as error:
-        fail(" ".join(str(error).split()))
+        processes.leave(" ".join(str(error).split()), 2)
+    except processes.Preempted as error:
+        if jax.process_index() == 0:
+            print(f"{error}; the same command goes on from there", file=sys.stderr)
+        sys.exit(PREEMPTED_STATUS.value)
+    except (Exception, KeyboardInterrupt):
+        processes.leave(traceback.format_exc(), 1)
 
 
 if __name__ == "__main__":

@@ -97,8 +97,17 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny_config(tiny_student, tiny_clip, pictures) -> ConfigDict:
+def tiny_config(make_tiny_config) -> ConfigDict:
     """All four losses, hard assignment with Gumbel noise, random crops; no evaluation at the end."""
+    return make_tiny_config()
+
+
+@pytest.fixture(scope="session")
+def make_tiny_config(tiny_student, tiny_clip, pictures) -> Callable[[], ConfigDict]:
+    return lambda: _tiny_config(tiny_student, tiny_clip, pictures)
+
+
+def _tiny_config(tiny_student: dict[str, Any], tiny_clip: Path, pictures: Path) -> ConfigDict:
     config = default_config()
     config.steps = 17
     config.batch_size = 4

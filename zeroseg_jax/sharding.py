@@ -119,6 +119,26 @@ def check_batch(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
         )
 
 
+def process_part(mesh: Mesh) -> tuple[int, int]:
+    """Which part of every batch this process reads, and how many parts there are.
+
+    Processes whose devices work on the same images, because "tensor" spreads over them, read the same part.
+
+    Raises:
+        InputError: the processes' parts would overlap in part.
+    """
+    held: dict[int, set[int]] = {}
+    for (data, fsdp, _), device in np.ndenumerate(mesh.devices):
+        held.setdefault(device.process_index, set()).add(data * mesh.shape["fsdp"] + fsdp)
+    parts = sorted({tuple(sorted(rows)) for rows in held.values()})
+    if len({len(part) for part in parts}) > 1 or len(parts) * len(parts[0]) != mesh.shape["data"] * mesh.shape["fsdp"]:
+        raise InputError(
+            f"mesh.tensor={mesh.shape['tensor']} splits images between processes of {jax.local_device_count()} devices;"
+            " let one number divide the other"
+        )
+    return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
+
+
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """The global batch, made of the part that each process holds."""
     sharding = batch_sharding(mesh)

@@ -97,24 +97,21 @@ def test_resume_in_the_middle_of_an_epoch_with_other_workers(damaged):
     assert_equal(take(damaged, 5, state=state, **options), straight[4:])
 
 
-def test_other_process_count_resumes_from_the_same_state(whole):
-    """Two hosts that go on where one host stopped read the very images that it would have read."""
-    one = take(whole, 1, batch_size=8, state={"next_index": 16})
-    two = [take(whole, 1, state={"next_index": 16}, process_index=p, process_count=2) for p in range(2)]
-    assert np.array_equal(np.stack([two[0][0]["index"], two[1][0]["index"]], 1).ravel(), one[0]["index"])
-
-
-def test_two_processes_cover_an_epoch_once(whole):
-    """23 images, 2 hosts with batches of 4: three steps read one epoch and the first example of the next."""
-    hosts = [take(whole, 6, process_index=p, process_count=2) for p in range(2)]
-    index, epoch = (
-        np.concatenate([np.stack([a[name], b[name]], 1).ravel() for a, b in zip(*hosts, strict=True)])
-        for name in ("index", "epoch")
-    )
-    for number in (0, 1):
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_every_image_once_an_epoch_for_any_number_of_processes(whole, processes):
+    """23 images in batches of 12, from the middle of an epoch on: the very batches of one process, part by part."""
+    options = {"batch_size": 12 // processes, "process_count": processes, "state": {"next_index": 5}}
+    parts = [take(whole, 6, process_index=p, **options) for p in range(processes)]
+    joined = [
+        {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+        for batches in zip(*parts, strict=True)
+    ]
+    assert_equal(joined, take(whole, 6, batch_size=12, state={"next_index": 5}))
+    index, epoch = (np.concatenate([batch[name] for batch in joined]) for name in ("index", "epoch"))
+    assert epoch.tolist() == [0] * (COUNT - 5) + [1] * COUNT + [2] * COUNT + [3] * (5 + 6 * 12 - 3 * COUNT)
+    for number in (1, 2):
         assert sorted(index[epoch == number]) == list(range(COUNT))
-    assert not np.array_equal(index[epoch == 0], index[epoch == 1])
-    assert epoch.tolist() == [0] * COUNT + [1] * COUNT + [2] * (48 - 2 * COUNT)
+    assert not np.array_equal(index[epoch == 1], index[epoch == 2])
 
 
 def test_the_seed_decides_order_and_crops(whole):

@@ -1,15 +1,16 @@
 """Batches of augmented images, with grain. The same for any number of workers, and restorable anywhere in an epoch.
 
 The examples form one endless stream: epoch after epoch, each a permutation of the images made from (seed, epoch). Batch
-k of all processes together is the k-th run of `batch_size * process_count` examples of it; process p takes every
-`process_count`-th of them from the p-th on. So a position is one number, equal on every host, and batches run across
-the ends of epochs.
+k of all processes together is the k-th run of `batch_size * process_count` examples of it; process p takes the p-th
+`batch_size` of them, so that a batch has the same images in the same order for any number of processes. A position is
+one number, equal on every host, and batches run across the ends of epochs.
 
 A broken image is replaced by another one, drawn from (seed, epoch, index), and travels with its example as a note, so
 that the counting happens in the main process, in the order of the batches.
 """
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -202,7 +203,7 @@ def train_iterator(
     Args:
         batch_size: B, of this process.
         workers: worker processes; 0 reads in threads of this process. The batches do not depend on it.
-        process_index, process_count: this host and the number of hosts.
+        process_index, process_count: which part of the batches is made here, and the number of parts.
         max_broken_share: a run past this share of broken images aborts.
         cache_bytes: memory for images kept between epochs, of all workers together: decoded, and resized where nothing
             is cropped.
@@ -217,8 +218,8 @@ def train_iterator(
     examples = grain.MapDataset.source(range(len(source))).repeat(None).map_with_index(loader.training)
 
     def start(next_index: int) -> grain.DatasetIterator:
-        share = examples[next_index + process_index :: process_count]
-        return _batches(share.batch(batch_size, drop_remainder=True), workers)
+        batches = examples[next_index:].batch(batch_size, drop_remainder=True)
+        return _batches(batches[process_index::process_count], workers)
 
     count = _BrokenCount(source, max_broken_share, process_count, log)
     return TrainIterator(start, batch_size * process_count, count)
@@ -264,8 +265,14 @@ def _batches(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     threads = 1 if workers else 2
     iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BUFFERED))
     if workers:
-        iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        iterator = iterator.mp_prefetch(options, worker_init_fn=_outlive_sigterm)
     return iter(iterator)
+
+
+def _outlive_sigterm(*_: int) -> None:
+    """A cluster sends SIGTERM to the workers too, but the run that they serve still finishes its step and saves."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _owned(batch: Batch) -> Batch:
