@@ -160,14 +160,11 @@ def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, w
 def evaluate(config: ConfigDict, workdir: Path, source: str | Path) -> dict[str, Any] | None:
     """Evaluates `source`, which `zeroseg_jax.load` takes, on `config.eval`; the results go to `workdir`.
 
-    Returns what results.json holds, or None where `config.eval.dataset` is empty.
+    Returns what results.json holds, or None where `config.eval.dataset` is empty and in all processes but the first.
     """
     if not config.eval.dataset:
         return None
-    model, others = load(source), zero_shot.load_compared(config)
-    if jax.process_index() != 0:  # all processes read the checkpoint together, one evaluates it
-        return None
-    return zero_shot.evaluate(model, config, workdir, others)
+    return zero_shot.evaluate(load(source), config, workdir, zero_shot.load_compared(config))
 
 
 def embed(config: ConfigDict, workdir: Path) -> None:

@@ -231,10 +231,8 @@ def make_baselines(
         found["untrained student"] = question.ask(untrained(model), **{"": {}})
     if "colours" in options.baselines and isinstance(benchmark, Scenes):
         rules = fit_colours(options)
-        found["nearest class colour (privileged)"] = lambda images: {"": [Answer(rules.nearest(i)) for i in images]}
-        found["likeliest class of the colour (privileged)"] = lambda images: {
-            "": [Answer(rules.likeliest(i)) for i in images]
-        }
+        found["nearest class colour (privileged)"] = by_pixels(rules.nearest)
+        found["likeliest class of the colour (privileged)"] = by_pixels(rules.likeliest)
     return found
 
 
@@ -246,4 +244,9 @@ def fit_colours(options: ConfigDict) -> ColourRules:
 
 def merge(parts: Sequence[Predict]) -> Predict:
     """One way to segment with the variants of several."""
-    return lambda images: {name: maps for part in parts for name, maps in part(images).items()}
+    return lambda images, device: {name: maps for part in parts for name, maps in part(images, device).items()}
+
+
+def by_pixels(rule: Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "h w"]]) -> Predict:
+    """A rule of numpy, which needs no device."""
+    return lambda images, device: {"": [Answer(rule(image)) for image in images]}

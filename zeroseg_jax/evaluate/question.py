@@ -1,9 +1,11 @@
 """What every model is asked of a benchmark: its classes as labels, and how the answer becomes class indices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 from ml_collections import ConfigDict
@@ -34,8 +36,9 @@ class Answer(NamedTuple):
     """Its probability, which is held against the threshold."""
 
 
-Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]]], dict[str, list[Answer]]]
-"""Images -> for each variant of a way to segment, an answer for each image."""
+Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]], jax.Device | None], dict[str, list[Answer]]]
+"""(images, the device that computes; None: where the model is) -> for each variant of a way to segment, an answer for
+each image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +57,22 @@ class Question:
 
     def ask(self, segmenter: Segmenter, **variants: Mapping[str, Any]) -> Predict:
         """A `Predict` whose variants differ in fields of `Readout`; the images are encoded once for all of them."""
-
         for label, phrases in self.means.items():
             segmenter.define(label, phrases)
         # a label that is too long is told before any image is encoded
         segmenter.check(self.labels, templates=self.templates, background=self.background)
 
-        def predict(images: Sequence[np.ndarray]) -> dict[str, list[Answer]]:
+        @functools.cache
+        def on(device: jax.Device | None) -> Segmenter:
+            return segmenter if device is None else segmenter.on(device)
+
+        def predict(images: Sequence[np.ndarray], device: jax.Device | None = None) -> dict[str, list[Answer]]:
             # a last incomplete batch is filled up, because compiling another size takes longer than a few images
-            encoded = segmenter.encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
+            encoded = on(device).encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
             later = isinstance(self.background, float) and not segmenter.readout.rule
             rule = ANY if later else self.background
             asked: dict[str, Any] = dict(templates=self.templates, background=rule)
-            found = {name: segmenter.label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
+            found = {name: on(device).label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
             return {name: [self.answer(r) for r in results[: len(images)]] for name, results in found.items()}
 
         return predict

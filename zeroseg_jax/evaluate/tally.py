@@ -25,22 +25,29 @@ RESAMPLES, LEVEL = 1000, 0.95
 
 
 class Tally:
-    """The counts of one way to segment on the images of a benchmark."""
+    """The counts of one way to segment on the images of a benchmark: integers, so that no order of summing matters."""
 
     def __init__(self, classes: int):
         self.confusion = np.zeros((classes, classes + 1), np.int64)
         self.boundary = Areas(*np.zeros((3, classes), np.int64))
-        self._per_image: list[Areas] = []
+        self._per_image = np.zeros((0, 3, classes), np.int32)
 
     def add(self, truth: Integer[np.ndarray, "h w"], prediction: Int32[np.ndarray, "h w"]) -> None:
         """Counts an image."""
-        classes = len(self.confusion)
-        counts = confusion_matrix(truth, prediction, classes)
-        self.confusion += counts
-        boundary = boundary_areas(truth, prediction, classes)
-        self.boundary = Areas(*(a + b for a, b in zip(self.boundary, boundary, strict=True)))
+        counts = confusion_matrix(truth, prediction, len(self.confusion))
+        boundary = np.stack(boundary_areas(truth, prediction, len(self.confusion)))
         # three numbers a class instead of a matrix: 5000 images of 171 classes take 10 MB
-        self._per_image.append(Areas(*(part.astype(np.int32) for part in areas(counts))))
+        self.merge({"confusion": counts, "boundary": boundary, "per_image": np.stack(areas(counts))[None]})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is counted, as `merge` takes it."""
+        return {"confusion": self.confusion, "boundary": np.stack(self.boundary), "per_image": self._per_image}
+
+    def merge(self, counted: Mapping[str, np.ndarray]) -> None:
+        """Adds the `arrays` of another tally, whose images come after those that are counted here."""
+        self.confusion = self.confusion + counted["confusion"]
+        self.boundary = Areas(*(a + b for a, b in zip(self.boundary, counted["boundary"], strict=True)))
+        self._per_image = np.concatenate([self._per_image, counted["per_image"].astype(np.int32)])
 
     @property
     def areas(self) -> Areas:
@@ -50,7 +57,7 @@ class Tally:
     @cached_property
     def per_image(self) -> Areas:
         """Of each image (first axis), when all are counted."""
-        return Areas(*(np.stack(parts) for parts in zip(*self._per_image, strict=True)))
+        return Areas(*self._per_image.swapaxes(0, 1))
 
     @property
     def image_iou(self) -> Float[np.ndarray, " n"]:

@@ -1,5 +1,6 @@
 """What every threshold for the background would have given, from one pass over the images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ class ThresholdSweep:
         cells, shape = bins * len(self._truth) + best, self._given.shape
         self._given += np.bincount(cells, minlength=self._given.size).reshape(shape)
         self._right += np.bincount(cells[best == truth], minlength=self._right.size).reshape(shape)
+
+    def empty(self) -> "ThresholdSweep":
+        """One like this that has counted nothing."""
+        return ThresholdSweep(len(self._truth), self.background, self.used)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is counted, as `merge` takes it."""
+        counts = self._right, self._given, self._background, self._truth
+        return dict(zip(("right", "given", "background", "truth"), counts, strict=True))
+
+    def merge(self, counted: Mapping[str, np.ndarray]) -> None:
+        """Adds the `arrays` of another sweep of the same thresholds."""
+        for name, counts in self.arrays().items():
+            counts += counted[name]
 
     def areas(self) -> Areas:
         """The areas of each class (last axis) at each of `thresholds` (first axis)."""

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -15,46 +16,15 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate import report, report_page
 from zeroseg_jax.evaluate.baselines import make_baselines
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, open_benchmark
+from zeroseg_jax.evaluate.counting import Contender, count_all
 from zeroseg_jax.evaluate.metrics import DILATION, mean_iou
-from zeroseg_jax.evaluate.question import BATCH, Predict, Question, make_question, protocol_of
+from zeroseg_jax.evaluate.question import Question, make_question, protocol_of
 from zeroseg_jax.evaluate.tally import LEVEL, RESAMPLES, Tally, class_rows, confused
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
-from zeroseg_jax.log import ProgressBar
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.segmenter import Segmenter
 
 GALLERY_IMAGES = 8
-
-
-@dataclasses.dataclass
-class Contender:
-    """A way to segment, in one or several variants, and what is counted of it."""
-
-    predict: Predict
-    tallies: dict[str, Tally] = dataclasses.field(default_factory=dict)
-    sweep: ThresholdSweep | None = None
-
-    def count(self, batch: Sequence[Example], classes: int) -> None:
-        for variant, answers in self.predict([example.image for example in batch]).items():
-            tally = self.tallies.setdefault(variant, Tally(classes))
-            for example, answer in zip(batch, answers, strict=True):
-                tally.add(example.mask, answer.classes)
-                if self.sweep and answer.best is not None and answer.probability is not None:
-                    self.sweep.add(example.mask, answer.best, answer.probability)
-
-    @property
-    def best(self) -> str:
-        """The variant with the best mean IoU."""
-        return max(self.tallies, key=lambda variant: mean_iou(self.tallies[variant].areas))
-
-    @property
-    def tally(self) -> Tally:
-        """What is counted of the best variant."""
-        return self.tallies[self.best]
-
-    def maps(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """Predicts a few images once more, by the best variant, to show them."""
-        return [answer.classes for answer in self.predict([e.image for e in examples])[self.best]]
 
 
 def evaluate(
@@ -62,13 +32,14 @@ def evaluate(
     config: ConfigDict,
     workdir: str | Path,
     others: Mapping[str, Segmenter] = MappingProxyType({}),
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Segments the images of `config.eval` by class names, and writes what it finds into `workdir`.
 
-    These are results.json, results.md, per_class.csv, gallery.png, report.html and, where the background is a
+    The images are shared by all devices of all processes, whatever the mesh of the training; the first process writes.
+    That are results.json, results.md, per_class.csv, gallery.png, report.html and, where the background is a
     threshold, threshold_sweep.png. `others` (`load_compared`) are asked about the same images.
 
-    Returns what results.json holds. All figures are in [0, 1]: `miou`, `pixel_accuracy`, `frequency_weighted_iou`,
+    Returns what results.json holds, or None in the other processes. All figures are in [0, 1]: `miou`, `pixel_accuracy`, `frequency_weighted_iou`,
     `boundary_iou`, the bootstrap `interval` of the mIoU over the images, `iou` of each class (None for one in neither
     the truth nor any prediction; such a class does not count in the mean), `groups` (mean IoU over groups of classes,
     where the benchmark has them), and `confused`, the pairs of classes that are mistaken most. The same figures are
@@ -89,6 +60,8 @@ def evaluate(
     for name, predict in make_baselines(models["model"], benchmark, questions["model"], config.eval).items():
         contenders[name] = Contender(predict)
     count_all(contenders, benchmark)
+    if jax.process_index() != 0:  # all have counted, one tells
+        return None
 
     tally = contenders["model"].tally
     rows = class_rows(tally, benchmark.classes)
@@ -161,22 +134,6 @@ def contender(model: Segmenter, question: Question, classes: int) -> Contender:
     if isinstance(question.background, float) and hidden >= 0 and not model.readout.rule:
         found.sweep = ThresholdSweep(classes, hidden, question.background)
     return found
-
-
-def count_all(contenders: Mapping[str, Contender], benchmark: Benchmark) -> None:
-    """The one pass over the images."""
-    bar, done = ProgressBar("evaluate", len(benchmark)), 0
-    for batch in batches(benchmark):
-        for each in contenders.values():
-            each.count(batch, len(benchmark.classes))
-        done += len(batch)
-        bar.update(done)
-    bar.close()
-
-
-def batches(benchmark: Benchmark) -> Iterator[list[Example]]:
-    for start in range(0, len(benchmark), BATCH):
-        yield [benchmark[i] for i in range(start, min(start + BATCH, len(benchmark)))]
 
 
 def against(each: Contender, model: Contender, benchmark: Benchmark) -> dict[str, Any]:

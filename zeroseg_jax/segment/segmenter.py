@@ -63,6 +63,7 @@ class Segmenter:
         self._meanings: dict[str, tuple[str, ...]] = {}
         self._encode = jax.jit(method.encode, static_argnums=2)
         self._label = jax.jit(label_pixels, static_argnums=(3, 4))
+        self._device: jax.Device | None = None  # None: where the weights are
         self.logit_scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
 
     def segment(
@@ -226,6 +227,12 @@ class Segmenter:
         other.method.params = params
         return other
 
+    def on(self, device: jax.Device) -> "Segmenter":
+        """The same model with its weights on `device`, where it then computes; it is compiled anew for it."""
+        other = self.with_params(jax.device_put(self.method.params, device))
+        other._device = device
+        return other
+
     def save(self, folder: str | Path) -> None:
         """Writes the model with its defaults, its text encoder and a model card, as `zeroseg_jax.load` reads them."""
         from zeroseg_jax.segment.loading import save  # which imports this module
@@ -261,7 +268,8 @@ class Segmenter:
             patches = shape[0] * shape[1] // self.method.patch_size**2
             for part, size in parts(len(indices), sizes_for(patches)):
                 chosen = [windows[i] for i in indices[part]]
-                batch = jax.device_get(self._encode(self.method.params, padded(chosen, size), readout.renaming))
+                with jax.default_device(self._device):
+                    batch = jax.device_get(self._encode(self.method.params, padded(chosen, size), readout.renaming))
                 found.update(zip(indices[part], split(batch), strict=False))
         return [found[i] for i in range(len(windows))]
 
@@ -293,7 +301,8 @@ class Segmenter:
                     maps[axis].append(spreading[..., ::-1] if view.mirrored and axis else spreading)
             encoding = jax.tree.map(lambda *x: padded(x, batch), *(view.encoding for view in own))
             views.append(View(encoding, padded(maps[0], batch), padded(maps[1], batch)))
-        return jax.device_get(self._label(tuple(views), texts, guide, readout.labelling, threshold))
+        with jax.default_device(self._device):
+            return jax.device_get(self._label(tuple(views), texts, guide, readout.labelling, threshold))
 
     def _texts_of(
         self, labels: Sequence[str], templates: Templates | None, background: Background, readout: Readout
