@@ -8,6 +8,7 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -103,7 +104,8 @@ def count_all(contenders: Mapping[str, Contender], benchmark: Benchmark) -> None
 def _exchange(contenders: Mapping[str, Contender], classes: int) -> None:
     """Gives every process the counts of all, in the order of the images."""
     own = io.BytesIO()
-    np.savez(own, **{f"{name}\n{key}": x for name, c in contenders.items() for key, x in c.arrays().items()})
+    found: dict[str, Any] = {f"{name}\n{key}": x for name, c in contenders.items() for key, x in c.arrays().items()}
+    np.savez(own, **found)
     for contender in contenders.values():
         contender.tallies.clear()
         contender.sweep = contender.sweep and contender.sweep.empty()

@@ -19,7 +19,7 @@ from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, open_benchmark
 from zeroseg_jax.evaluate.counting import Contender, count_all
 from zeroseg_jax.evaluate.metrics import DILATION, mean_iou
 from zeroseg_jax.evaluate.question import Question, make_question, protocol_of
-from zeroseg_jax.evaluate.tally import LEVEL, RESAMPLES, Tally, class_rows, confused
+from zeroseg_jax.evaluate.tally import LEVEL, RESAMPLES, class_rows, confused
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.segmenter import Segmenter
@@ -35,18 +35,19 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """Segments the images of `config.eval` by class names, and writes what it finds into `workdir`.
 
-    The images are shared by all devices of all processes, whatever the mesh of the training; the first process writes.
-    That are results.json, results.md, per_class.csv, gallery.png, report.html and, where the background is a
+    All devices of all processes share the images, whatever the mesh of the training; the first process writes
+    results.json, results.md, per_class.csv, gallery.png, report.html and, where the background is a
     threshold, threshold_sweep.png. `others` (`load_compared`) are asked about the same images.
 
-    Returns what results.json holds, or None in the other processes. All figures are in [0, 1]: `miou`, `pixel_accuracy`, `frequency_weighted_iou`,
-    `boundary_iou`, the bootstrap `interval` of the mIoU over the images, `iou` of each class (None for one in neither
-    the truth nor any prediction; such a class does not count in the mean), `groups` (mean IoU over groups of classes,
-    where the benchmark has them), and `confused`, the pairs of classes that are mistaken most. The same figures are
-    there for each of `compare` and of the `baselines` that `config.eval.baselines` names, with the `difference` of
-    their mIoU to the model's and its paired interval. A baseline with several variants is reported by its best one on
-    these very images, which favours it; `variants` has the others. `threshold_sweep` has the mIoU of the model, and of
-    each of `compare`, at 101 thresholds. The fields of `config.eval` that are None are each model's own.
+    Returns what results.json holds, or None in the other processes. All figures are in [0, 1]: `miou`,
+    `pixel_accuracy`, `frequency_weighted_iou`, `boundary_iou`, the bootstrap `interval` of the mIoU over the images,
+    `iou` of each class (None for one in neither the truth nor any prediction; such a class does not count in the mean),
+    `groups` (mean IoU over groups of classes, where the benchmark has them), and `confused`, the pairs of classes that
+    are mistaken most. The same figures are there for each of `compare` and of the `baselines` that
+    `config.eval.baselines` names, with the `difference` of their mIoU to the model's and its paired interval. A
+    baseline with several variants is reported by its best one on these very images, which favours it; `variants` has
+    the others. `threshold_sweep` has the mIoU of the model, and of each of `compare`, at 101 thresholds. The fields of
+    `config.eval` that are None are each model's own.
 
     Raises:
         InputError: the dataset, or a value of `config.eval`, cannot be used.
