@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
@@ -61,11 +60,6 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when everything that was saved is on disk."""
         self._checkpointer.wait()
-
-
-def preempted(step: int) -> bool:
-    """Whether the cluster is about to take the machines away; all processes agree on the step."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
 def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, ConfigDict]:

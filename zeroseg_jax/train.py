@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
-from zeroseg_jax.checkpoint import Checkpoints, make_student_config, preempted
+from zeroseg_jax.checkpoint import Checkpoints, make_student_config
 from zeroseg_jax.config import open_workdir, validate
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.images import open_source
@@ -25,11 +25,13 @@ from zeroseg_jax.data.pipeline import train_iterator
 from zeroseg_jax.distill.step import make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.distill.teacher_cache import open_cache
+from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.pretrained_mae import load_mae
 from zeroseg_jax.models.student import Student
+from zeroseg_jax.processes import Preempted, Preemption
 from zeroseg_jax.segment.loading import load, readout_of
 
 
@@ -46,16 +48,20 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     Raises:
         InputError: a config, path, data set or workdir that cannot be used.
         NotFiniteError: the run diverged; the message names the step, the terms and the last good checkpoint.
+        Preempted: SIGTERM came; the step it stopped after is saved.
     """
     # ---- Config, devices, workdir
     validate(config)
     workdir = Path(workdir)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size // config.optimizer.accumulate, mesh)
+    part, part_count = sharding.process_part(mesh)
     if jax.process_index() == 0:
         open_workdir(config, workdir)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("workdir")
+    if not (workdir / "config.json").exists():
+        raise InputError(f"{workdir} is not the folder that process 0 writes to; all machines must share --workdir")
 
     # ---- Data and teacher
     if config.eval.dataset:  # a mistake here is told before the training, not after it
@@ -68,11 +74,11 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
     batches = train_iterator(
         source,
-        batch_size=config.batch_size // jax.process_count(),
+        batch_size=config.batch_size // part_count,
         augmentation=Augmentation.from_config(config.data, config.image_size, config.seed),
         workers=config.data.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=part_count,
         max_broken_share=config.data.max_broken_share,
     )
 
@@ -89,7 +95,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     shardings = sharding.state_shardings(abstract, mesh)
     train_step = make_train_step(graphdef, optimizer, teacher, config, shardings)
 
-    with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints, batches:
+    with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints, batches, Preemption() as preemption:
         # ---- State: the newest checkpoint, else MAE or teacher weights, else scratch
         start = checkpoints.latest or 0
         if start:
@@ -130,15 +136,14 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
                 if waiting:
                     settle(*waiting)
                 waiting = step, metrics
-                stop = preempted(step)
+                stop = preemption.after(step)
                 if step % config.checkpoint_every == 0 or step == config.steps or stop:
                     settle(*waiting)  # a state that a bad step has made is never saved
                     waiting = None
                     checkpoints.save(step, state, batches.get_state())
                 if stop:
-                    logging.warning("the cluster takes the machines away: stopping after step %d, which is saved", step)
                     checkpoints.wait()
-                    return None
+                    raise Preempted(f"stopped by SIGTERM after step {step} of {config.steps}, which is saved")
         checkpoints.wait()
         if batches.broken:
             logging.warning("%d broken images were skipped; the log above names them", len(batches.broken))
