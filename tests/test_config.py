@@ -71,7 +71,7 @@ def test_bad_config_files_are_told(tmp_path):
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 10, "optimizer.accumulate": 4}, "does not split into optimizer.accumulate=4 parts"),
-        ({"teacher.source": "cache"}, "data.augment=none"),
+        ({"data.augment": "none", "teacher.cached_crops": 2}, "set it to 1, or data.augment=crop"),
     ],
 )
 def test_impossible_values_are_told(changes, told):

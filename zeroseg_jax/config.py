@@ -70,6 +70,7 @@ def default_config() -> ConfigDict:
     config.teacher.path = "demo"  # a shipped asset, a Hugging Face CLIP folder or a hub id
     config.teacher.source = "online"  # "online": embed the views in each step; "cache": embed them once
     config.teacher.cache = ""  # folder of the cached embeddings; "" = WORKDIR/teacher_cache
+    config.teacher.cached_crops = 1  # random crops of each image that are embedded; epoch e trains on crop e modulo it
     config.teacher.chunk = 0  # images whose views pass the teacher at once, on each device; 0 = the whole batch
 
     config.init = ConfigDict({"mae": ""})  # a Hugging Face ViTMAE folder or hub id
@@ -238,16 +239,24 @@ def validate(config: ConfigDict) -> None:
     for key, allowed in choices.items():
         if values[key] not in allowed:
             raise InputError(f"{key} is {values[key]!r}; it must be one of {', '.join(allowed)}")
-    for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "optimizer.accumulate"):
+    for key in (
+        "steps",
+        "batch_size",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "optimizer.accumulate",
+        "teacher.cached_crops",
+    ):
         if values[key] < 1:
             raise InputError(f"{key} is {values[key]}; it must be at least 1")
     parts = config.optimizer.accumulate
     if config.batch_size % parts:
         raise InputError(f"batch_size {config.batch_size} does not split into optimizer.accumulate={parts} parts")
-    if config.teacher.source == "cache" and config.data.augment != "none":
+    if config.teacher.cached_crops > 1 and config.data.augment == "none":
         raise InputError(
-            "teacher.source=cache stores the embeddings of the whole image and its mirror image;"
-            " set data.augment=none, or teacher.source=online for random crops"
+            f"teacher.cached_crops is {config.teacher.cached_crops}, but with data.augment=none every crop is the whole"
+            " image; set it to 1, or data.augment=crop"
         )
 
 

@@ -19,12 +19,11 @@ from ml_collections import ConfigDict
 from zeroseg_jax import sharding
 from zeroseg_jax.checkpoint import Checkpoints, make_student_config
 from zeroseg_jax.config import open_workdir, validate
-from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.images import open_source
 from zeroseg_jax.data.pipeline import train_iterator
 from zeroseg_jax.distill.step import make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import load_teacher
-from zeroseg_jax.distill.teacher_cache import open_cache
+from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
@@ -75,7 +74,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     batches = train_iterator(
         source,
         batch_size=config.batch_size // part_count,
-        augmentation=Augmentation.from_config(config.data, config.image_size, config.seed),
+        augmentation=augmentation_of(config),
         workers=config.data.workers,
         process_index=part,
         process_count=part_count,
@@ -131,7 +130,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
                 batch = next(batches)
                 arrays = {"image": batch["image"]}
                 if cached:
-                    arrays["teacher"] = cached(batch["index"], batch["flip"])
+                    arrays["teacher"] = cached(batch["index"], batch["epoch"], batch["flip"])
                 state, metrics = train_step(state, sharding.to_devices(arrays, mesh), teacher_params)
                 if waiting:
                     settle(*waiting)

@@ -164,7 +164,7 @@ def test_ordered_batches_cover_all_once(damaged):
     augmentation = Augmentation(16, crop=False)
     for process in range(2):
         options = {"process_index": process, "process_count": 2, "max_broken_share": 0.5, "log": lambda line: None}
-        batches = list(ordered_batches(damaged, batch_size=5, image_size=16, **options))
+        batches = list(ordered_batches(damaged, batch_size=5, augmentation=augmentation, **options))
         index, valid = (np.concatenate([b[name] for b in batches]) for name in ("index", "valid"))
         own = list(range(process, COUNT, 2))
         assert index.tolist() == own + [-1] * (15 - len(own))
@@ -173,4 +173,4 @@ def test_ordered_batches_cover_all_once(damaged):
         expected = augmentation.prepare(damaged[own[1]]["image"])
         assert np.array_equal(images[1], expected) and images.shape == (15, 16, 16, 3)
     with pytest.raises(InputError, match="max_broken_share"):
-        list(ordered_batches(damaged, batch_size=5, image_size=16, log=lambda line: None))
+        list(ordered_batches(damaged, batch_size=5, augmentation=augmentation, log=lambda line: None))

@@ -1,13 +1,21 @@
 """The stored embeddings of the teacher: equal to an online step's, restartable, refused where they do not fit."""
 
+import hashlib
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zeroseg_jax.config import set_key, to_json
 from zeroseg_jax.data.augment import resize
 from zeroseg_jax.data.images import open_source
+from zeroseg_jax.data.pipeline import train_iterator
 from zeroseg_jax.distill import teacher_cache
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.errors import InputError
@@ -26,7 +34,12 @@ def test_cached_embeddings_are_those_of_the_online_teacher(cached_config, tmp_pa
     config = cached_config
     embed(config, tmp_path)
     folder = tmp_path / "teacher_cache"
-    assert len(list(folder.glob("embeddings-*"))) == 3 and len(list(folder.iterdir())) == 4
+    shards = sorted(folder.glob("*.array_record"))
+    assert len(shards) == 3 and len(list(folder.iterdir())) == 7
+    for shard in shards:
+        assert (
+            f"{hashlib.sha256(shard.read_bytes()).hexdigest()}  {shard.name}\n" == Path(f"{shard}.sha256").read_text()
+        )
 
     source, teacher = open_source(config.data), load_teacher(config)
     images = np.stack([resize(source[i]["image"], 16) for i in (3, 19, 8)])
@@ -36,28 +49,74 @@ def test_cached_embeddings_are_those_of_the_online_teacher(cached_config, tmp_pa
     for limit in (teacher_cache.IN_MEMORY, 0):  # from memory, and record by record
         monkeypatch.setattr(teacher_cache, "IN_MEMORY", limit)
         cache = teacher_cache.open_cache(teacher, source, config, tmp_path)
-        found = cache(np.array([3, 19, 8], np.int32), np.array([False, True, False]))
+        found = cache(np.array([3, 19, 8], np.int32), np.zeros(3, np.int32), np.array([False, True, False]))
         assert found.dtype == np.float16
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_a_stopped_computation_goes_on_where_it_was(cached_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"views.grids": (1,)}, "in views;"),
+        ({"image_size": 32}, r"in image_size \(16 there, 32 here\);"),
+        ({"data.flip": False}, r"in data\.flip \(True there, False here\);"),
+        ({"teacher.cached_crops": 2}, r"in teacher\.cached_crops \(3 there, 2 here\);"),
+        ({"data.scale": (0.5, 1.0)}, r"in data\.scale \(\[0\.2, 1\.0\] there, \[0\.5, 1\.0\] here\);"),
+        ({"data.limit": 7}, r"in data\.images \(20 there, 7 here\), data\.fingerprint"),
+        ({"teacher.path": ""}, r"in teacher\.weights"),
+    ],
+)
+def test_embeddings_of_something_else_are_refused(cached_config, tmp_path, changes, told):
+    """The one who asks need not embed anything to be told."""
+    config = cached_config
+    config.data.augment, config.teacher.cached_crops = "crop", 3
+    teacher = load_teacher(config)
+    (tmp_path / "teacher_cache").mkdir()
+    found = teacher_cache.manifest(teacher, open_source(config.data), config)
+    (tmp_path / "teacher_cache/manifest.json").write_text(json.dumps(found))
+    for key, value in changes.items():
+        set_key(config, key, str(value))
+    if "teacher.path" in changes:
+        teacher = teacher._replace(params=jax.tree.map(lambda x: x + 1, teacher.params))
+    else:
+        teacher = load_teacher(config)
+    with pytest.raises(InputError, match=f"differ from what the config asks for {told}"):
+        teacher_cache.open_cache(teacher, open_source(config.data), config, tmp_path)
+
+
+def test_a_damaged_shard_is_refused_and_computed_again_once_removed(cached_config, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_cache, "SHARD", 8)
     embed(cached_config, tmp_path)
-    shards = sorted((tmp_path / "teacher_cache").glob("embeddings-*"))
-    before = [(shard.read_bytes(), shard.stat().st_mtime_ns) for shard in shards]
-    shards[1].unlink()
+    shard = sorted((tmp_path / "teacher_cache").glob("*.array_record"))[1]
+    whole = shard.read_bytes()
+    damaged = bytearray(whole)
+    damaged[-100] ^= 1
+    shard.write_bytes(damaged)
+    with pytest.raises(InputError, match=f"{shard.name} is damaged, its checksum differs; remove it and run --mode=em"):
+        train(cached_config, tmp_path)
+    shard.unlink()
     embed(cached_config, tmp_path)
-    after = [(shard.read_bytes(), shard.stat().st_mtime_ns) for shard in shards]
-    assert [a[0] for a in after] == [b[0] for b in before]
-    assert after[0] == before[0] and after[2] == before[2] and after[1] != before[1]
+    assert shard.read_bytes() == whole
 
 
-def test_embeddings_of_something_else_are_refused(cached_config, tmp_path):
-    embed(cached_config, tmp_path)
-    cached_config.views.grids = (1,)
-    with pytest.raises(InputError, match="differ from what the config asks for in views; set"):
-        embed(cached_config, tmp_path)
+def test_the_student_sees_the_very_crops_that_were_embedded(cached_config, tmp_path):
+    """Over four epochs of three stored crops: pixels and embeddings of each example belong together."""
+    config = cached_config
+    config.data.augment, config.teacher.cached_crops = "crop", 3
+    source, teacher = open_source(config.data), load_teacher(config)
+    cache = teacher_cache.open_cache(teacher, source, config, tmp_path)
+    seen: dict[tuple[int, int], set[bytes]] = {}
+    with train_iterator(source, batch_size=8, augmentation=teacher_cache.augmentation_of(config)) as batches:
+        for _ in range(10):
+            batch = next(batches)
+            expected = teacher.embed(teacher.params, jnp.asarray(batch["image"]))
+            found = cache(batch["index"], batch["epoch"], batch["flip"])
+            np.testing.assert_allclose(found, expected, atol=1e-3)
+            upright = np.where(batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"])
+            for image, index, epoch in zip(upright, batch["index"], batch["epoch"], strict=True):
+                seen.setdefault((int(index), int(epoch) % 3), set()).add(image.tobytes())
+    assert all(len(pixels) == 1 for pixels in seen.values())  # epoch 3 repeats epoch 0
+    assert len(seen) == 60 and len(set.union(*seen.values())) == 60
 
 
 def test_training_computes_the_missing_cache_first(cached_config, tmp_path):
@@ -66,3 +125,39 @@ def test_training_computes_the_missing_cache_first(cached_config, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == cached_config.steps and lines[-1]["loss"] < lines[0]["loss"]
     assert (tmp_path / "elsewhere/manifest.json").exists()
+
+
+KILLED = """
+import os, sys
+from zeroseg_jax.config import from_json
+from zeroseg_jax.distill import teacher_cache
+from zeroseg_jax.train import embed
+import json, pathlib
+
+workdir = pathlib.Path(sys.argv[1])
+teacher_cache.SHARD = 8
+finish = teacher_cache._finish
+
+def finish_one(unfinished, shard):
+    if "00001" in shard.name:
+        os.kill(os.getpid(), 9)
+    finish(unfinished, shard)
+
+teacher_cache._finish = finish_one
+embed(from_json(json.loads((workdir / "config.json").read_text())), workdir)
+"""
+
+
+def test_a_killed_computation_redoes_no_finished_shard(cached_config, tmp_path, monkeypatch):
+    """SIGKILL before the second of three shards has its name."""
+    (tmp_path / "config.json").write_text(json.dumps(to_json(cached_config)))
+    died = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    folder = tmp_path / "teacher_cache"
+    (first,) = folder.glob("*.array_record")
+    assert len(list(folder.glob("*.tmp"))) == 1
+    before = first.read_bytes(), first.stat().st_mtime_ns
+    monkeypatch.setattr(teacher_cache, "SHARD", 8)
+    embed(cached_config, tmp_path)
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == before
+    assert len(list(folder.glob("*.array_record"))) == 3 and not list(folder.glob("*.tmp"))

@@ -9,6 +9,9 @@ from PIL import Image
 
 from zeroseg_jax.errors import InputError
 
+_STORED = 3
+"""Keeps the stored crops' random streams apart from the others'."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -22,6 +25,8 @@ class Augmentation:
         ratio: width by height of the crop, log-uniform.
         flip: mirror every other image, by chance.
         seed: of all draws, at least 0.
+        stored_crops: 0 for another crop in each epoch, else how many an image has: epoch e takes crop e modulo this.
+            They do not depend on the seed, so that runs of any seed share what is stored of them.
     """
 
     size: int
@@ -30,6 +35,7 @@ class Augmentation:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
     seed: int = 0
+    stored_crops: int = 0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -42,7 +48,7 @@ class Augmentation:
             raise InputError(f"data.ratio is {self.ratio}; it must be two increasing positive numbers")
 
     @classmethod
-    def from_config(cls, data: Any, image_size: int, seed: int) -> "Augmentation":
+    def from_config(cls, data: Any, image_size: int, seed: int, stored_crops: int = 0) -> "Augmentation":
         """Reads `augment` ("crop" or "none"), `scale`, `ratio` and `flip` of the `data` group of a config."""
         if data.augment not in ("crop", "none"):
             raise InputError(f"data.augment is {data.augment!r}; it must be crop or none")
@@ -53,6 +59,7 @@ class Augmentation:
             ratio=_bounds("data.ratio", data.ratio),
             flip=data.flip,
             seed=seed,
+            stored_crops=stored_crops,
         )
 
     def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
@@ -65,9 +72,18 @@ class Augmentation:
         """The random part for image `index` in `epoch`; returns the pixels and whether they are mirrored."""
         rng = np.random.default_rng((self.seed, epoch, index))
         mirrored = bool(self.flip and rng.random() < 0.5)
-        if self.crop:
+        if self.stored_crops:
+            prepared = self.stored(prepared, epoch % self.stored_crops, index)
+        elif self.crop:
             prepared = resize(prepared, self.size, random_box(rng, prepared.shape[:2], self.scale, self.ratio))
         return prepared[:, ::-1] if mirrored else prepared, mirrored
+
+    def stored(self, prepared: UInt8[np.ndarray, "a b 3"], crop: int, index: int) -> UInt8[np.ndarray, "s s 3"]:
+        """Crop number `crop` of image `index`, not mirrored; without cropping it is `prepared`."""
+        if not self.crop:
+            return prepared
+        rng = np.random.default_rng((crop, index, _STORED))
+        return resize(prepared, self.size, random_box(rng, prepared.shape[:2], self.scale, self.ratio))
 
 
 def _bounds(key: str, value: Any) -> tuple[float, float]:

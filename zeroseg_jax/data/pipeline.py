@@ -81,16 +81,22 @@ class _Loader:
                 used = int(replacements.integers(len(self.source)))
         return _example(self._blank(), used, notes, epoch=np.int32(epoch), flip=np.bool_(False))
 
-    def ordered(self, position: int) -> Batch:
-        """Image number `position` without any augmentation; positions past the end and broken images are not valid."""
-        if position < len(self.source):
-            try:
-                return _example(self.prepared(position), position, _NO_NOTES, valid=np.bool_(True))
-            except BrokenImage as error:
-                notes = _NO_NOTES.copy()
-                notes[0] = (position, error.reason.encode()[:200])
-                return _example(self._blank(), position, notes, valid=np.bool_(False))
-        return _example(self._blank(), -1, _NO_NOTES, valid=np.bool_(False))
+    def ordered(self, images: range, position: int) -> Batch:
+        """The example at `position` of the stored crops of `images`, those of an image one after the other, unmirrored.
+
+        Positions past the end and broken images are not valid.
+        """
+        place, crop = divmod(position, max(self.augmentation.stored_crops, 1))
+        if place >= len(images):
+            return _example(self._blank(), -1, _NO_NOTES, valid=np.bool_(False))
+        index = images[place]
+        try:
+            image = self.augmentation.stored(self.prepared(index), crop, index)
+            return _example(image, index, _NO_NOTES, valid=np.bool_(True))
+        except BrokenImage as error:
+            notes = _NO_NOTES.copy()
+            notes[0] = (index, error.reason.encode()[:200])
+            return _example(self._blank(), index, notes, valid=np.bool_(False))
 
     def _blank(self) -> np.ndarray:
         return np.zeros((self.augmentation.size, self.augmentation.size, 3), np.uint8)
@@ -229,31 +235,34 @@ def ordered_batches(
     source: ImageSource,
     *,
     batch_size: int,
-    image_size: int,
+    augmentation: Augmentation,
+    images: range | None = None,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     max_broken_share: float = 0.05,
     log: Callable[[str], None] = logging.warning,
 ) -> Iterator[Batch]:
-    """One pass over the images in order, each resized to a square, without crop or flip.
+    """One pass in order over `images` (all, if None): over the stored crops of each, or the whole of each, unmirrored.
 
     Each batch is `{"image": uint8 (B, S, S, 3), "index": int32 (B,), "valid": bool (B,)}`. Process p gets every
-    `process_count`-th image from the p-th on; all get equally many batches of equal shape, filled up with black images
-    of index -1. These, and broken images, are not `valid`.
+    `process_count`-th example from the p-th on; all get equally many batches of equal shape, filled up with black
+    images of index -1. These, and broken images, are not `valid`.
 
     Raises:
         InputError: too many broken images.
     """
-    loader = _Loader(source, Augmentation(image_size, crop=False), cache_bytes=0)
-    rounds = -(-len(source) // (batch_size * process_count))
+    loader = _Loader(source, augmentation, cache_bytes=0)
+    images = range(len(source)) if images is None else images
+    count = len(images) * max(augmentation.stored_crops, 1)
+    rounds = -(-count // (batch_size * process_count))
     positions = grain.MapDataset.source(range(rounds * batch_size * process_count))
-    share = positions[process_index::process_count].map(loader.ordered).batch(batch_size)
-    count = _BrokenCount(source, max_broken_share, process_count, log)
+    share = positions[process_index::process_count].map(functools.partial(loader.ordered, images)).batch(batch_size)
+    broken = _BrokenCount(source, max_broken_share, process_count, log)
     batches = _batches(share, workers)
     try:
         for batch in batches:
-            yield count.take(_owned(batch))
+            yield broken.take(_owned(batch))
     finally:
         batches.close()
 

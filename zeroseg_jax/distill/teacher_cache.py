@@ -1,13 +1,17 @@
 """The teacher's embeddings of every training image, computed once: a step then costs the student alone.
 
-Views are fixed boxes of the whole image, so with `data.augment="none"` an image has only two forms, as it is and
-mirrored. A folder holds `manifest.json`, which says what the embeddings are of, and ArrayRecord shards with one float16
-array (forms, views, width) for each image, in the order of the source. Shards appear when they are complete, so a
-killed run goes on where it stopped.
+An image has `teacher.cached_crops` forms (one, the whole of it, with `data.augment="none"`), twice as many with
+`data.flip`. A folder holds `manifest.json`, which says what the embeddings are of, and ArrayRecord shards with one
+float16 array (views, width) for each form of each image: first by image, in the order of the source, then by crop, then
+as it is and mirrored. Beside each shard lies its SHA-256, as `sha256sum` writes it. Shards appear when they are
+complete, so a killed run goes on where it stopped.
 """
 
+import concurrent.futures
+import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Float16, Int, UInt8
 from ml_collections import ConfigDict
 
+from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage
 from zeroseg_jax.data.images import ImageSource
 from zeroseg_jax.data.pipeline import ordered_batches
@@ -34,41 +39,39 @@ IN_MEMORY = 4 << 30
 
 
 class TeacherCache:
-    """The embeddings in a complete folder of `n` images."""
+    """The embeddings in a complete folder.
+
+    Raises:
+        InputError: a shard is missing or damaged.
+    """
 
     def __init__(self, folder: Path):
         manifest = json.loads((folder / "manifest.json").read_text())
-        self._shape = (manifest["forms"], len(manifest["views"]), manifest["embed_dim"])
-        self._records = ArrayRecordDataSource([str(path) for path in _shards(folder, manifest["images"])])
+        shards = _shards(folder, manifest["data.images"])
+        _check_shards(shards)
+        self._crops, self._forms = manifest["teacher.cached_crops"], 2 if manifest["data.flip"] else 1
+        self._shape = (len(manifest["views"]), manifest["embed_dim"])
+        self._folder, self._records = folder, ArrayRecordDataSource([str(path) for path in shards])
         self._all = None
         if len(self._records) * 2 * np.prod(self._shape) <= IN_MEMORY:
             self._all = self._read(range(len(self._records)))
 
-    def __call__(self, index: Int[np.ndarray, " b"], flip: Bool[np.ndarray, " b"]) -> Float16[np.ndarray, "b v d"]:
-        """Unit-length embeddings of the views of images `index`, of their mirror images where `flip`."""
-        if self._all is not None:
-            return self._all[index, flip.astype(int)]
-        return self._read(index)[np.arange(len(index)), flip.astype(int)]
+    def __call__(
+        self, index: Int[np.ndarray, " b"], epoch: Int[np.ndarray, " b"], flip: Bool[np.ndarray, " b"]
+    ) -> Float16[np.ndarray, "b v d"]:
+        """Unit-length embeddings of the views of images `index`, cropped as in `epoch`, mirrored where `flip`."""
+        records = (index.astype(np.int64) * self._crops + epoch % self._crops) * self._forms + flip
+        return self._read(records) if self._all is None else self._all[records]
 
-    def _read(self, indices: Any) -> np.ndarray:
-        records = self._records.__getitems__([int(i) for i in indices])
-        return np.stack([np.frombuffer(record, np.float16).reshape(self._shape) for record in records])
+    def _read(self, records: Any) -> np.ndarray:
+        try:
+            found = self._records.__getitems__([int(i) for i in records])
+        except RuntimeError as error:  # damage since the start: ArrayRecord checks what it reads
+            raise InputError(f"a shard in {self._folder} cannot be read ({error}); {_MEND}") from error
+        return np.stack([np.frombuffer(record, np.float16).reshape(self._shape) for record in found])
 
 
-class _Span:
-    """The images `start` to `stop` - 1 of a source."""
-
-    def __init__(self, source: ImageSource, start: int, stop: int):
-        self._source, self._start, self._stop = source, start, stop
-
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def key(self, i: int) -> str:
-        return self._source.key(self._start + i)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return self._source[self._start + i]
+_MEND = "remove it and run --mode=embed again, which computes what is missing"
 
 
 def cache_folder(config: ConfigDict, workdir: Path) -> Path:
@@ -76,44 +79,72 @@ def cache_folder(config: ConfigDict, workdir: Path) -> Path:
     return Path(config.teacher.cache).expanduser() if config.teacher.cache else workdir / "teacher_cache"
 
 
+def augmentation_of(config: ConfigDict) -> Augmentation:
+    """The augmentation of a run: with cached embeddings, exactly the crops that were embedded."""
+    crops = config.teacher.cached_crops if config.teacher.source == "cache" else 0
+    return Augmentation.from_config(config.data, config.image_size, config.seed, stored_crops=crops)
+
+
 def open_cache(teacher: Teacher, source: ImageSource, config: ConfigDict, workdir: Path) -> TeacherCache:
-    """The cache that `config` asks for; what is missing of it is computed first.
+    """The cache that `config` asks for; what is missing of it is computed first, by all processes together.
+
+    The folder must be one that all processes see.
 
     Raises:
-        InputError: the folder holds embeddings of another teacher, other views, another image size or other images.
+        InputError: the folder holds embeddings of another teacher, other views, another image size, other
+            augmentations or other images, or a damaged shard.
     """
     folder = cache_folder(config, workdir)
     wanted = manifest(teacher, source, config)
     path = folder / "manifest.json"
     if path.exists():
-        found = json.loads(path.read_text())
-        different = sorted(key for key in wanted if found.get(key) != wanted[key])
-        if different:
-            raise InputError(
-                f"the teacher's embeddings in {folder} differ from what the config asks for in {', '.join(different)};"
-                " set teacher.cache to another folder, or remove this one"
-            )
+        _check_manifest(json.loads(path.read_text()), wanted, folder)
     elif jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted) + "\n")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("teacher cache manifest")
+        path.with_suffix(".tmp").write_text(json.dumps(wanted) + "\n")
+        path.with_suffix(".tmp").replace(path)
+    _wait_for_all("teacher cache manifest")
     embed_images(teacher, source, config, folder)
+    _wait_for_all("teacher cache shards")
     return TeacherCache(folder)
 
 
+def _wait_for_all(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def manifest(teacher: Teacher, source: ImageSource, config: ConfigDict) -> dict[str, Any]:
-    """What the embeddings depend on; JSON-able."""
+    """What the embeddings depend on, by the config keys that decide it; JSON-able."""
+    crop = config.data.augment == "crop"
     return {
-        "teacher": fingerprint(teacher),
+        "teacher.path": config.teacher.path,
+        "teacher.weights": fingerprint(teacher),
+        "embed_dim": teacher.embed_dim,
         "dtype": config.dtype,
         "views": np.round(teacher.boxes, 9).tolist(),
-        "embed_dim": teacher.embed_dim,
         "image_size": config.image_size,
-        "forms": 2 if config.data.flip else 1,
-        "images": len(source),
-        "source": _source_fingerprint(source),
+        "data.augment": config.data.augment,
+        "data.flip": config.data.flip,
+        "data.scale": list(config.data.scale) if crop else None,
+        "data.ratio": list(config.data.ratio) if crop else None,
+        "teacher.cached_crops": config.teacher.cached_crops,
+        "data.images": len(source),
+        "data.fingerprint": _source_fingerprint(source),
     }
+
+
+def _check_manifest(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    # the same weights may lie in another folder
+    different = [key for key in wanted if key != "teacher.path" and found.get(key) != wanted[key]]
+    if not different:
+        return
+    values = [(key, str(found.get(key)), str(wanted[key])) for key in different]
+    told = [f"{key} ({there} there, {here} here)" if len(there + here) < 60 else key for key, there, here in values]
+    raise InputError(
+        f"the teacher's embeddings in {folder} differ from what the config asks for in {', '.join(told)};"
+        " set teacher.cache to another folder, or remove this one"
+    )
 
 
 def _source_fingerprint(source: ImageSource) -> str:
@@ -133,13 +164,48 @@ def _shards(folder: Path, images: int) -> list[Path]:
     return [folder / f"embeddings-{i:05d}-of-{count:05d}.array_record" for i in range(count)]
 
 
+def _check_shards(shards: list[Path]) -> None:
+    """Compares every shard with its checksum, each process those that it would compute."""
+
+    def damage(shard: Path) -> str:
+        if not shard.exists():
+            return f"{shard} is missing; teacher.cache must be a folder that all processes see"
+        checksum = _checksum_file(shard)
+        if not checksum.exists() or checksum.read_text().split()[0] != _sha256(shard):
+            return f"{shard} is damaged, its checksum differs; {_MEND}"
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # hashing releases the GIL
+        found = next(filter(None, pool.map(damage, _own(shards))), "")
+    bad = np.array(bool(found))
+    if jax.process_count() > 1:  # so that all of them stop
+        bad = np.asarray(multihost_utils.process_allgather(bad))
+    if found or bad.any():
+        raise InputError(found or "a shard of the teacher's embeddings is missing or damaged; another process names it")
+
+
+def _own(shards: list[Path]) -> list[Path]:
+    """The shards of this process."""
+    return shards[jax.process_index() :: jax.process_count()]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum_file(shard: Path) -> Path:
+    return shard.with_name(shard.name + ".sha256")
+
+
 def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, folder: Path) -> None:
     """Computes the shards that are missing in `folder`, those of this process, with a progress bar."""
-    forms = 2 if config.data.flip else 1
+    crops, forms = config.teacher.cached_crops, 2 if config.data.flip else 1
     shards = _shards(folder, len(source))
     devices = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
     split = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("data"))
     batch_size = (config.teacher.chunk or 32) * len(jax.local_devices())
+    augmentation = dataclasses.replace(augmentation_of(config), stored_crops=crops)
 
     @jax.jit
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b f v d"]:
@@ -148,30 +214,39 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
         return embeddings.reshape(len(images), forms, *embeddings.shape[1:]).astype(jnp.float16)
 
     params = jax.device_put(teacher.params, jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec()))
-    mine = [i for i in range(len(shards)) if i % jax.process_count() == jax.process_index()]
-    missing = [i for i in mine if not shards[i].exists()]
-    total = sum(min(SHARD, len(source) - i * SHARD) for i in missing)
-    bar, done = ProgressBar("embed", total), 0
-    for i in missing:
-        span = _Span(source, i * SHARD, min((i + 1) * SHARD, len(source)))
-        unfinished = shards[i].with_name(f".unfinished-{shards[i].name}")
-        writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+    missing = [shard for shard in _own(shards) if not shard.exists()]
+    parts = {shard: range(i * SHARD, min((i + 1) * SHARD, len(source))) for i, shard in enumerate(shards)}
+    bar, done = ProgressBar("embed", sum(len(parts[shard]) for shard in missing) * crops), 0
+    for shard in missing:
+        unfinished = shard.with_name(f"{shard.name}.tmp")
+        writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")  # random access; floats hardly shrink
         for batch in ordered_batches(
-            span,
+            source,
             batch_size=batch_size,
-            image_size=config.image_size,
+            augmentation=augmentation,
+            images=parts[shard],
             workers=config.data.workers,
             max_broken_share=1.0,  # counted over the whole set, by the training that follows
         ):
             embeddings = np.array(embed(params, jax.device_put(batch["image"], split)))
             # a broken image is never drawn for training; were it drawn, the NaN would stop the run
             embeddings[~batch["valid"]] = np.nan
-            for embedding in embeddings[batch["index"] >= 0]:
+            for embedding in embeddings[batch["index"] >= 0].reshape(-1, *embeddings.shape[2:]):
                 writer.write(embedding.tobytes())
-                done += 1
+            done += int((batch["index"] >= 0).sum())
             bar.update(done, "images")
         writer.close()
-        unfinished.rename(shards[i])
+        _finish(unfinished, shard)
     bar.close()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("teacher cache shards")
+
+
+def _finish(unfinished: Path, shard: Path) -> None:
+    """Gives a shard its name, after its checksum: what has the name is complete, also when the machine goes down."""
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    checksum = _checksum_file(shard)
+    with checksum.open("w") as file:
+        file.write(f"{_sha256(unfinished)}  {shard.name}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(shard)
