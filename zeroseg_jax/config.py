@@ -27,6 +27,7 @@ HARMLESS = (
     "checkpoint_every",
     "keep_checkpoints",
     "data.workers",
+    "data.profile",
     "teacher.cache",
 )
 
@@ -60,6 +61,7 @@ def default_config() -> ConfigDict:
     config.data.scale = (0.2, 1.0)  # area of the random crop, as a share of the image
     config.data.ratio = (3 / 4, 4 / 3)
     config.data.workers = 0  # grain worker processes; 0 = decode in this process. Any number gives the same batches
+    config.data.profile = False  # at the end, a table of the time that each stage of the input took
     config.data.max_broken_share = 0.1  # a broken image is skipped; past this share of them the run stops
 
     config.views = ConfigDict()

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ class RunLog:
     """Writes the metrics of the steps after `start`; lines of a killed run beyond `start` are taken out first.
 
     Only the first process writes. Without a terminal the progress bar becomes a plain line every ten seconds.
+    `waited` tells the seconds that the run has waited for data so far.
     """
 
-    def __init__(self, workdir: Path, *, start: int, steps: int, images_per_step: int):
-        self.images_per_step = images_per_step
+    def __init__(
+        self, workdir: Path, *, start: int, steps: int, images_per_step: int, waited: Callable[[], float] = lambda: 0.0
+    ):
+        self.images_per_step, self._waited = images_per_step, waited
         self.silent = jax.process_index() != 0
         self.bar = ProgressBar("train", steps, start)
         if self.silent:
@@ -32,7 +35,7 @@ class RunLog:
         path.with_suffix(".tmp").replace(path)
         self._file = path.open("a", buffering=1)
         self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
-        self._last: tuple[int, float] | None = None
+        self._last: tuple[int, float, float] | None = None
 
     def __enter__(self) -> "RunLog":
         return self
@@ -44,15 +47,20 @@ class RunLog:
             self._events.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs the metrics of one step, and the images per second since the last call (the first step compiles)."""
+        """Logs the metrics of one step, and of the time since the last call (the first step compiles) the images per
+        second and the share that was spent waiting for data.
+        """
         if self.silent:
             return
         values, note, now = dict(metrics), f"loss {metrics['loss']:.4f}", time.monotonic()
+        waited = self._waited()
         if self._last:
-            speed = (step - self._last[0]) * self.images_per_step / max(now - self._last[1], 1e-9)
+            seconds = max(now - self._last[1], 1e-9)
+            speed = (step - self._last[0]) * self.images_per_step / seconds
             values["images_per_second"] = round(speed, 1)
-            note += f"  {speed:.0f} images/s"
-        self._last = (step, now)
+            values["data_wait"] = round(min((waited - self._last[2]) / seconds, 1.0), 4)
+            note += f"  {speed:.0f} images/s  data {values['data_wait']:.0%}"
+        self._last = (step, now, waited)
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)

@@ -6,6 +6,7 @@ tower of the teacher (`config.student.encoder`), else scratch.
 
 import functools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
 
         # ---- Loop. The metrics of a step are fetched while the next one runs
         waiting: tuple[int, dict[str, jax.Array]] | None = None
-        with RunLog(workdir, start=start, steps=config.steps, images_per_step=config.batch_size) as log:
+        begun, waited = time.monotonic(), lambda: batches.profile.waited
+        with RunLog(workdir, start=start, steps=config.steps, images_per_step=config.batch_size, waited=waited) as log:
 
             def settle(step: int, arrays: dict[str, jax.Array]) -> None:
                 metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
@@ -128,10 +130,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
 
             for step in range(start + 1, config.steps + 1):
                 batch = next(batches)
-                arrays = {"image": batch["image"]}
-                if cached:
-                    arrays["teacher"] = cached(batch["index"], batch["epoch"], batch["flip"])
-                state, metrics = train_step(state, sharding.to_devices(arrays, mesh), teacher_params)
+                with batches.profile.stage("transfer"):
+                    host = {"image": batch["image"]}
+                    if cached:
+                        host["teacher"] = cached(batch["index"], batch["epoch"], batch["flip"])
+                    arrays = sharding.to_devices(host, mesh)
+                state, metrics = train_step(state, arrays, teacher_params)
                 if waiting:
                     settle(*waiting)
                 waiting = step, metrics
@@ -144,6 +148,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
                     checkpoints.wait()
                     raise Preempted(f"stopped by SIGTERM after step {step} of {config.steps}, which is saved")
         checkpoints.wait()
+        if config.data.profile:
+            batches.profile.print(time.monotonic() - begun)
         if batches.broken:
             logging.warning("%d broken images were skipped; the log above names them", len(batches.broken))
 

@@ -2,15 +2,18 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from zeroseg_jax.data.augment import Augmentation
+from zeroseg_jax.data.augment import Augmentation, resize
 from zeroseg_jax.data.folder import FolderSource
 from zeroseg_jax.data.pipeline import ordered_batches, train_iterator
+from zeroseg_jax.data.profile import STAGES
 from zeroseg_jax.errors import InputError
 
 COUNT, BROKEN = 23, {4: b"", 11: None, 17: b"no image"}
@@ -123,14 +126,41 @@ def test_the_seed_decides_order_and_crops(whole):
 
 def test_images_are_those_of_the_index(whole):
     """Without crop an example can be compared with its image, and the memory cache changes nothing."""
-    augmentation = Augmentation(16, crop=False, seed=5)
+    augmentation = Augmentation(24, crop=False, seed=5)
     batches = take(whole, 12, augmentation=augmentation)
     assert_equal(batches, take(whole, 12, augmentation=augmentation, cache_bytes=0))
-    assert_equal(batches, take(whole, 12, augmentation=augmentation, cache_bytes=5 * 16 * 16 * 3))
+    assert_equal(batches, take(whole, 12, augmentation=augmentation, cache_bytes=5 * 24 * 24 * 4))
     for batch in batches:
         for image, index, flip in zip(batch["image"], batch["index"], batch["flip"], strict=True):
-            expected = augmentation.prepare(whole[int(index)]["image"])
+            expected = resize(whole[int(index)]["image"], 24)
             assert np.array_equal(image, expected[:, ::-1] if flip else expected)
+
+
+def test_large_photographs_give_the_same_whatever_is_kept_in_memory(tmp_path):
+    """Some of their crops are decoded at half or a quarter of the size, in every epoch alike."""
+    for i in range(6):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (70, 30 + 20 * i, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.jpg"
+        )
+    source = FolderSource(tmp_path)
+    assert_equal(take(source, 9), take(source, 9, cache_bytes=0))
+    assert_equal(take(source, 9), take(source, 9, workers=1))
+
+
+def test_the_profile_counts_every_image_and_stage(whole):
+    for workers in (0, 1):
+        with train_iterator(whole, batch_size=4, augmentation=Augmentation(16), workers=workers) as iterator:
+            for _ in range(3):
+                assert "seconds" not in next(iterator)
+            profile = iterator.profile
+        assert profile.images == 12 and profile.waited > 0
+        with profile.stage("transfer"):
+            time.sleep(0.01)
+        assert (profile.seconds > 0).all()
+        console = Console(record=True, width=100)
+        console.print(profile.table(elapsed=2.0))
+        text = console.export_text()
+        assert all(stage in text for stage in STAGES) and "(slowest)" in text and "waited for data" in text
 
 
 def test_broken_images_are_replaced_counted_and_named(damaged):
@@ -161,7 +191,7 @@ def test_nothing_but_broken_images(tmp_path):
 
 def test_ordered_batches_cover_all_once(damaged):
     """23 images on 2 hosts with batches of 5: three batches each, the last example of all is padding."""
-    augmentation = Augmentation(16, crop=False)
+    augmentation = Augmentation(24, crop=False)
     for process in range(2):
         options = {"process_index": process, "process_count": 2, "max_broken_share": 0.5, "log": lambda line: None}
         batches = list(ordered_batches(damaged, batch_size=5, augmentation=augmentation, **options))
@@ -170,7 +200,7 @@ def test_ordered_batches_cover_all_once(damaged):
         assert index.tolist() == own + [-1] * (15 - len(own))
         assert valid.tolist() == [i not in BROKEN for i in own] + [False] * (15 - len(own))
         images = np.concatenate([b["image"] for b in batches])
-        expected = augmentation.prepare(damaged[own[1]]["image"])
-        assert np.array_equal(images[1], expected) and images.shape == (15, 16, 16, 3)
+        expected = resize(damaged[own[1]]["image"], 24)
+        assert np.array_equal(images[1], expected) and images.shape == (15, 24, 24, 3)
     with pytest.raises(InputError, match="max_broken_share"):
         list(ordered_batches(damaged, batch_size=5, augmentation=augmentation, log=lambda line: None))

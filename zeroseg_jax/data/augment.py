@@ -1,14 +1,18 @@
 """Random resized crop and flip. Every draw comes from (seed, epoch, index), never from the order of the work."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from zeroseg_jax.data.decode import Picture
 from zeroseg_jax.errors import InputError
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
 _STORED = 3
 """Keeps the stored crops' random streams apart from the others'."""
 
@@ -62,28 +66,39 @@ class Augmentation:
             stored_crops=stored_crops,
         )
 
-    def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
-        """The part that is the same in every epoch, and that a cache may keep: the resize, where nothing is cropped."""
-        return image if self.crop else resize(image, self.size)
-
-    def finish(
-        self, prepared: UInt8[np.ndarray, "a b 3"], epoch: int, index: int
-    ) -> tuple[UInt8[np.ndarray, "s s 3"], bool]:
-        """The random part for image `index` in `epoch`; returns the pixels and whether they are mirrored."""
+    def draw(self, extent: tuple[int, int], epoch: int, index: int) -> tuple[Box, bool]:
+        """The part of image `index`, of `extent` (height, width), that `epoch` shows, and whether it is mirrored."""
         rng = np.random.default_rng((self.seed, epoch, index))
         mirrored = bool(self.flip and rng.random() < 0.5)
-        if self.stored_crops:
-            prepared = self.stored(prepared, epoch % self.stored_crops, index)
-        elif self.crop:
-            prepared = resize(prepared, self.size, random_box(rng, prepared.shape[:2], self.scale, self.ratio))
-        return prepared[:, ::-1] if mirrored else prepared, mirrored
-
-    def stored(self, prepared: UInt8[np.ndarray, "a b 3"], crop: int, index: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Crop number `crop` of image `index`, not mirrored; without cropping it is `prepared`."""
         if not self.crop:
-            return prepared
-        rng = np.random.default_rng((crop, index, _STORED))
-        return resize(prepared, self.size, random_box(rng, prepared.shape[:2], self.scale, self.ratio))
+            return (0, 0, extent[1], extent[0]), mirrored
+        if self.stored_crops:
+            rng = np.random.default_rng((epoch % self.stored_crops, index, _STORED))
+        return random_box(rng, extent, self.scale, self.ratio), mirrored
+
+    def reduction(self, box: Box) -> int:
+        """The largest of 1, 2, 4 and 8 by which an image may be made smaller before `box` of it is resized.
+
+        What is left of the box has at least `size` pixels along each side, so the resize only shrinks it further.
+        """
+        shorter = min(box[2] - box[0], box[3] - box[1])
+        return next(factor for factor in (8, 4, 2, 1) if factor == 1 or shorter >= factor * self.size)
+
+    def keeps(self, picture: Picture) -> bool:
+        """Whether `prepare` of it is what every epoch starts from: none decodes the image at a reduced size."""
+        return not self.crop or min(picture.extent) < 2 * self.size
+
+    def prepare(self, picture: Picture) -> Picture:
+        """The part that is the same in every epoch: the resize, where nothing is cropped."""
+        if self.crop:
+            return picture
+        return Picture(_resized(picture, self.size, self.draw(picture.extent, 0, 0)[0]), (self.size, self.size), 1)
+
+    def finish(self, picture: Picture, epoch: int, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], bool]:
+        """What `draw` says; returns the pixels and whether they are mirrored."""
+        box, mirrored = self.draw(picture.extent, epoch, index)
+        image = _resized(picture, self.size, box)
+        return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image), mirrored
 
 
 def _bounds(key: str, value: Any) -> tuple[float, float]:
@@ -92,27 +107,32 @@ def _bounds(key: str, value: Any) -> tuple[float, float]:
     return float(value[0]), float(value[1])
 
 
-def resize(
-    image: UInt8[np.ndarray, "h w 3"], size: int, box: tuple[int, int, int, int] | None = None
-) -> UInt8[np.ndarray, "s s 3"]:
-    """Pillow's antialiased bicubic resize to a square, of `box` (left, top, right, bottom) or of all."""
-    if image.shape == (size, size, 3) and box in (None, (0, 0, size, size)):
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
+def resize(image: UInt8[np.ndarray, "h w 3"], size: int, box: Box | None = None) -> UInt8[np.ndarray, "s s 3"]:
+    """Pillow's antialiased bicubic resize to a square, of `box` or of all."""
+    height, width = image.shape[:2]
+    picture = Picture(Image.fromarray(image), (height, width), 1)
+    return np.asarray(_resized(picture, size, box or (0, 0, width, height)))
+
+
+def _resized(picture: Picture, size: int, box: Box) -> Image.Image:
+    if picture.extent == (size, size) and box == (0, 0, size, size):
+        return picture.image
+    left, top, right, bottom = (side / picture.reduction for side in box)
+    return picture.image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
 
 def random_box(
     rng: np.random.Generator, extent: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
-    """A random box (left, top, right, bottom) inside an image of `extent` (height, width).
+) -> Box:
+    """A random box inside an image of `extent` (height, width).
 
     A box that does not fit is drawn again; after ten, the largest central box of an allowed ratio is taken.
     """
     height, width = extent
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
-        aspect = np.exp(rng.uniform(*np.log(ratio)))
-        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
             return left, top, left + w, top + h

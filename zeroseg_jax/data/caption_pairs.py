@@ -29,6 +29,9 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def read(self, index: int) -> bytes | np.ndarray:
+        return self.images[index] if isinstance(self.images, list) else self.images.read(index)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.images[index]
         return item if isinstance(item, dict) else {"image": item, "key": str(index)}
@@ -49,6 +52,9 @@ class _Subset:
 
     def key(self, index: int) -> str:
         return self.source.key(self.indices[index])
+
+    def read(self, index: int) -> bytes | np.ndarray:
+        return self.source.read(self.indices[index])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source[self.indices[index]]

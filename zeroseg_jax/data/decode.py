@@ -1,8 +1,11 @@
 """Encoded image bytes to uint8 RGB, with Pillow."""
 
+import contextlib
 import io
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,6 +31,17 @@ class BrokenImage(InputError):
         return type(self), (self.key, self.reason)
 
 
+class Picture(NamedTuple):
+    """A decoded image, which a JPEG decoder may have made smaller than the stored one."""
+
+    image: Image.Image
+    """RGB."""
+    extent: tuple[int, int]
+    """Height and width of the stored image."""
+    reduction: int
+    """1, 2, 4 or 8: pixels of the stored image, along each side, in one of `image`."""
+
+
 def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes any format that Pillow reads (JPEG, PNG, WebP, BMP, PPM, ...) to RGB.
 
@@ -38,12 +52,40 @@ def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
         BrokenImage: `data` is empty, truncated, damaged, no image, or claims more pixels than Pillow takes for safe;
             the message names `key`.
     """
+    return np.asarray(decode_reduced(data, key).image)
+
+
+def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] = lambda height, width: 1) -> Picture:
+    """As `decode_image`, but a JPEG is decoded at a fraction of its size, which takes a fraction of the time.
+
+    `reduction` is told height and width and answers 1, 2, 4 or 8. A JPEG that EXIF turns, and other formats, are
+    decoded whole.
+    """
+    with _named_damage(data, key), Image.open(io.BytesIO(data)) as image:
+        factor = 1
+        if image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1:
+            width, height = image.size
+            factor = reduction(height, width)
+            if factor > 1:
+                image.draft(None, (width // factor, height // factor))
+                image.load()
+                return Picture(to_rgb(image), (height, width), factor)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return Picture(to_rgb(image), (image.height, image.width), 1)
+
+
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+
+
+@contextlib.contextmanager
+def _named_damage(data: bytes, key: str) -> Iterator[None]:
+    """Raises BrokenImage for whatever decoding `data` raises."""
     if not data:
         raise BrokenImage(key, "the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        yield
     except UnidentifiedImageError as error:  # Pillow's own message is the address of the buffer
         raise BrokenImage(key, "it is not in an image format that Pillow knows") from error
     except DAMAGE as error:
@@ -53,11 +95,15 @@ def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
 def read_image(path: str | Path, key: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """`decode_image` of a file; `key` is its name in messages, the path if None."""
     key = str(path) if key is None else key
+    return decode_image(read_file(path, key), key)
+
+
+def read_file(path: str | Path, key: str) -> bytes:
+    """The bytes of a file; raises BrokenImage, which names `key`, where it cannot be read."""
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise BrokenImage(key, error.strerror or type(error).__name__) from error
-    return decode_image(data, key)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zeroseg_jax.data.decode import read_image
+from zeroseg_jax.data.decode import decode_image, read_file
 from zeroseg_jax.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
@@ -46,9 +46,12 @@ class FolderSource:
     def text(self, i: int) -> str | None:
         return self._texts.get(self._names[i])
 
+    def read(self, i: int) -> bytes:
+        return read_file(self.root / self._names[i], str(self.root / self._names[i]))
+
     def __getitem__(self, i: int) -> dict[str, Any]:
         name, text = self._names[i], self.text(i)
-        item: dict[str, Any] = {"image": read_image(self.root / name), "key": name}
+        item: dict[str, Any] = {"image": decode_image(self.read(i), str(self.root / name)), "key": name}
         return item if text is None else item | {"text": text}
 
 

@@ -3,6 +3,8 @@
 import os
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from zeroseg_jax.data.folder import FolderSource
 from zeroseg_jax.errors import InputError
 
@@ -15,6 +17,13 @@ class ImageSource(Protocol):
 
     def key(self, i: int) -> str:
         """The name of item `i`, without decoding the image."""
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        """The encoded image, such as the bytes of a JPEG file; or pixels, uint8 (H, W, 3), that the source has ready.
+
+        Raises:
+            BrokenImage: it cannot be read.
+        """
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """`{"image": uint8 (H, W, 3), "key": str}`, and `"text": str` where the source has a caption for it.
@@ -46,6 +55,9 @@ class FirstImages:
 
     def text(self, i: int) -> str | None:
         return self._source.text(i)
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        return self._source.read(i)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         return self._source[i]

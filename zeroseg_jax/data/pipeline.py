@@ -9,18 +9,22 @@ A broken image is replaced by another one, drawn from (seed, epoch, index), and 
 that the counting happens in the main process, in the order of the batches.
 """
 
+import dataclasses
 import functools
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags, logging
+from PIL import Image
 
 from zeroseg_jax.data.augment import Augmentation
-from zeroseg_jax.data.decode import BrokenImage
+from zeroseg_jax.data.decode import BrokenImage, Picture, decode_reduced
 from zeroseg_jax.data.images import ImageSource
+from zeroseg_jax.data.profile import InputProfile, Laps
 from zeroseg_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -48,22 +52,43 @@ class _Loader:
 
     def __init__(self, source: ImageSource, augmentation: Augmentation, cache_bytes: int):
         self.source, self.augmentation = source, augmentation
-        self._cache: dict[int, np.ndarray] = {}
+        self._cache: dict[int, Picture] = {}
         self._room = cache_bytes
 
-    def prepared(self, index: int) -> np.ndarray:
-        cached = self._cache.get(index)
-        if cached is not None:
-            return cached
-        image = self.augmentation.prepare(self.source[index]["image"])
+    def pixels(self, index: int, epoch: int, laps: Laps) -> tuple[np.ndarray, bool]:
+        """Image `index` as `epoch` shows it, and whether it is mirrored; raises BrokenImage."""
+        picture = self._cache.get(index)
+        if picture is None:
+            data = self.source.read(index)
+            laps.lap("read")
+            picture = self._decoded(data, index, epoch)
+            laps.lap("decode")
+            if self.augmentation.keeps(picture):
+                picture = self._kept(index, self.augmentation.prepare(picture))
+        pixels = self.augmentation.finish(picture, epoch, index)
+        laps.lap("augment")
+        return pixels
+
+    def _decoded(self, data: bytes | np.ndarray, index: int, epoch: int) -> Picture:
+        def reduction(height: int, width: int) -> int:
+            box, _ = self.augmentation.draw((height, width), epoch, index)
+            return self.augmentation.reduction(box)
+
+        if isinstance(data, np.ndarray):
+            return Picture(Image.fromarray(data), data.shape[:2], 1)
+        return decode_reduced(data, self.source.key(index), reduction)
+
+    def _kept(self, index: int, picture: Picture) -> Picture:
         # Images come in random order, so those that came first are as good to keep as any.
-        if image.nbytes <= self._room:
-            self._room -= image.nbytes
-            self._cache[index] = image
-        return image
+        size = 4 * picture.image.width * picture.image.height  # as Pillow holds RGB
+        if size <= self._room:
+            self._room -= size
+            self._cache[index] = picture
+        return picture
 
     def training(self, position: int, place: int) -> Batch:
         """The example at `position` of the stream, which is `place` of its epoch."""
+        laps = Laps()
         epoch, seed = position // len(self.source), self.augmentation.seed
         index = int(permutation(seed, epoch, len(self.source))[place])
         replacements = None
@@ -71,39 +96,47 @@ class _Loader:
         used = index
         while failures < _TRIES:
             try:
-                image, mirrored = self.augmentation.finish(self.prepared(used), epoch, used)
-                return _example(image, used, notes, epoch=np.int32(epoch), flip=np.bool_(mirrored))
+                image, mirrored = self.pixels(used, epoch, laps)
+                return _example(image, used, notes, laps, epoch=np.int32(epoch), flip=np.bool_(mirrored))
             except BrokenImage as error:
                 notes = _NO_NOTES.copy() if notes is _NO_NOTES else notes
                 notes[failures] = (used, error.reason.encode()[:200])
                 failures += 1
                 replacements = replacements or np.random.default_rng((seed, epoch, index, _REPLACE))
                 used = int(replacements.integers(len(self.source)))
-        return _example(self._blank(), used, notes, epoch=np.int32(epoch), flip=np.bool_(False))
+        return _example(self._blank(), used, notes, laps, epoch=np.int32(epoch), flip=np.bool_(False))
 
     def ordered(self, images: range, position: int) -> Batch:
-        """The example at `position` of the stored crops of `images`, those of an image one after the other, unmirrored.
+        """The example at `position` of the stored crops of `images`, those of an image one after the other.
 
         Positions past the end and broken images are not valid.
         """
+        laps = Laps()
         place, crop = divmod(position, max(self.augmentation.stored_crops, 1))
         if place >= len(images):
-            return _example(self._blank(), -1, _NO_NOTES, valid=np.bool_(False))
+            return _example(self._blank(), -1, _NO_NOTES, laps, valid=np.bool_(False))
         index = images[place]
         try:
-            image = self.augmentation.stored(self.prepared(index), crop, index)
-            return _example(image, index, _NO_NOTES, valid=np.bool_(True))
+            image, _ = self.pixels(index, crop, laps)
+            return _example(image, index, _NO_NOTES, laps, valid=np.bool_(True))
         except BrokenImage as error:
             notes = _NO_NOTES.copy()
             notes[0] = (index, error.reason.encode()[:200])
-            return _example(self._blank(), index, notes, valid=np.bool_(False))
+            return _example(self._blank(), index, notes, laps, valid=np.bool_(False))
 
     def _blank(self) -> np.ndarray:
         return np.zeros((self.augmentation.size, self.augmentation.size, 3), np.uint8)
 
 
-def _example(image: np.ndarray, index: int, notes: np.ndarray, **rest: Any) -> Batch:
-    return {"image": image, "index": np.int32(index), "notes": notes, **rest}
+def _example(image: np.ndarray, index: int, notes: np.ndarray, laps: Laps, **rest: Any) -> Batch:
+    return {"image": image, "index": np.int32(index), "notes": notes, "seconds": laps.seconds, **rest}
+
+
+def _stacked(examples: Sequence[Batch]) -> Batch:
+    laps = Laps()
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    laps.lap("batch")
+    return batch | {"seconds": batch["seconds"].sum(axis=0) + laps.seconds}
 
 
 class _BrokenCount:
@@ -146,20 +179,27 @@ class _BrokenCount:
 class TrainIterator(Iterator[Batch]):
     """What `train_iterator` returns."""
 
-    def __init__(self, start: Callable[[int], grain.DatasetIterator], stride: int, count: _BrokenCount):
+    def __init__(self, start: Callable[[int], grain.DatasetIterator], stride: int, count: _BrokenCount, workers: int):
         self._start, self._stride, self._count = start, stride, count
+        self.profile = InputProfile(workers)
         self._next_index = 0
         self._batches: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
         if self._batches is None:
             self._batches = self._start(self._next_index)
+        since = time.perf_counter()
         try:
-            batch = self._count.take(_owned(next(self._batches)))
+            batch = next(self._batches)
+            with self.profile.stage("batch"):
+                batch = self._count.take(_owned(batch))
         except Exception:
             self.close()  # else the workers would outlive the run that fails
             raise
         self._next_index += self._stride
+        self.profile.seconds += batch.pop("seconds")
+        self.profile.images += len(batch["index"])
+        self.profile.waited += time.perf_counter() - since
         return batch
 
     @property
@@ -224,11 +264,11 @@ def train_iterator(
     examples = grain.MapDataset.source(range(len(source))).repeat(None).map_with_index(loader.training)
 
     def start(next_index: int) -> grain.DatasetIterator:
-        batches = examples[next_index:].batch(batch_size, drop_remainder=True)
+        batches = examples[next_index:].batch(batch_size, drop_remainder=True, batch_fn=_stacked)
         return _batches(batches[process_index::process_count], workers)
 
     count = _BrokenCount(source, max_broken_share, process_count, log)
-    return TrainIterator(start, batch_size * process_count, count)
+    return TrainIterator(start, batch_size * process_count, count, workers)
 
 
 def ordered_batches(
@@ -252,17 +292,19 @@ def ordered_batches(
     Raises:
         InputError: too many broken images.
     """
-    loader = _Loader(source, augmentation, cache_bytes=0)
+    loader = _Loader(source, dataclasses.replace(augmentation, flip=False), cache_bytes=0)
     images = range(len(source)) if images is None else images
     count = len(images) * max(augmentation.stored_crops, 1)
     rounds = -(-count // (batch_size * process_count))
     positions = grain.MapDataset.source(range(rounds * batch_size * process_count))
-    share = positions[process_index::process_count].map(functools.partial(loader.ordered, images)).batch(batch_size)
+    share = positions[process_index::process_count].map(functools.partial(loader.ordered, images))
     broken = _BrokenCount(source, max_broken_share, process_count, log)
-    batches = _batches(share, workers)
+    batches = _batches(share.batch(batch_size, batch_fn=_stacked), workers)
     try:
         for batch in batches:
-            yield broken.take(_owned(batch))
+            batch = broken.take(_owned(batch))
+            del batch["seconds"]
+            yield batch
     finally:
         batches.close()
 

@@ -55,6 +55,9 @@ class PreparedSource:
     def text(self, i: int) -> str | None:
         return self._items[i][self._text].decode() if self._text else None
 
+    def read(self, i: int) -> bytes:
+        return self.record(i)[self.image_feature]
+
     def __getitem__(self, i: int) -> dict[str, Any]:
         item, key = self.record(i), self.key(i)
         text = {"text": item[self._text].decode()} if self._text else {}

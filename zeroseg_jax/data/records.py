@@ -60,13 +60,19 @@ class ArrayRecordSource:
     def text(self, i: int) -> str | None:
         return self._fields(i).get("text")
 
+    def read(self, i: int) -> bytes:
+        return self._image(self._fields(i))
+
     def __getitem__(self, i: int) -> dict[str, Any]:
         fields = self._fields(i)
         key = fields["key"]
-        if not isinstance(fields.get("image"), bytes):
-            raise BrokenImage(key, "the record is neither an image file nor a msgpack map with an image")
         text = {"text": fields["text"]} if "text" in fields else {}
-        return {"image": decode_image(fields["image"], key), "key": key} | text
+        return {"image": decode_image(self._image(fields), key), "key": key} | text
+
+    def _image(self, fields: dict[str, Any]) -> bytes:
+        if not isinstance(fields.get("image"), bytes):
+            raise BrokenImage(fields["key"], "the record is neither an image file nor a msgpack map with an image")
+        return fields["image"]
 
     def _fields(self, i: int) -> dict[str, Any]:
         record, number = self._records[i], f"{self.root}, record {i}"
