@@ -18,9 +18,11 @@ from zeroseg_jax.train import NotFiniteError, train
 
 
 def metrics(workdir) -> list[dict]:
-    """The lines of metrics.jsonl without the speed."""
+    """The lines of metrics.jsonl without the times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("images_per_second", "data_wait")} for line in lines
+    ]
 
 
 def saved(workdir, step: int):

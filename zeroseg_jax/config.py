@@ -52,7 +52,7 @@ def default_config() -> ConfigDict:
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that the others leave
 
     config.data = ConfigDict()
-    config.data.source = "scenes"  # "scenes", "folder", "tfds:NAME" or "arrayrecord"
+    config.data.source = "scenes"  # "scenes", "folder", "tar", "tfds:NAME" or "arrayrecord"
     config.data.root = ""
     config.data.split = "train"
     config.data.limit = 0  # use the first so many images; 0 = all

@@ -68,8 +68,8 @@ def open_source(data: Any, split: str | None = None) -> CaptionedSource:
 
     Args:
         data: `source` is `scenes` (the procedural scenes, drawn on first use; `scenes/tiny` for a few), `folder`,
-            `tfds:NAME` or `arrayrecord`; `root` its folder, for scenes a cache folder ("" is `~/.cache/zeroseg_jax`);
-            `split` its part; `limit`, if present and not 0, how many of its first images to use.
+            `tar`, `tfds:NAME` or `arrayrecord`; `root` its folder, for scenes a cache folder ("" is
+            `~/.cache/zeroseg_jax`); `split` its part; `limit`, if present and not 0, how many of its first images to use.
         split: used instead of `data.split` unless None.
 
     Raises:
@@ -89,6 +89,10 @@ def _open(kind: str, root: str, split: str) -> CaptionedSource:
     # The libraries behind the other sources take a second to import; a folder needs none of them.
     if kind == "folder":
         return FolderSource(root, split)
+    if kind == "tar":
+        from zeroseg_jax.data.tar import TarSource
+
+        return TarSource(root, split)
     if kind == "arrayrecord":
         from zeroseg_jax.data.records import ArrayRecordSource
 
@@ -102,4 +106,4 @@ def _open(kind: str, root: str, split: str) -> CaptionedSource:
         from zeroseg_jax.data.scenes.builder import prepare
 
         return PreparedSource("zeroseg_scenes", prepare(root, kind.partition("/")[2] or "default"), split)
-    raise InputError(f"data.source is {kind!r}; it must be scenes, folder, tfds:NAME or arrayrecord")
+    raise InputError(f"data.source is {kind!r}; it must be scenes, folder, tar, tfds:NAME or arrayrecord")

@@ -1,0 +1,140 @@
+"""Folders, tar sets and TFDS datasets become ArrayRecord shards with the same images; stopped, it goes on."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zeroseg_jax.data.convert import main
+from zeroseg_jax.data.images import open_source
+from zeroseg_jax.data.scenes import builder
+from zeroseg_jax.data.tar import TarSource
+from zeroseg_jax.errors import InputError
+
+
+def jpeg(i: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(i).integers(0, 256, (12, 10 + i, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def tars(tmp_path) -> Path:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    first = {"a/0.jpg": jpeg(0), "a/0.txt": b"a cat\n", "a/0.json": b'{"caption": "no"}', "a/1.jpg": jpeg(1)}
+    second = {"2.json": b'{"text": "a dog"}', "2.jpg": jpeg(2), "2.cls": b"7", "3.jpg": jpeg(3)[:80], "4.png": b""}
+    write_tar(folder / "train-000.tar", first)
+    write_tar(folder / "train-001.tar", second)
+    write_tar(folder / "val-000.tar", {"5.jpg": jpeg(5)})
+    return folder
+
+
+def records(out: Path, split: str = "train"):
+    return open_source(SimpleNamespace(source="arrayrecord", root=str(out), split=split))
+
+
+def test_tar_set(tars, tmp_path, capsys):
+    source = TarSource(tars)
+    assert [source.key(i) for i in range(5)] == [
+        *("train-000.tar/a/0.jpg", "train-000.tar/a/1.jpg"),
+        *("train-001.tar/2.jpg", "train-001.tar/3.jpg", "train-001.tar/4.png"),
+    ]
+    out = tmp_path / "out"
+    arguments = ["--source", "tar", "--root", str(tars), "--out", str(out), "--images-per-shard", "2"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert f"3 images are in {out}; train on them with --config.data.source=arrayrecord" in printed.out
+    assert "2 images cannot be read and were left out, the first of them train-001.tar/3.jpg" in printed.err
+    assert len((out / "train-broken.txt").read_text().splitlines()) == 2
+    written = records(out)
+    assert [written.read(i) for i in range(3)] == [jpeg(0), jpeg(1), jpeg(2)]
+    assert [written.text(i) for i in range(3)] == ["a cat", None, "a dog"]
+    assert [written.key(i) for i in range(3)] == [source.key(i) for i in range(3)]
+    assert np.array_equal(written[2]["image"], source[2]["image"])
+    assert len(TarSource(tars, "val")) == 1 and len(TarSource(tars, "all")) == 6
+
+
+def test_bad_tars(tars, tmp_path):
+    with pytest.raises(InputError, match=r"no tar file in .* is named test-\*\.tar; it holds train-000\.tar"):
+        TarSource(tars, "test")
+    with pytest.raises(InputError, match="there are no tar files"):
+        TarSource(tmp_path)
+    (tars / "val-000.tar").write_bytes(b"\x1f\x8b" + bytes(600))
+    with pytest.raises(InputError, match=r"val-000\.tar cannot be read .*; unpack it if it is compressed"):
+        TarSource(tars, "val")
+    write_tar(tars / "val-000.tar", {"a.txt": b"?"})
+    with pytest.raises(InputError, match="hold no images"):
+        TarSource(tars, "val")
+
+
+def test_tfds_dataset(tmp_path):
+    root = builder.prepare(tmp_path, "tiny")
+    out = tmp_path / "out"
+    options = ["--source", "tfds:zeroseg_scenes", "--root", str(root), "--split", "validation", "--out", str(out)]
+    assert main(options) == 0
+    source = open_source(SimpleNamespace(source="scenes/tiny", root=str(tmp_path), split="validation"))
+    written = records(out, "validation")
+    assert len(written) == len(source) and all(written.read(i) == source.read(i) for i in range(len(source)))
+
+
+KILLED = """
+import os, sys
+from zeroseg_jax.data import convert
+
+fsync = os.fsync
+synced = []
+
+def die_at_the_second(descriptor):
+    synced.append(descriptor)
+    if len(synced) == 2:
+        os.kill(os.getpid(), 9)
+    fsync(descriptor)
+
+os.fsync = die_at_the_second
+convert.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_conversion_redoes_no_finished_shard(pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--source", "folder", "--root", str(pictures), "--out", str(out), "--images-per-shard", "8"]
+    died = subprocess.run([sys.executable, "-c", KILLED, *options], capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    (first,) = out.glob("*.array_record")
+    written = first.stat().st_mtime_ns
+    assert main(options) == 0 and first.stat().st_mtime_ns == written
+    assert sorted(os.listdir(out)) == [*(f"train-0000{i}-of-00003.array_record" for i in range(3)), "train-source.json"]
+    source = open_source(SimpleNamespace(source="folder", root=str(pictures), split="train"))
+    found = records(out)
+    assert [found.read(i) for i in range(20)] == [source.read(i) for i in range(20)]
+    assert [found.text(i) for i in range(20)] == [source.text(i) for i in range(20)]
+    # the same folder for something else
+    assert main([*options, "--limit", "7"]) == 2
+    assert "holds a conversion of something else (first_and_last was" in capsys.readouterr().err
+    assert json.loads((out / "train-source.json").read_text())["images"] == 20
+
+
+def test_bad_usage(tmp_path, capsys):
+    assert main(["--source", "folders", "--root", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "data.source is 'folders'; it must be scenes, folder, tar, tfds:NAME" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--source", "folder"])
