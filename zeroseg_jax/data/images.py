@@ -69,7 +69,8 @@ def open_source(data: Any, split: str | None = None) -> CaptionedSource:
     Args:
         data: `source` is `scenes` (the procedural scenes, drawn on first use; `scenes/tiny` for a few), `folder`,
             `tar`, `tfds:NAME` or `arrayrecord`; `root` its folder, for scenes a cache folder ("" is
-            `~/.cache/zeroseg_jax`); `split` its part; `limit`, if present and not 0, how many of its first images to use.
+            `~/.cache/zeroseg_jax`); `split` its part; `limit`, if present and not 0, how many of its
+            first images to use.
         split: used instead of `data.split` unless None.
 
     Raises:
