@@ -2,10 +2,10 @@
 
     python tests/benchmarks/cached_step.py --out DIR [--batch 2] [--repeats 3] [--config configs/vitb16.py]
 
-The student, the teacher (CLIP ViT-B/16), the losses and the optimiser are those of the config, with random weights and in
-float32. The embeddings of the batch are stored by `--mode=embed`'s own code and read back for each cached step. Both
+The student, the teacher (CLIP ViT-B/16), the losses and the optimiser are those of the config, with random weights and
+in float32. The embeddings of the batch are stored by `--mode=embed`'s own code and read back for each cached step. Both
 steps start from one state and must give the same loss; then they take turns. Prints a table and writes
-DIR/cached_step.json: CPU-seconds and seconds of each step, and images/s. On two CPU cores expect a quarter of an hour.
+DIR/cached_step.json: CPU-seconds and seconds of each step, and images/s. On one CPU core expect ten minutes.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -119,12 +120,16 @@ def test_the_student_sees_the_very_crops_that_were_embedded(cached_config, tmp_p
     assert len(seen) == 60 and len(set.union(*seen.values())) == 60
 
 
-def test_training_computes_the_missing_cache_first(cached_config, tmp_path):
+def test_training_computes_the_missing_cache_first(cached_config, tmp_path, capsys):
+    cached_config.data.profile = True
     cached_config.teacher.cache = str(tmp_path / "elsewhere")
     train(cached_config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == cached_config.steps and lines[-1]["loss"] < lines[0]["loss"]
     assert (tmp_path / "elsewhere/manifest.json").exists()
+    assert all(0 <= line["data_wait"] <= 1 for line in lines[1:])
+    told = capsys.readouterr().err
+    assert "transfer" in told and "(slowest)" in told and "training waited for data" in told
 
 
 KILLED = """
@@ -161,3 +166,41 @@ def test_a_killed_computation_redoes_no_finished_shard(cached_config, tmp_path, 
     embed(cached_config, tmp_path)
     assert (first.read_bytes(), first.stat().st_mtime_ns) == before
     assert len(list(folder.glob("*.array_record"))) == 3 and not list(folder.glob("*.tmp"))
+
+
+PROCESS = """
+import json, pathlib, sys
+import jax
+
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+from zeroseg_jax.config import from_json
+from zeroseg_jax.distill import teacher_cache
+from zeroseg_jax.train import embed
+
+workdir, made = pathlib.Path(sys.argv[1]), []
+finish = teacher_cache._finish
+teacher_cache.SHARD = 8
+teacher_cache._finish = lambda unfinished, shard: (finish(unfinished, shard), made.append(shard.name[11:16]))
+embed(from_json(json.loads((workdir / "config.json").read_text())), workdir)
+print(",".join(made))
+"""
+
+
+def test_two_processes_share_the_shards(cached_config, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(cached_config)))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    commands = [[sys.executable, "-c", PROCESS, str(tmp_path), address, str(i)] for i in range(2)]
+    both = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [out.splitlines()[-1] for out, _ in outputs] == ["00000,00002", "00001"]
+    # together they are what one process makes
+    source, teacher = open_source(cached_config.data), load_teacher(cached_config)
+    monkeypatch.setattr(teacher_cache, "SHARD", 8)
+    cache = teacher_cache.open_cache(teacher, source, cached_config, tmp_path)
+    everything = np.arange(20)
+    found = cache(everything, np.zeros(20, np.int32), np.zeros(20, bool))
+    images = np.stack([resize(source[i]["image"], 16) for i in range(20)])
+    np.testing.assert_allclose(found, teacher.embed(teacher.params, jnp.asarray(images)), atol=1e-3)
