@@ -68,7 +68,14 @@ def fail(sentence: str) -> None:
     sys.exit(2)
 
 
-def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[str, str]]) -> None:
+Place = tuple[str | None, int | None, int | None]
+"""Coordinator, number of processes and which of them this is; None for what JAX finds by itself."""
+
+
+def run(
+    mode: str, config_path: str, workdir: str | None, overrides: list[tuple[str, str]], place: Place | None = None
+) -> None:
+    """One mode; `place` among other processes, None for a process of its own."""
     # imported here, so that --help and a misspelt flag answer at once
     from zeroseg_jax.config import load_config, read_config
 
@@ -78,9 +85,8 @@ def run(mode: str, config_path: str, workdir: str | None, overrides: list[tuple[
         raise InputError(
             f"--workdir={workdir} is no folder; mount the bucket as docs/launch.md says, and name that path"
         )
-    where = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if DISTRIBUTED.value or where != (None, None, None):
-        join_processes(*where)
+    if place is not None:
+        join_processes(*place)
     if mode == "check":
         from zeroseg_jax.evaluate.benchmarks import check
 
@@ -144,8 +150,10 @@ def main(argv: list[str]) -> None:
 
     from zeroseg_jax import processes
 
+    place = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    together = DISTRIBUTED.value or place != (None, None, None)
     try:
-        run(MODE.value, CONFIG.value, WORKDIR.value, overrides)
+        run(MODE.value, CONFIG.value, WORKDIR.value, overrides, place if together else None)
     except InputError as error:
         processes.leave(" ".join(str(error).split()), 2)
     except processes.Preempted as error:

@@ -48,7 +48,7 @@ def test_two_steps(path, tiny_student, tiny_clip, pictures, tmp_path, monkeypatc
 
     config = load_config(path)
     overrides = small(config, tiny_student, tiny_clip, pictures, tmp_path)
-    run("eval" if config.task == "eval" else "train", str(path), str(tmp_path / "run"), overrides, distributed=False)
+    run("eval" if config.task == "eval" else "train", str(path), str(tmp_path / "run"), overrides)
     if config.task != "eval":
         lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [1, 2]

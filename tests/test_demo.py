@@ -28,7 +28,7 @@ def test_the_demo_beats_its_teacher_and_twice_the_steps_are_no_worse(optimised, 
         overrides = [("steps", str(steps)), ("teacher.cache", str(tmp_path / "teacher_cache"))]
         if steps == 1200:
             overrides.append(("eval.baselines", "()"))
-        run("train", str(CONFIG), str(tmp_path / str(steps)), overrides, distributed=False)
+        run("train", str(CONFIG), str(tmp_path / str(steps)), overrides)
         results[steps] = json.loads(capsys.readouterr().out.splitlines()[-1])
     demo = results[600]
     assert demo["miou"] >= 0.6
