@@ -4,7 +4,7 @@
 
 Data, weights and evaluation are as configs/vitb16.py tells; the student is the same but for its last projection, to
 768 numbers. What to expect: four times the FLOPs of a step, 97 % of them the teacher's, so a cache of its embeddings
-(`--config.teacher.source=cache --config.data.augment=none`) saves more here. This recipe has not been run at full
+(`--config.teacher.source=cache`) saves more here. This recipe has not been run at full
 length, so no accuracy is promised.
 """
 
