@@ -112,7 +112,11 @@ def boundary_areas(
     distance = max(1, round(dilation * float(np.hypot(*truth.shape))))
     ignored = truth == ignore
     near_truth, near_prediction = (_near_border(m, ignored, distance) for m in (truth, prediction))
-    inside = np.where(near_truth, truth, -1), np.where(near_prediction, prediction, -1)
+    # as int32, because newer versions of numpy do not put a -1 among the uint8 of a mask
+    inside = [
+        np.where(near, labels.astype(np.int32), -1)
+        for near, labels in ((near_truth, truth), (near_prediction, prediction))
+    ]
     counts = [
         np.bincount(labels[(labels >= 0) & (labels < classes) & ~ignored], minlength=classes)
         for labels in (np.where(inside[0] == inside[1], inside[0], -1), *inside)
