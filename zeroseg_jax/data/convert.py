@@ -14,32 +14,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgpack
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.decode import BrokenImage, decode_image
 from zeroseg_jax.data.images import CaptionedSource, open_source
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, with one sentence for bad usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; see {self.prog} --help\n")
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    assert __doc__
-    parser = Parser(
-        prog="python -m zeroseg_jax.data.convert",
-        description=__doc__.split("\n\n")[0],
-        epilog=__doc__.split("\n\n", 2)[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m zeroseg_jax.data.convert", __doc__)
     parser.add_argument("--source", required=True, help="folder, tar or tfds:NAME, as data.source of a config")
     parser.add_argument("--root", required=True, help="the folder of the source, as data.root")
     parser.add_argument("--split", default="train", help="the part of the source, as data.split (train)")

@@ -13,8 +13,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.folder import FolderSource
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
@@ -24,21 +25,8 @@ from zeroseg_jax.segment.prompts import TEMPLATES
 from zeroseg_jax.segment.result import SegmentResult
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, with one sentence for bad usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; see {self.prog} --help\n")
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    assert __doc__
-    parser = Parser(
-        prog="python -m zeroseg_jax.segment",
-        description=__doc__.split("\n\n")[0],
-        epilog=__doc__.split("\n\n", 2)[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m zeroseg_jax.segment", __doc__)
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched with all that is below"
     )

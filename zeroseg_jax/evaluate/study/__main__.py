@@ -15,20 +15,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.study.page import make
 from zeroseg_jax.evaluate.study.score import describe, score
-from zeroseg_jax.segment.__main__ import Parser, parse_background
+from zeroseg_jax.segment.__main__ import parse_background
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    assert __doc__
-    parser = Parser(
-        prog="python -m zeroseg_jax.evaluate.study",
-        description=__doc__.split("\n\n")[0],
-        epilog=__doc__.split("\n\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("python -m zeroseg_jax.evaluate.study", __doc__, skipped=1)
     commands = parser.add_subparsers(dest="command", required=True)
     maker = commands.add_parser("make", help="make the page of a study")
     for side in ("a", "b"):
