@@ -1,49 +1,32 @@
-"""Collectives of a compiled program, read from its HLO text, loops multiplied out."""
+"""Collectives of a compiled program: how often each kind runs in one step, and what it moves."""
 
-import math
 import re
 from typing import NamedTuple
 
+from hlo import Instruction, Program, sizes
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
-
-_OPERATION = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(-start)?\(")
-_CALL = re.compile(r"(?:body|calls|to_apply|condition|branch_computations|called_computations)=\{?([%\w.\-, ]+)")
 
 
-class Traffic(NamedTuple):
+class Collective(NamedTuple):
     """How often a kind of collective runs in one step, and the bytes of its results on one chip."""
 
     count: int
     bytes: int
 
 
-def collectives(hlo: str) -> dict[str, Traffic]:
-    """Kind -> traffic of one step, for the kinds that occur. A `while` of unknown length raises ValueError if there
-    are collectives in it."""
-    bodies, entry = _computations(hlo)
-    found: dict[str, Traffic] = {}
+def collectives(program: Program) -> dict[str, Collective]:
+    """By kind, for the kinds that occur. A `while` of unknown length raises ValueError if there are any in it."""
+    found: dict[str, Collective] = {}
     seen: set[str] = set()  # channels: fused asynchronous operations are printed more than once
-
-    def walk(name: str, times: int | None) -> None:
-        for line in bodies[name]:
-            operation = _OPERATION.search(line)
-            if operation and not _repeated(line, seen):
-                if times is None:
-                    raise ValueError(f"a collective runs in a loop of unknown length: {line.strip()[:200]}")
-                shape, kind, start = operation.groups()
-                before = found.get(kind, Traffic(0, 0))
-                found[kind] = Traffic(before.count + times, before.bytes + times * _bytes(shape, kind, bool(start)))
-            inner = times
-            if " while(" in line:
-                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-                inner = None if times is None or not trips else times * int(trips[1])
-            for called in _CALL.findall(line):
-                for callee in re.findall(r"[\w.\-]+", called):
-                    if callee in bodies:
-                        walk(callee, inner)
-
-    walk(entry, 1)
+    for instruction, _, times in program.run(into_fusions=True):
+        kind = instruction.opcode.removesuffix("-start")
+        if kind not in KINDS or _repeated(instruction.line, seen):
+            continue
+        if times is None:
+            raise ValueError(f"a collective runs in a loop of unknown length: {instruction.line.strip()[:200]}")
+        before = found.get(kind, Collective(0, 0))
+        found[kind] = Collective(before.count + times, before.bytes + times * _bytes(instruction))
     return found
 
 
@@ -56,27 +39,9 @@ def _repeated(line: str, seen: set[str]) -> bool:
     return known
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-    """Name -> lines of each computation, and the name of the entry."""
-    bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in hlo.splitlines():
-        header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
-        if header and not line.startswith((" ", "HloModule")):
-            name = header[2]
-            bodies[name] = []
-            entry = name if header[1] else entry
-        elif name:
-            bodies[name].append(line)
-    return bodies, entry
-
-
-def _bytes(shape: str, kind: str, start: bool) -> int:
-    """Bytes of the arrays in `shape`. The `-start` of a gather or permute holds operands and results: the latter."""
-    sizes = [
-        math.prod(int(n) for n in dims.split(",") if n) * BYTES.get(dtype, 4)
-        for dtype, dims in re.findall(r"(pred|bf16|[suf]\d+)\[([\d,]*)\]", shape)
-    ]
-    if start and kind in ("all-gather", "collective-permute"):
-        return max(sizes) if kind == "collective-permute" else sum(sizes[len(sizes) // 2 :])
-    return sum(sizes)
+def _bytes(instruction: Instruction) -> int:
+    """Bytes of the results. The `-start` of a gather or permute holds operands and results: the latter."""
+    found = sizes(instruction.shape)
+    if instruction.opcode == "all-gather-start":
+        return sum(found[len(found) // 2 :])
+    return max(found) if instruction.opcode == "collective-permute-start" else sum(found)

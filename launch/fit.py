@@ -7,11 +7,13 @@ exact for its version; times and images/s are rooflines at full efficiency, that
 """
 
 import dataclasses
-import functools
+import importlib.util
 import json
+import math
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +22,33 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-from chips import Chip, parse_topology
+from chips import H100, Chip, Slice, parse_topology
 from collectives import collectives
 from flax import nnx
 from flops import matmul_flops
+from hlo import parse
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
+from model_flops import student_flops, teacher_flops
 from rich.console import Console
 from rich.table import Table
+from traffic import main_memory_bytes
 
 import main as command
 from zeroseg_jax import sharding
-from zeroseg_jax.checkpoint import make_student_config
 from zeroseg_jax.config import load_config, validate
-from zeroseg_jax.distill.step import make_optimizer, make_state, make_train_step
+from zeroseg_jax.distill.plan import make_plan, make_student_config
 from zeroseg_jax.distill.teacher import find_shipped, make_teacher
 from zeroseg_jax.distill.views import view_boxes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, read_clip_config
-from zeroseg_jax.models.student import Student
 
-TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4 or v5p:2x2x4")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4, v5p:2x2x4 or h100:2x8"
+)
+HLO = flags.DEFINE_string("hlo", "", "file for the text of the compiled program")
 JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the table")
 
 GIB = 2**30
@@ -57,94 +63,117 @@ CLIPS = {
 }
 
 
-def topology_mesh(name: str, chips: int, shape: ConfigDict) -> Mesh:
-    """The config's mesh over the devices of a topology that need not exist."""
-    try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    except Exception as error:
-        if "libtpu" in str(error) or "backend" in str(error):
-            raise InputError("the TPU compiler is not installed; pip install libtpu") from error
-        raise
-    sizes = [shape[axis] for axis in sharding.AXES]
-    known = -1 * functools.reduce(lambda a, b: a * b, sizes) if -1 in sizes else chips
-    sizes = [chips // known if size == -1 else size for size in sizes]
-    if functools.reduce(lambda a, b: a * b, sizes) != chips:
-        raise InputError(f"a mesh of {tuple(sizes)} does not fit the {chips} chips of {name}; set mesh.data=-1")
-    devices = mesh_utils.create_device_mesh(sizes, described.devices, allow_split_physical_axes=True)
+def topology_mesh(where: Slice, axes: ConfigDict) -> Mesh:
+    """The config's mesh over the devices of a slice that need not exist."""
+    sizes = [axes[axis] for axis in sharding.AXES]
+    known = math.prod(size for size in sizes if size != -1)
+    sizes = [where.count // known if size == -1 else size for size in sizes]
+    if math.prod(sizes) != where.count:
+        raise InputError(
+            f"a mesh of {tuple(sizes)} does not fit the {where.count} chips of {where.name}; set mesh.data=-1"
+        )
+    devices = mesh_utils.create_device_mesh(sizes, describe(where), allow_split_physical_axes=True)
     return Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def trace_step(config: ConfigDict, mesh: Mesh) -> Any:
-    """The train step of zeroseg_jax/distill/step.py, traced for `mesh` with shapes alone; also its parameter count."""
-    path = config.teacher.path
-    sizes = CLIPS[path] if path in CLIPS else read_clip_config(find_shipped(path))
-    dtype = jnp.dtype(config.dtype)
-    clip = ClipEncoder(nnx.eval_shape(lambda: CLIP(sizes, rngs=nnx.Rngs(0), dtype=dtype)))
-    boxes = view_boxes(config.views.grids, config.views.windows)
-    # the teacher multiplies its chunk by the devices of this machine, which are not those of the topology
-    teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk * mesh.size // jax.device_count())
-    make = functools.partial(Student, make_student_config(config, clip.embed_dim), dtype=dtype)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    abstract = jax.eval_shape(lambda: make_state(nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(0)))), optimizer))
-    shardings = sharding.state_shardings(abstract, mesh)
+def describe(where: Slice) -> Sequence[jax.Device]:
+    """The devices of a slice, as their compiler describes them."""
+    package, name = ("jax_plugins.xla_cuda12", "jax[cuda12]") if where.kind == "h100" else ("libtpu", "libtpu")
+    try:
+        found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise InputError(f"the compiler for {where.kind} is not installed; pip install '{name}'")
+    if where.kind == "h100":
+        shape = "x".join(map(str, (1, *where.shape)))
+        return topologies.get_topology_desc(platform="cuda", topology=shape, target_config=H100).devices
+    return topologies.get_topology_desc(platform="tpu", topology_name=where.name).devices
 
-    def place(leaf: Any, where: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
+    """The train step of zeroseg_jax/distill/step.py, traced for `mesh` with shapes alone; also its parameter count."""
+    sizes = clip_sizes(config)
+    clip = ClipEncoder(nnx.eval_shape(lambda: CLIP(sizes, rngs=nnx.Rngs(0), dtype=jnp.dtype(config.dtype))))
+    boxes = view_boxes(config.views.grids, config.views.windows)
+    teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk * sharding.batch_parts(mesh))
+    plan = make_plan(config, teacher, mesh)
 
     split, side = sharding.batch_sharding(mesh), config.image_size
     batch = {"image": jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8, sharding=split)}
     if config.teacher.source == "cache":
         shape = (config.batch_size, len(boxes), clip.embed_dim)
         batch["teacher"] = jax.ShapeDtypeStruct(shape, jnp.float16, sharding=split)
-    frozen = jax.tree.map(lambda leaf: place(leaf, sharding.replicated(mesh)), teacher.params)
-    step = make_train_step(graphdef, optimizer, teacher, config, shardings)
-    traced = step.trace(jax.tree.map(place, abstract, shardings), batch, frozen)
-    return traced, sum(leaf.size for leaf in jax.tree.leaves(abstract["params"]))
+    whole = sharding.replicated(mesh)
+    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), teacher.params)
+    traced = plan.train_step.trace(plan.state, batch, frozen)
+    return traced, sum(leaf.size for leaf in jax.tree.leaves(plan.state["params"]))
 
 
-def fit(config: ConfigDict, topology: str) -> dict[str, Any]:
-    """Compiles, and returns the figures that the table shows; bytes and FLOPs are those of one chip and one step."""
+def clip_sizes(config: ConfigDict) -> CLIPConfig:
+    """The sizes of the teacher."""
+    path = config.teacher.path
+    return CLIPS[path] if path in CLIPS else read_clip_config(find_shipped(path))
+
+
+def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
+    """Compiles, and returns the figures that the table shows; bytes and FLOPs are those of one chip and one step.
+
+    The compiled program's text goes to the file `hlo`, if there is one.
+    """
     validate(config)
-    _, chip, chips = parse_topology(topology)
-    mesh = topology_mesh(topology, chips, config.mesh)
+    where = parse_topology(topology)
+    mesh = topology_mesh(where, config.mesh)
     sharding.check_batch(config.batch_size // config.optimizer.accumulate, mesh)
     traced, parameters = trace_step(config, mesh)
-    flops = matmul_flops(traced.jaxpr) / chips
-    result: dict[str, Any] = {"topology": topology, "chips": chips, "batch_size": config.batch_size}
-    result |= {"remat": config.student.remat, "parameters": parameters, "flops": flops, "limit": chip.memory}
+    flops, images = matmul_flops(traced.jaxpr) / where.count, config.batch_size / where.count
+    result: dict[str, Any] = {"topology": topology, "chips": where.count, "mesh": list(mesh.devices.shape)}
+    result |= {"batch_size": config.batch_size, "remat": config.student.remat, "parameters": parameters}
+    result |= {"flops": flops, "flops_by_model": flops / images / flops_of_image(config), "limit": where.chip.memory}
     began = time.process_time()
     try:
-        compiled = traced.lower().compile()
+        compiled = traced.lower().compile({"xla_gpu_autotune_level": 0} if where.kind == "h100" else None)
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"\(([\d.]+)([GM])\) exceeds available HBM", str(error))
+        used = re.search(r"Used ([\d.]+)([GM]) of", str(error)) or re.search(r"\(([\d.]+)([GM])\) exceeds", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
             raise
         peak = float(used[1]) * (GIB if used[2] == "G" else 2**20)
-        return result | {"temporaries": peak} | verdict(peak, config, chip)
-    memory = compiled.memory_analysis()
+        return result | {"temporaries": peak} | verdict(peak, config, where.chip)
     result |= {"compile_cpu_seconds": time.process_time() - began}
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     result |= {"arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes}
     result |= {"temporaries": memory.temp_size_in_bytes, "peak": memory.peak_memory_in_bytes}
-    result["collectives"] = {kind: each._asdict() for kind, each in collectives(compiled.as_text()).items()}
-    return result | roofline(result, config, chip) | verdict(result["peak"], config, chip)
+    if hlo:
+        Path(hlo).write_text(text, encoding="utf-8")
+    program = parse(text)
+    result["collectives"] = {kind: each._asdict() for kind, each in collectives(program).items()}
+    result["main_memory_bytes"] = main_memory_bytes(program)
+    return result | roofline(result, config, where.chip) | verdict(result["peak"], config, where.chip)
+
+
+def flops_of_image(config: ConfigDict) -> float:
+    """What the model should cost for one image, by its sizes."""
+    clip = clip_sizes(config)
+    student = student_flops(make_student_config(config, clip.embed_dim), config.loss.mae > 0)
+    if config.teacher.source == "cache":
+        return student
+    views = len(view_boxes(config.views.grids, config.views.windows))
+    return student + teacher_flops(clip.vision, clip.embed_dim, views, config.image_size)
 
 
 def roofline(result: dict[str, Any], config: ConfigDict, chip: Chip) -> dict[str, float]:
-    """Estimates: the seconds of a step's arithmetic and network at the chip's peaks, and what follows from the larger.
-
-    An all-reduce sends its bytes about twice. There is no estimate of memory traffic: the compiler gives none that
-    counts loops.
-    """
+    """Estimates: the seconds of a step's arithmetic, memory and network at the chip's peaks, and what follows from the
+    longest. An all-reduce sends its bytes about twice."""
     sent = sum(each["bytes"] * (2 if kind == "all-reduce" else 1) for kind, each in result["collectives"].items())
     compute, network = result["flops"] / chip.flops, sent / chip.network
-    step = max(compute, network)
-    hours = step * config.steps * result["chips"] / 3600
+    memory = result["main_memory_bytes"] / chip.bandwidth
+    step = max(compute, memory, network)
     return {
         "compute_seconds": compute,
+        "memory_seconds": memory,
         "network_seconds": network,
         "images_per_second": config.batch_size / step,
-        "chip_hours": hours,
+        "chip_hours": step * config.steps * result["chips"] / 3600,
     }
 
 
@@ -169,10 +198,12 @@ def table(result: dict[str, Any]) -> Table:
         if name in result:
             shown.add_row(f"memory: {name}", f"{result[name] / GIB:.2f} GiB")
     shown.add_row("matmul FLOPs a step", f"{result['flops'] / 1e12:.2f} TFLOP")
+    shown.add_row("of them by the model's sizes", f"{1 / result['flops_by_model']:.1%}")
     for kind, traffic in result.get("collectives", {}).items():
         shown.add_row(f"{kind}, {traffic['count']} a step", f"{traffic['bytes'] / 1e6:.1f} MB")
     if "compute_seconds" in result:
         shown.add_row("estimate: arithmetic at peak", f"{1e3 * result['compute_seconds']:.1f} ms")
+        shown.add_row("estimate: main memory at peak", f"{1e3 * result['memory_seconds']:.1f} ms")
         shown.add_row("estimate: network at peak", f"{1e3 * result['network_seconds']:.1f} ms")
         shown.add_row("estimate: images/s of all chips, at most", f"{result['images_per_second']:.0f}")
         shown.add_row("estimate: chip-hours of the run, at least", f"{result['chip_hours']:.1f}")
@@ -184,7 +215,7 @@ def table(result: dict[str, Any]) -> Table:
 def main(argv: list[str]) -> None:
     del argv
     try:
-        result = fit(load_config(command.CONFIG.value, command.overrides), TOPOLOGY.value)
+        result = fit(load_config(command.CONFIG.value, command.overrides), TOPOLOGY.value, HLO.value)
     except InputError as error:
         command.fail(str(error))
     if JSON.value:

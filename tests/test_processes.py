@@ -68,7 +68,7 @@ def once(function: Callable) -> Callable:
 def one_step_for_all_runs():
     """The runs in this process have the same config, so that they can share what takes longest to trace."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("make_train_step", "load_teacher"):
+        for name in ("make_plan", "load_teacher"):
             patch.setattr(f"zeroseg_jax.train.{name}", once(getattr(zeroseg_jax.train, name)))
         yield
 
@@ -102,7 +102,7 @@ from jax.experimental import multihost_utils
 from zeroseg_jax.config import from_json
 from zeroseg_jax.log import RunLog
 
-zeroseg_jax.train.make_train_step = once(zeroseg_jax.train.make_train_step)
+zeroseg_jax.train.make_plan = once(zeroseg_jax.train.make_plan)
 zeroseg_jax.train.load_teacher = once(zeroseg_jax.train.load_teacher)
 write = RunLog.write
 

@@ -12,7 +12,7 @@ import pytest
 
 from zeroseg_jax.checkpoint import Checkpoints, load_student
 from zeroseg_jax.config import set_key, to_json
-from zeroseg_jax.distill import step
+from zeroseg_jax.distill import plan
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.train import NotFiniteError, train
 
@@ -109,17 +109,17 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):
 
 
 def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tiny_config, tmp_path, monkeypatch):
-    def make_train_step(*arguments):
-        train_step = step.make_train_step(*arguments)
+    def make_plan(*arguments):
+        made = plan.make_plan(*arguments)
 
         def diverge(state, batch, teacher_params):
             if state["step"] == 11:
                 state["params"] = jax.tree.map(lambda x: x * jnp.nan, state["params"])
-            return train_step(state, batch, teacher_params)
+            return made.train_step(state, batch, teacher_params)
 
-        return diverge
+        return made._replace(train_step=diverge)
 
-    monkeypatch.setattr("zeroseg_jax.train.make_train_step", make_train_step)
+    monkeypatch.setattr("zeroseg_jax.train.make_plan", make_plan)
     tiny_config.checkpoint_every = 4
     told = r"step 12 is not finite \(.*loss nan.*\); the last good checkpoint is step 8 in .*; lower optimizer.lr"
     with pytest.raises(NotFiniteError, match=told):

@@ -14,10 +14,9 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from zeroseg_jax.config import default_config, flatten, read_config
-from zeroseg_jax.distill.teacher import find_shipped
+from zeroseg_jax.distill.plan import make_student_config
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip_encoder import read_clip_config
-from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.models.student import Student
 
 
 class Checkpoints:
@@ -95,15 +94,3 @@ def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, Confi
         skipped = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree) for name, tree in saved.items()}
         restored = checkpointer.load(checkpointer.latest, skipped | {"params": params})
     return nnx.merge(graphdef, restored["params"]), config
-
-
-def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
-    """The sizes of the student that `config` describes, for a teacher whose embeddings have `embed_dim` numbers.
-
-    With `config.student.encoder="clip"` the encoder has the sizes of the teacher's image tower.
-    """
-    sizes = config.student.to_dict()
-    if sizes.pop("encoder") == "clip":
-        tower = read_clip_config(find_shipped(config.teacher.path)).vision
-        sizes |= {"tower": tower, "width": tower.width, "depth": tower.depth, "heads": tower.heads}
-    return StudentConfig(image_size=config.image_size, embed_dim=embed_dim, **sizes)

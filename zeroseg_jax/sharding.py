@@ -109,9 +109,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
+def batch_parts(mesh: Mesh | AbstractMesh) -> int:
+    """Into how many parts a batch is split; devices along "tensor" work on the same one."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def check_batch(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises InputError if a batch cannot be split evenly over the mesh."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = batch_parts(mesh)
     if batch_size % parts:
         raise InputError(
             f"a batch of {batch_size} images does not split over {parts} devices (mesh.data x mesh.fsdp);"
@@ -131,7 +136,7 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
     for (data, fsdp, _), device in np.ndenumerate(mesh.devices):
         held.setdefault(device.process_index, set()).add(data * mesh.shape["fsdp"] + fsdp)
     parts = sorted({tuple(sorted(rows)) for rows in held.values()})
-    if len({len(part) for part in parts}) > 1 or len(parts) * len(parts[0]) != mesh.shape["data"] * mesh.shape["fsdp"]:
+    if len({len(part) for part in parts}) > 1 or len(parts) * len(parts[0]) != batch_parts(mesh):
         raise InputError(
             f"mesh.tensor={mesh.shape['tensor']} splits images between processes of {jax.local_device_count()} devices;"
             " let one number divide the other"

@@ -4,7 +4,6 @@ Which state a run starts from: the newest checkpoint of the workdir, else MAE we
 tower of the teacher (`config.student.encoder`), else scratch.
 """
 
-import functools
 import math
 import time
 from pathlib import Path
@@ -18,11 +17,11 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
-from zeroseg_jax.checkpoint import Checkpoints, make_student_config
+from zeroseg_jax.checkpoint import Checkpoints
 from zeroseg_jax.config import open_workdir, validate
 from zeroseg_jax.data.images import open_source
 from zeroseg_jax.data.pipeline import train_iterator
-from zeroseg_jax.distill.step import make_optimizer, make_state, make_train_step
+from zeroseg_jax.distill.plan import make_plan
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.errors import InputError
@@ -30,7 +29,6 @@ from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.pretrained_mae import load_mae
-from zeroseg_jax.models.student import Student
 from zeroseg_jax.processes import Preempted, Preemption
 from zeroseg_jax.segment.loading import load, readout_of
 
@@ -69,7 +67,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         readout_of(config)
         zero_shot.load_compared(config)
     source = open_source(config.data)
-    teacher = load_teacher(config)
+    teacher = load_teacher(config, sharding.batch_parts(mesh))
     teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
     cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
     batches = train_iterator(
@@ -82,36 +80,25 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         max_broken_share=config.data.max_broken_share,
     )
 
-    # ---- Student and optimiser, described but not made yet
-    sizes = make_student_config(config, teacher.embed_dim)
-    make = functools.partial(Student, sizes, dtype=jnp.dtype(config.dtype))
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
-    optimizer = make_optimizer(config.optimizer, config.steps)
-
-    def initial_state() -> dict[str, Any]:
-        return make_state(nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(config.seed)))), optimizer)
-
-    abstract = jax.eval_shape(initial_state)
-    shardings = sharding.state_shardings(abstract, mesh)
-    train_step = make_train_step(graphdef, optimizer, teacher, config, shardings)
+    # ---- Student, optimiser and step, described but not made yet
+    plan = make_plan(config, teacher, mesh)
 
     with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints, batches, Preemption() as preemption:
         # ---- State: the newest checkpoint, else MAE or teacher weights, else scratch
         start = checkpoints.latest or 0
         if start:
-            place = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
-            state, position = checkpoints.restore(start, place)
+            state, position = checkpoints.restore(start, plan.state)
             batches.set_state(position)
             logging.info("resumed at step %d of %d", start, config.steps)
         else:
-            state = jax.jit(initial_state, out_shardings=shardings)()
+            state = jax.jit(plan.initial_state, out_shardings=plan.shardings)()
             if config.student.encoder == "clip":
-                place = shardings["params"]["encoder"]["tower"]
+                place = plan.shardings["params"]["encoder"]["tower"]
                 # a copy, because the state is donated to the first step and the teacher stays
                 tower = jax.tree.map(jnp.copy, teacher_params["vision_tower"])
                 state["params"]["encoder"]["tower"] = jax.device_put(tower, place)
             elif config.init.mae:
-                student = nnx.merge(graphdef, state["params"])
+                student = nnx.merge(plan.graphdef, state["params"])
                 parts = load_mae(student, config.init.mae)
                 state["params"] = nnx.to_pure_dict(nnx.state(student))
                 logging.info("started the %s from %s", " and ".join(parts), config.init.mae)
@@ -135,7 +122,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
                     if cached:
                         host["teacher"] = cached(batch["index"], batch["epoch"], batch["flip"])
                     arrays = sharding.to_devices(host, mesh)
-                state, metrics = train_step(state, arrays, teacher_params)
+                state, metrics = plan.train_step(state, arrays, teacher_params)
                 if waiting:
                     settle(*waiting)
                 waiting = step, metrics

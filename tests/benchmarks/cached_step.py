@@ -9,7 +9,6 @@ DIR/cached_step.json: CPU-seconds and seconds of each step, and images/s. On one
 """
 
 import argparse
-import functools
 import json
 import sys
 import tempfile
@@ -18,22 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 from zeroseg_jax import sharding
-from zeroseg_jax.checkpoint import make_student_config
 from zeroseg_jax.config import load_config
-from zeroseg_jax.distill.step import make_optimizer, make_state, make_train_step
+from zeroseg_jax.distill.plan import make_plan
 from zeroseg_jax.distill.teacher import make_teacher
 from zeroseg_jax.distill.teacher_cache import open_cache
 from zeroseg_jax.distill.views import view_boxes
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder
-from zeroseg_jax.models.student import Student
 
 GOAL = 5.0
 """Images/s of the cached step by those of the online one."""
@@ -74,13 +70,8 @@ def measure(config: Any, repeats: int) -> dict[str, list[dict[str, float]]]:
     )
     source = Noise(config.batch_size, config.image_size)
     mesh = sharding.make_mesh(config.mesh)
-    sizes = make_student_config(config, teacher.embed_dim)
-    make = functools.partial(Student, sizes, dtype=jnp.dtype(config.dtype))
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    initial = lambda: make_state(nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(0)))), optimizer)  # noqa: E731
-    shardings = sharding.state_shardings(jax.eval_shape(initial), mesh)
-    step = make_train_step(graphdef, optimizer, teacher, config, shardings)
+    plan = make_plan(config, teacher, mesh)
+    initial = jax.jit(plan.initial_state, out_shardings=plan.shardings)
     images, index = np.stack([source.read(i) for i in range(len(source))]), np.arange(len(source))
     params = jax.device_put(teacher.params, sharding.replicated(mesh))
 
@@ -92,15 +83,15 @@ def measure(config: Any, repeats: int) -> dict[str, list[dict[str, float]]]:
             batch = {"image": images}
             if kind == "cached":
                 batch["teacher"] = cache(index, np.zeros_like(index), np.zeros(len(index), bool))
-            state, metrics = step(state, sharding.to_devices(batch, mesh), params)
+            state, metrics = plan.train_step(state, sharding.to_devices(batch, mesh), params)
             loss = float(metrics["loss"])
             taken = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "loss": loss}
             return state, taken
 
-        first = {kind: run(kind, jax.jit(initial, out_shardings=shardings)())[1] for kind in ("online", "cached")}
+        first = {kind: run(kind, initial())[1] for kind in ("online", "cached")}
         losses = [first[kind]["loss"] for kind in first]
         assert abs(losses[0] - losses[1]) < 1e-3 * abs(losses[0]), f"the two steps have the losses {losses}"
-        state = jax.jit(initial, out_shardings=shardings)()
+        state = initial()
         times: dict[str, list[dict[str, float]]] = {"online": [], "cached": []}
         for _ in range(repeats):
             for kind in times:

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from zeroseg_jax import sharding
-from zeroseg_jax.checkpoint import make_student_config
+from zeroseg_jax.distill.plan import make_student_config
 from zeroseg_jax.distill.step import decayed, learning_rate, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.models.student import Student

@@ -5,45 +5,97 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "launch"))
 
-from chips import CHIPS, parse_topology
-from collectives import Traffic, collectives
+import fit
+from chips import CHIPS, SHAPES, parse_topology
+from collectives import Collective, collectives
 from flops import matmul_flops
+from hlo import parse
+from jax.sharding import Mesh
+from traffic import main_memory_bytes
 
+from zeroseg_jax import sharding
+from zeroseg_jax.config import load_config
 from zeroseg_jax.errors import InputError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 HLO = """HloModule step
 
 %add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
   ROOT %sum = f32[] add(%a, %b)
 }
 
-%body (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+%cut (stack: bf16[12,8,4], i: s32[]) -> bf16[8,4] {
+  %stack = bf16[12,8,4]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %piece = bf16[1,8,4]{2,1,0} dynamic-slice(%stack, %i), dynamic_slice_sizes={1,8,4}
+  ROOT %flat = bf16[8,4]{1,0} bitcast(%piece)
+}
+
+%body (p: (s32[], bf16[12,8,4])) -> (s32[], bf16[12,8,4]) {
+  %p = (s32[], bf16[12,8,4]{2,1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%p), index=0
+  %all = bf16[12,8,4]{2,1,0} get-tuple-element(%p), index=1
+  %x = bf16[8,4]{1,0:T(8,128)S(1)} fusion(%all, %n), kind=kLoop, calls=%cut
   %ar = bf16[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={}, to_apply=%add
+  ROOT %next = (s32[], bf16[12,8,4]{2,1,0}) tuple(%n, %all)
 }
 
-%condition (p: (s32[], bf16[8,4])) -> pred[] {
-  ROOT %less = pred[] compare(%i, %n)
+%condition (p: (s32[], bf16[12,8,4])) -> pred[] {
+  %p = (s32[], bf16[12,8,4]{2,1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%p), index=0
+  %end = s32[] constant(12)
+  ROOT %less = pred[] compare(%n, %end), direction=LT
 }
 
-ENTRY %main (p: f32[4]) -> f32[4] {
-  %loop = (s32[], bf16[8,4]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"}}
-  %ag = f32[16]{0} all-gather(%p), channel_id=2, dimensions={0}
-  %again = f32[16]{0} all-gather(%p), channel_id=2, dimensions={0}
+ENTRY %main (q: bf16[12,8,4], g: f32[4]) -> f32[16] {
+  %q = bf16[12,8,4]{2,1,0} parameter(0)
+  %g = f32[4]{0} parameter(1)
+  %zero = s32[] constant(0)
+  %start = s32[] copy(%zero)
+  %t = (s32[], bf16[12,8,4]{2,1,0}) tuple(%start, %q)
+  %loop = (s32[], bf16[12,8,4]{2,1,0}) while(%t), condition=%condition, body=%body
+  %ag = f32[16]{0} all-gather(%g), channel_id=2, dimensions={0}
+  ROOT %again = f32[16]{0} all-gather(%g), channel_id=2, dimensions={0}
 }
 """
 
 
 def test_collectives_count_loops_and_channels_once():
-    assert collectives(HLO) == {"all-reduce": Traffic(12, 12 * 64), "all-gather": Traffic(1, 64)}
+    expected = {"all-reduce": Collective(12, 12 * 64), "all-gather": Collective(1, 64)}
+    assert collectives(parse(HLO)) == expected
+    noted = HLO.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}')
+    assert collectives(parse(noted))["all-reduce"].count == 5
 
 
 def test_collectives_in_a_loop_of_unknown_length():
     with pytest.raises(ValueError, match="unknown length"):
-        collectives(HLO.replace('"known_trip_count":{"n":"12"}', ""))
+        collectives(parse(HLO.replace("%start = s32[] copy(%zero)", "%start = s32[] negate(%zero)")))
+
+
+def test_main_memory_counts_what_is_cut_out_and_not_what_stays_inside_the_chip():
+    cut = 12 * (64 + 4)  # a slice of the stack and the index; its result is in S(1)
+    reduced = 12 * 64  # read inside the chip, written outside
+    gathers, counter = 2 * (16 + 64), 4 + 4
+    assert main_memory_bytes(parse(HLO)) == cut + reduced + gathers + counter
+
+
+def test_a_compiled_program_is_read():
+    def loss(weights, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, weights)[0].sum()
+
+    compiled = jax.jit(loss).lower(jnp.zeros((5, 8, 8)), jnp.zeros((3, 8))).compile()
+    program = parse(compiled.as_text())
+    assert [times for i, _, times in program.run() if i.opcode == "while"] == [1]
+    assert 5 in {times for _, _, times in program.run()}
+    assert main_memory_bytes(program) >= 5 * 8 * 8 * 4
 
 
 def test_flops_of_a_scan_and_its_gradient():
@@ -56,9 +108,37 @@ def test_flops_of_a_scan_and_its_gradient():
     assert matmul_flops(jax.make_jaxpr(jax.grad(loss))(weights, x)) == 3 * 5 * one
 
 
-def test_topologies():
-    assert parse_topology("v5e:4x4") == ("v5e", CHIPS["v5e"], 16)
-    assert parse_topology("v5p:2x2x4")[2] == 16
-    for wrong in ("v5e", "v5e:1x1", "v9:4x4", "v5p:4x4", "v6e:32x32", "v5e:0x4"):
-        with pytest.raises(InputError, match="v5e:4x4"):
+@pytest.mark.parametrize(("name", "remat", "most"), [("vitb16", "none", 1.01), ("vitb16", "dots", 1.03)])
+def test_the_step_has_the_flops_of_the_model(name, remat, most):
+    config = load_config(CONFIGS / f"{name}.py")
+    config.batch_size, config.student.remat = 16, remat
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
+    traced, parameters = fit.trace_step(config, mesh)
+    assert 160e6 < parameters < 170e6
+    assert 0.99 < matmul_flops(traced.jaxpr) / 16 / fit.flops_of_image(config) < most
+
+
+def test_slices():
+    assert parse_topology("v5e:4x4")[1:] == ("v5e", (4, 4), CHIPS["v5e"], 16)
+    for kind, shapes in SHAPES.items():
+        counts = [parse_topology(f"{kind}:{shape}").count for shape in shapes]
+        assert counts == sorted(counts) and counts[0] == 4 and counts[-1] == 256
+    assert parse_topology("h100:2x8").chip.network < parse_topology("h100:1x8").chip.network
+    for wrong, told in {"v5e": "v5e:", "v5e:3x5": "v5e has 2x2, 2x4", "v9:4x4": "there are v5e, v5p"}.items():
+        with pytest.raises(InputError, match=told):
             parse_topology(wrong)
+
+
+def test_the_verdict_names_the_cheapest_change():
+    config = load_config(CONFIGS / "vitb16.py")
+    assert fit.verdict(1e9, config, CHIPS["v5e"]) == {"verdict": "fits", "change": ""}
+    changes = []
+    for _ in range(4):
+        told = fit.verdict(1e12, config, CHIPS["v5e"])
+        assert told["verdict"] == "too large"
+        changes.append(told["change"])
+        key, value = told["change"].removeprefix("--config.").split("=")
+        group, name = key.split(".")
+        config[group][name] = value if group == "student" else int(value)
+    assert changes[:2] == ["--config.student.remat=dots", "--config.student.remat=full"]
+    assert changes[2:] == ["--config.optimizer.accumulate=2", "--config.optimizer.accumulate=4"]

@@ -37,15 +37,18 @@ def find_shipped(source: str | Path) -> str | Path:
     return shipped if (shipped / "config.json").is_file() else source
 
 
-def load_teacher(config: ConfigDict) -> Teacher:
-    """The teacher and the views that `config` names; raises InputError where its folder is missing or broken."""
+def load_teacher(config: ConfigDict, parts: int = 1) -> Teacher:
+    """The teacher and the views that `config` names; raises InputError where its folder is missing or broken.
+
+    `parts` is how many parts of a batch devices work on side by side (`sharding.batch_parts`).
+    """
     clip = load_clip(find_shipped(config.teacher.path), dtype=jnp.dtype(config.dtype))
     boxes = view_boxes(config.views.grids, config.views.windows)
-    return make_teacher(clip, boxes, chunk=config.teacher.chunk)
+    return make_teacher(clip, boxes, chunk=config.teacher.chunk * parts)
 
 
 def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int = 0) -> Teacher:
-    """`clip` looking at the views `boxes`, of `chunk` images at once on each device (0: of the whole batch)."""
+    """`clip` looking at the views `boxes`, of `chunk` images at once (0: of the whole batch)."""
     tower = copy.copy(clip.model)
     del tower.text_tower, tower.text_projection  # only of the copy: neither memory nor transfers for the text side
     graphdef, state = nnx.split(tower)
@@ -58,7 +61,7 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
 
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
         batch = len(images)
-        wanted = chunk * jax.device_count() or batch
+        wanted = chunk or batch
         # the largest divisor, so that all parts have one shape
         part = next(n for n in range(min(wanted, batch), 0, -1) if batch % n == 0)
         if part == batch:

@@ -1,0 +1,65 @@
+"""What a step of the model should cost: FLOPs of its matrix products for one image, from its sizes alone.
+
+Held against the count of the traced program (`flops.matmul_flops`), it shows work that nobody asked for. Norms,
+softmaxes and the losses are left out; they are less than a hundredth.
+"""
+
+from zeroseg_jax.models.clip import VisionConfig
+from zeroseg_jax.models.student import StudentConfig
+
+
+def _linear(tokens: int, inputs: int, outputs: int) -> int:
+    return 2 * tokens * inputs * outputs
+
+
+def _attention(queries: int, keys: int, width: int) -> int:
+    """The four projections, the logits and the mixing."""
+    return 2 * (_linear(queries, width, width) + _linear(keys, width, width) + _linear(queries, keys, width))
+
+
+def _mlp(tokens: int, inputs: int, hidden: int, outputs: int) -> int:
+    return _linear(tokens, inputs, hidden) + _linear(tokens, hidden, outputs)
+
+
+def _block(tokens: int, width: int, hidden: int) -> int:
+    return _attention(tokens, tokens, width) + _mlp(tokens, width, hidden, width)
+
+
+def teacher_flops(vision: VisionConfig, embed_dim: int, views: int, image_size: int) -> int:
+    """The teacher on the views of an image, cutting them out included."""
+    patches, width, size = vision.grid**2, vision.width, vision.image_size
+    blocks = (vision.depth - 1) * _block(patches + 1, width, vision.mlp_width)
+    last = _attention(1, patches + 1, width) + _mlp(1, width, vision.mlp_width, width)  # for the class token only
+    tower = _linear(patches, 3 * vision.patch_size**2, width) + blocks + last + _linear(1, width, embed_dim)
+    crop = 2 * 3 * size * image_size * (image_size + size)
+    return views * (tower + crop)
+
+
+def student_flops(config: StudentConfig, reconstruct: bool) -> int:
+    """The student on an image, forwards and backwards: twice as much again, less the gradient of the pixels."""
+    patches, width = (config.image_size // config.patch_size) ** 2, config.width
+    visible = int(patches * (1 - config.mask_ratio))
+    patch = config.tower.patch_size if config.tower else config.patch_size
+    hidden = config.tower.mlp_width if config.tower else 4 * width
+    embedding = _linear(visible, 3 * patch**2, width)
+    total = embedding + config.depth * _block(visible + 1, width, hidden)
+    if config.decoder_depth and reconstruct:
+        inner = config.decoder_width
+        total += _linear(visible + 1, width, inner) + config.decoder_depth * _block(patches + 1, inner, 4 * inner)
+        total += _linear(patches, inner, 3 * config.patch_size**2)
+    tokens, before = visible, 0
+    for segments, depth in zip(config.segment_tokens, config.segment_depths, strict=True):
+        if before:
+            total += _mlp(width, before, width // 2, segments)
+        total += depth * _block(tokens + segments, width, 4 * width) + _grouping(tokens, segments, width)
+        total += 2 * visible * before * segments  # the map of all stages
+        tokens = before = segments
+    total += _mlp(tokens + 1, width, config.projection_width, config.embed_dim)
+    return 3 * total - embedding
+
+
+def _grouping(tokens: int, segments: int, width: int) -> int:
+    """A grouping block: the segment queries, their cross-attention, the assignment, and the merged segments."""
+    queries = _mlp(width, segments, width // 2, segments)
+    cross = _attention(segments, tokens, width) + _mlp(segments, width, 4 * width, width)
+    return queries + cross + _attention(segments, tokens, width) + _mlp(segments, width, 4 * width, width)

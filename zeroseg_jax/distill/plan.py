@@ -1,0 +1,63 @@
+"""What a config describes, before anything is made: the student, its train state on a mesh, and the step."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from zeroseg_jax import sharding
+from zeroseg_jax.distill.step import Batch, Metrics, TrainState, make_optimizer, make_state, make_train_step
+from zeroseg_jax.distill.teacher import Teacher, find_shipped
+from zeroseg_jax.models.clip_encoder import read_clip_config
+from zeroseg_jax.models.student import Student, StudentConfig
+
+
+class Plan(NamedTuple):
+    """A distillation run on a mesh. `train.py` carries it out, `launch/fit.py` compiles it for devices elsewhere."""
+
+    graphdef: nnx.GraphDef
+    """Of the student; `nnx.merge(graphdef, state["params"])` is the student."""
+    initial_state: Callable[[], TrainState]
+    """Makes the train state of a run from scratch."""
+    state: TrainState
+    """Its shapes and shardings, ShapeDtypeStructs."""
+    train_step: Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
+    """`step.make_train_step`'s."""
+
+    @property
+    def shardings(self) -> TrainState:
+        """Where the state lives."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.state)
+
+
+def make_plan(config: ConfigDict, teacher: Teacher, mesh: Mesh) -> Plan:
+    """Describes the run of `config`; raises InputError where the student's sizes do not fit each other."""
+    sizes = make_student_config(config, teacher.embed_dim)
+    make = functools.partial(Student, sizes, dtype=jnp.dtype(config.dtype))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+
+    def initial_state() -> TrainState:
+        return make_state(nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(config.seed)))), optimizer)
+
+    shapes = jax.eval_shape(initial_state)
+    shardings = sharding.state_shardings(shapes, mesh)
+    state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+    return Plan(graphdef, initial_state, state, make_train_step(graphdef, optimizer, teacher, config, shardings))
+
+
+def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
+    """The sizes of the student that `config` describes, for a teacher whose embeddings have `embed_dim` numbers.
+
+    With `config.student.encoder="clip"` the encoder has the sizes of the teacher's image tower.
+    """
+    sizes = config.student.to_dict()
+    if sizes.pop("encoder") == "clip":
+        tower = read_clip_config(find_shipped(config.teacher.path)).vision
+        sizes |= {"tower": tower, "width": tower.width, "depth": tower.depth, "heads": tower.heads}
+    return StudentConfig(image_size=config.image_size, embed_dim=embed_dim, **sizes)
