@@ -61,42 +61,53 @@ def random_clip(patch_size: int) -> ClipEncoder:
     return ClipEncoder(CLIP(CLIPConfig(vision, text), rngs=nnx.Rngs(0)))
 
 
+class Steps:
+    """The training step of a config, ready to run with an online or a cached teacher; the first of each compiles."""
+
+    def __init__(self, config: Any, folder: Path):
+        clip = random_clip(config.student.patch_size)
+        boxes = view_boxes(config.views.grids, config.views.windows)
+        teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk)
+        source, self.mesh = Noise(config.batch_size, config.image_size), sharding.make_mesh(config.mesh)
+        self.plan = make_plan(config, teacher, self.mesh)
+        self.initial = jax.jit(self.plan.initial_state, out_shardings=self.plan.shardings)
+        self.images, self.index = np.stack([source.read(i) for i in range(len(source))]), np.arange(len(source))
+        self.params = jax.device_put(teacher.params, sharding.replicated(self.mesh))
+        self.cache = open_cache(teacher, source, config, folder)
+
+    def run(self, kind: str, state: Any) -> tuple[Any, float]:
+        """One step of a kind, "online" or "cached": the next state and the loss."""
+        batch = {"image": self.images}
+        if kind == "cached":
+            batch["teacher"] = self.cache(self.index, np.zeros_like(self.index), np.zeros(len(self.index), bool))
+        state, metrics = self.plan.train_step(state, sharding.to_devices(batch, self.mesh), self.params)
+        return state, float(metrics["loss"])
+
+
+def on_cpu(config: Any, batch: int, tiny: bool = False) -> Any:
+    """`config` as it is measured: float32, whole images, what fits a CPU's cache at once."""
+    config.batch_size, config.dtype, config.data.workers = batch, "float32", 0
+    config.data.augment, config.data.flip = "none", False
+    config.teacher.chunk = 1
+    if tiny:
+        config.image_size, config.views.grids, config.student.depth = 32, (1,), 1
+    return config
+
+
 def measure(config: Any, repeats: int) -> dict[str, list[dict[str, float]]]:
     """Seconds of each step of both kinds, in turns; the first of each, which compiles, is not among them."""
-    teacher = make_teacher(
-        random_clip(config.student.patch_size),
-        view_boxes(config.views.grids, config.views.windows),
-        chunk=config.teacher.chunk,
-    )
-    source = Noise(config.batch_size, config.image_size)
-    mesh = sharding.make_mesh(config.mesh)
-    plan = make_plan(config, teacher, mesh)
-    initial = jax.jit(plan.initial_state, out_shardings=plan.shardings)
-    images, index = np.stack([source.read(i) for i in range(len(source))]), np.arange(len(source))
-    params = jax.device_put(teacher.params, sharding.replicated(mesh))
-
+    times: dict[str, list[dict[str, float]]] = {"online": [], "cached": []}
     with tempfile.TemporaryDirectory() as folder:
-        cache = open_cache(teacher, source, config, Path(folder))
-
-        def run(kind: str, state: Any) -> tuple[Any, dict[str, float]]:
-            cpu, wall = time.process_time(), time.perf_counter()
-            batch = {"image": images}
-            if kind == "cached":
-                batch["teacher"] = cache(index, np.zeros_like(index), np.zeros(len(index), bool))
-            state, metrics = plan.train_step(state, sharding.to_devices(batch, mesh), params)
-            loss = float(metrics["loss"])
-            taken = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "loss": loss}
-            return state, taken
-
-        first = {kind: run(kind, initial())[1] for kind in ("online", "cached")}
-        losses = [first[kind]["loss"] for kind in first]
+        steps = Steps(config, Path(folder))
+        losses = [steps.run(kind, steps.initial())[1] for kind in times]
         assert abs(losses[0] - losses[1]) < 1e-3 * abs(losses[0]), f"the two steps have the losses {losses}"
-        state = initial()
-        times: dict[str, list[dict[str, float]]] = {"online": [], "cached": []}
+        state = steps.initial()
         for _ in range(repeats):
-            for kind in times:
-                state, taken = run(kind, state)
-                times[kind].append(taken)
+            for kind, taken in times.items():
+                cpu, wall = time.process_time(), time.perf_counter()
+                state, loss = steps.run(kind, state)
+                spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+                taken.append(spent | {"loss": loss})
     return times
 
 
@@ -108,12 +119,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="a trial of the script itself")
     arguments = parser.parse_args()
-    config = load_config(arguments.config)
-    config.batch_size, config.dtype, config.data.workers = arguments.batch, "float32", 0
-    config.data.augment, config.data.flip = "none", False
-    config.teacher.chunk = 1  # what fits a CPU's cache is fastest
-    if arguments.tiny:
-        config.image_size, config.views.grids, config.student.depth = 32, (1,), 1
+    config = on_cpu(load_config(arguments.config), arguments.batch, arguments.tiny)
     times = measure(config, arguments.repeats)
 
     result: dict[str, Any] = {"batch_size": config.batch_size, "config": arguments.config, "tiny": arguments.tiny}

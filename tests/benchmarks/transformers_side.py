@@ -7,36 +7,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from onednn import use_onednn
 from PIL import Image
 from rows import LABELS, TEMPLATE, rotated
 from torch import nn
 from transformers import CLIPModel, CLIPProcessor, GroupViTModel
 from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
+from transformers_step import start_step
 from worker import Outputs, serve
 
 BATCH = 16
 
 
-class OneDNNLinear(nn.Module):
-    """A linear layer by oneDNN, whose float32 kernels are faster than MKL's on processors that are not Intel's."""
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.data)
-        self.bias = linear.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-
-
 def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
     """Loads what the row needs; the function runs it once."""
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    if row in ("online", "stored"):
+        return start_step(row, variant, folder)
     kind = "groupvit" if row.startswith("groupvit") else "clip"
     model: Any = (GroupViTModel if kind == "groupvit" else CLIPModel).from_pretrained(folder / kind).eval()
     processor = CLIPProcessor.from_pretrained(folder / kind)
     if "onednn" in variant:
-        _use_onednn(model)
+        use_onednn(model)
     if "compile" in variant:
         from torch._inductor import config
 
@@ -61,13 +53,6 @@ def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
             return {name: value.numpy() for name, value in run(index).items()}
 
     return timed
-
-
-def _use_onednn(model: nn.Module) -> None:
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, OneDNNLinear(child))
 
 
 def _pixels(images: np.ndarray, processor: Any) -> torch.Tensor:

@@ -1,14 +1,17 @@
 """The rows as a user of this package runs them."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from rows import LABELS, TEMPLATE, rotated
+from cached_step import Steps, on_cpu
+from rows import LABELS, STEP_BATCH, TEMPLATE, rotated
 from worker import Outputs, serve
 
 import zeroseg_jax
+from zeroseg_jax.config import load_config
 from zeroseg_jax.segment.prompts import TEMPLATES
 
 
@@ -26,6 +29,8 @@ def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
         return lambda index: {"embeddings": clip.encode_text(prompts)}
     if row == "files":
         return _files(folder)
+    if row in ("online", "stored"):
+        return _step("cached" if row == "stored" else row, inputs["image_size"] < 224)
     model = zeroseg_jax.load(folder / "groupvit")
     batch = images[: int(row.removeprefix("groupvit"))]
     segment = model.segment_fn(inputs["image_size"], LABELS, templates=TEMPLATE, guide=0.0)
@@ -41,6 +46,20 @@ def _files(folder: Path) -> Callable[[int], Outputs]:
         results = model.segment_batch(paths, rotated(index), templates=TEMPLATE, slide=0.0, guide=0.0)
         maps = np.concatenate([result.label_map.ravel() for result in results])
         return {"label_map": maps, "scores": np.stack([result.scores for result in results])}
+
+    return run
+
+
+def _step(kind: str, tiny: bool) -> Callable[[int], Outputs]:
+    config = on_cpu(load_config(Path(__file__).parents[2] / "configs" / "vitb16.py"), STEP_BATCH, tiny)
+    steps = Steps(config, Path(tempfile.mkdtemp()))
+    state = steps.initial()
+
+    def run(index: int) -> Outputs:
+        nonlocal state
+        state, loss = steps.run(kind, state)
+        assert np.isfinite(loss)
+        return {}
 
     return run
 
