@@ -98,6 +98,8 @@ def default_config() -> ConfigDict:
     config.optimizer.weight_decay = 0.05
     config.optimizer.warmup_steps = 1000  # at most half of `steps` are used
     config.optimizer.clip = 1.0  # global norm of the gradient; 0 = no clipping
+    # dtype in which the gradients of matrices are summed over devices: "compute" (`dtype`) or "float32"
+    config.optimizer.reduce_dtype = "compute"
     config.optimizer.accumulate = 1  # batch_size is split into so many parts, whose gradients are averaged
 
     config.eval = ConfigDict()
@@ -236,6 +238,7 @@ def validate(config: ConfigDict) -> None:
         "student.encoder": ("mae", "clip"),
         "loss.distance": ("l1", "cosine"),
         "loss.ground_pool": ("unit", "raw"),
+        "optimizer.reduce_dtype": ("compute", "float32"),
     }
     values = flatten(config)
     for key, allowed in choices.items():

@@ -1,6 +1,5 @@
 """What a config describes, before anything is made: the student, its train state on a mesh, and the step."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
+from zeroseg_jax.distill.reduction import sum_in_float32
 from zeroseg_jax.distill.step import Batch, Metrics, TrainState, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import Teacher, find_shipped
 from zeroseg_jax.models.clip_encoder import read_clip_config
@@ -38,12 +38,18 @@ class Plan(NamedTuple):
 def make_plan(config: ConfigDict, teacher: Teacher, mesh: Mesh) -> Plan:
     """Describes the run of `config`; raises InputError where the student's sizes do not fit each other."""
     sizes = make_student_config(config, teacher.embed_dim)
-    make = functools.partial(Student, sizes, dtype=jnp.dtype(config.dtype))
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
     optimizer = make_optimizer(config.optimizer, config.steps)
 
+    def make() -> Student:
+        student = Student(sizes, rngs=nnx.Rngs(config.seed), dtype=jnp.dtype(config.dtype))
+        if config.optimizer.reduce_dtype == "float32":
+            sum_in_float32(student)
+        return student
+
     def initial_state() -> TrainState:
-        return make_state(nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(config.seed)))), optimizer)
+        return make_state(nnx.to_pure_dict(nnx.state(make())), optimizer)
+
+    graphdef = nnx.graphdef(nnx.eval_shape(make))
 
     shapes = jax.eval_shape(initial_state)
     shardings = sharding.state_shardings(shapes, mesh)
