@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 from zeroseg_jax import sharding
@@ -36,18 +35,15 @@ def test_a_scanned_transformer_computes_the_same():
     np.testing.assert_array_equal(model(x)[0], before)
 
 
-def test_a_run_with_float32_sums(tiny_config):
+def test_a_config_asks_for_float32_sums(tiny_config):
     tiny_config.dtype = "bfloat16"
-    tiny_config.views.grids = (1,)
-    tiny_config.loss.mae, tiny_config.student.decoder_depth = 0.0, 0
-    mesh, found = sharding.make_mesh(tiny_config.mesh), {}
+    mesh, products = sharding.make_mesh(tiny_config.mesh), {}
     teacher = load_teacher(tiny_config)
-    batch = {"image": np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)}
+    batch = {"image": jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)}
     for reduce_dtype in ("compute", "float32"):
         tiny_config.optimizer.reduce_dtype = reduce_dtype
         plan = make_plan(tiny_config, teacher, mesh)
-        _, metrics = plan.train_step(plan.initial_state(), batch, teacher.params)
-        found[reduce_dtype] = {name: float(value) for name, value in metrics.items()}
-    assert found["float32"]["loss"] == pytest.approx(found["compute"]["loss"], rel=1e-5)
-    assert found["float32"]["grad_norm"] == pytest.approx(found["compute"]["grad_norm"], rel=2e-2)
-    assert found["float32"]["grad_norm"] != found["compute"]["grad_norm"]
+        program = str(plan.train_step.trace(plan.state, batch, teacher.params).jaxpr)
+        products[reduce_dtype] = program.count("preferred_element_type=float32")
+    linear = [path for path in jax.tree.leaves_with_path(plan.state["params"]) if path[0][-1].key == "kernel"]
+    assert products["float32"] - products["compute"] >= len(linear) > 20
