@@ -14,6 +14,7 @@ from zeroseg_jax.checkpoint import Checkpoints, load_student
 from zeroseg_jax.config import set_key, to_json
 from zeroseg_jax.distill import plan
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.log import RunLog
 from zeroseg_jax.train import NotFiniteError, train
 
 
@@ -57,6 +58,36 @@ def test_a_run_leaves_what_it_should(tiny_config, tmp_path):
 
     train(config, tmp_path / "run")  # complete: nothing is left to do
     assert metrics(tmp_path / "run") == lines
+
+
+def test_the_loop_does_not_wait_for_the_device(tiny_config, tmp_path, monkeypatch):
+    order, write = [], RunLog.write
+
+    def make_plan(*arguments):
+        made = plan.make_plan(*arguments)
+
+        def run(*arguments):
+            result = made.train_step(*arguments)
+            order.append("step")
+            jax.config.update("jax_transfer_guard", "disallow")  # but for explicit transfers, once it is compiled
+            return result
+
+        return made._replace(train_step=run)
+
+    def told(self, step, metrics):
+        order.append(step)
+        write(self, step, metrics)
+
+    monkeypatch.setattr("zeroseg_jax.train.make_plan", make_plan)
+    monkeypatch.setattr(RunLog, "write", told)
+    tiny_config.steps = tiny_config.checkpoint_every = 5
+    try:
+        train(tiny_config, tmp_path / "run")
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            jnp.zeros(3) + np.ones(3)  # the guard was on
+    finally:
+        jax.config.update("jax_transfer_guard", "allow")
+    assert order == ["step", "step", 1, "step", 2, "step", 3, "step", 4, 5]
 
 
 KILLED = """

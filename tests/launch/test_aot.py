@@ -1,0 +1,65 @@
+"""What docs/performance.md promises of the compiled step, held against the TPU compiler; an hour, one after the other.
+
+`pip install libtpu && pytest -m aot -n 0`
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GIB = 2**30
+
+pytestmark = [
+    pytest.mark.aot,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"),
+]
+
+
+def fitted(config: str, topology: str, *overrides: str) -> dict:
+    """What launch/fit.py prints."""
+    command = [sys.executable, ROOT / "launch/fit.py", f"--config={ROOT / 'configs' / config}.py"]
+    command += [f"--topology={topology}", "--json", *(f"--config.{each}" for each in overrides)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def bytes_per_parameter(result: dict) -> dict[str, float]:
+    return {kind: each["bytes"] / result["parameters"] for kind, each in result["collectives"].items()}
+
+
+@pytest.mark.parametrize(
+    ("topology", "remat", "peak", "flops"), [("v5e:4x4", "dots", 10.5, 1.03), ("v5e:8x8", "none", 12.0, 1.01)]
+)
+def test_data_parallel(topology, remat, peak, flops):
+    result = fitted("vitb16", topology, f"student.remat={remat}")
+    assert (result["batch_size"], result["verdict"]) == (4096, "fits")
+    assert result["peak"] <= peak * GIB
+    assert result["flops_by_model"] <= flops
+    assert bytes_per_parameter(result).keys() == {"all-reduce"}
+    assert bytes_per_parameter(result)["all-reduce"] <= 1.05 * 2
+
+
+def test_float32_sums_send_twice_as_much():
+    result = fitted("vitb16", "v5e:4x4", "student.remat=dots", "optimizer.reduce_dtype=float32")
+    assert 1.9 * 2 < bytes_per_parameter(result)["all-reduce"] <= 2.1 * 2
+
+
+def test_too_large_is_told():
+    result = fitted("vitb16", "v5e:4x4")
+    assert (result["verdict"], result["change"]) == ("too large", "--config.student.remat=dots")
+
+
+def test_fsdp_moves_parameters_and_no_activations():
+    result = fitted("vitb16", "v5e:4x4", "student.remat=dots", "mesh.data=1", "mesh.fsdp=16")
+    assert result["verdict"] == "fits"
+    assert result["arguments"] < GIB
+    moved = bytes_per_parameter(result)
+    assert moved["all-gather"] <= 1.05 * 2
+    assert sum(moved.values()) <= 3.3 * 2
