@@ -30,7 +30,7 @@ from hlo import parse
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
-from model_flops import student_flops, teacher_flops
+from model_flops import student_flops, view_flops
 from rich.console import Console
 from rich.table import Table
 from traffic import main_memory_bytes
@@ -96,7 +96,7 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
     sizes = clip_sizes(config)
     clip = ClipEncoder(nnx.eval_shape(lambda: CLIP(sizes, rngs=nnx.Rngs(0), dtype=jnp.dtype(config.dtype))))
     boxes = view_boxes(config.views.grids, config.views.windows)
-    teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk * sharding.batch_parts(mesh))
+    teacher = make_teacher(clip, boxes, config.teacher.chunk * sharding.batch_parts(mesh), config.views.local_size)
     plan = make_plan(config, teacher, mesh)
 
     split, side = sharding.batch_sharding(mesh), config.image_size
@@ -157,8 +157,11 @@ def flops_of_image(config: ConfigDict) -> float:
     student = student_flops(make_student_config(config, clip.embed_dim), config.loss.mae > 0)
     if config.teacher.source == "cache":
         return student
-    views = len(view_boxes(config.views.grids, config.views.windows))
-    return student + teacher_flops(clip.vision, clip.embed_dim, views, config.image_size)
+    sides = [
+        clip.vision.image_size if (box == (0, 0, 1, 1)).all() else config.views.local_size or clip.vision.image_size
+        for box in view_boxes(config.views.grids, config.views.windows)
+    ]
+    return student + sum(view_flops(clip.vision, clip.embed_dim, side, config.image_size) for side in sides)
 
 
 def roofline(result: dict[str, Any], config: ConfigDict, chip: Chip) -> dict[str, float]:

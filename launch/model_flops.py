@@ -25,14 +25,14 @@ def _block(tokens: int, width: int, hidden: int) -> int:
     return _attention(tokens, tokens, width) + _mlp(tokens, width, hidden, width)
 
 
-def teacher_flops(vision: VisionConfig, embed_dim: int, views: int, image_size: int) -> int:
-    """The teacher on the views of an image, cutting them out included."""
-    patches, width, size = vision.grid**2, vision.width, vision.image_size
+def view_flops(vision: VisionConfig, embed_dim: int, size: int, image_size: int) -> int:
+    """The teacher on a view of `size` pixels, cutting it out included."""
+    patches, width = (size // vision.patch_size) ** 2, vision.width
     blocks = (vision.depth - 1) * _block(patches + 1, width, vision.mlp_width)
     last = _attention(1, patches + 1, width) + _mlp(1, width, vision.mlp_width, width)  # for the class token only
     tower = _linear(patches, 3 * vision.patch_size**2, width) + blocks + last + _linear(1, width, embed_dim)
     crop = 2 * 3 * size * image_size * (image_size + size)
-    return views * (tower + crop)
+    return tower + crop
 
 
 def student_flops(config: StudentConfig, reconstruct: bool) -> int:

@@ -67,6 +67,7 @@ def default_config() -> ConfigDict:
     config.views = ConfigDict()
     config.views.grids = (1, 2, 3)
     config.views.windows = ()  # overlapping windows beside the cells: (share of the image's side, stride) each
+    config.views.local_size = 0  # pixels of the views of a part of the image; 0 = as the teacher was made for
 
     config.teacher = ConfigDict()
     config.teacher.path = "demo"  # a shipped asset, a Hugging Face CLIP folder or a hub id

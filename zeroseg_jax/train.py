@@ -167,4 +167,4 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | Path) -> dict[str,
 def embed(config: ConfigDict, workdir: Path) -> None:
     """Stores the teacher's embeddings of the training images, for runs with `config.teacher.source="cache"`."""
     validate(config)
-    open_cache(load_teacher(config), open_source(config.data), config, workdir)
+    open_cache(load_teacher(config, jax.local_device_count()), open_source(config.data), config, workdir)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.views import crop_views, view_boxes
+from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
 from zeroseg_jax.sharding import join_batch, split_batch
 
@@ -44,20 +45,39 @@ def load_teacher(config: ConfigDict, parts: int = 1) -> Teacher:
     """
     clip = load_clip(find_shipped(config.teacher.path), dtype=jnp.dtype(config.dtype))
     boxes = view_boxes(config.views.grids, config.views.windows)
-    return make_teacher(clip, boxes, chunk=config.teacher.chunk * parts)
+    return make_teacher(clip, boxes, chunk=config.teacher.chunk * parts, local_size=config.views.local_size)
 
 
-def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int = 0) -> Teacher:
-    """`clip` looking at the views `boxes`, of `chunk` images at once (0: of the whole batch)."""
+def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int = 0, local_size: int = 0) -> Teacher:
+    """`clip` looking at the views `boxes`, of `chunk` images at once (0: of the whole batch).
+
+    Views of a part of the image are made `local_size` pixels wide, if that is given, instead of the size that the
+    teacher was made for; it costs less, and the teacher sees less.
+
+    Raises:
+        InputError: `local_size` is not a number of whole patches.
+    """
     tower = copy.copy(clip.model)
     del tower.text_tower, tower.text_projection  # only of the copy: neither memory nor transfers for the text side
     graphdef, state = nnx.split(tower)
-    size = clip.model.config.vision.image_size
+    size, patch = clip.model.config.vision.image_size, clip.model.config.vision.patch_size
+    if local_size % patch:
+        near = patch * max(1, round(local_size / patch))
+        raise InputError(f"views.local_size {local_size} is not divisible by the teacher's patch {patch}; {near} is")
+    whole = (boxes == (0, 0, 1, 1)).all(axis=1)
+    groups = [(np.flatnonzero(whole), size), (np.flatnonzero(~whole), local_size or size)]
+    if groups[0][1] == groups[1][1]:
+        groups = [(np.arange(len(boxes)), size)]
+    order = np.argsort(np.concatenate([chosen for chosen, _ in groups]))
 
     def embed_part(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
-        pixels = clip.normalise(crop_views(images.astype(jnp.float32) / 255, boxes, size))
-        embeddings = nnx.merge(graphdef, params).vision(pixels.reshape(-1, size, size, 3))
-        return unit(embeddings.reshape(len(images), len(boxes), -1))
+        tower, found = nnx.merge(graphdef, params), []
+        for chosen, side in groups:
+            if len(chosen):
+                views = crop_views(images.astype(jnp.float32) / 255, boxes[chosen], side)
+                embeddings = tower.vision(clip.normalise(views).reshape(-1, side, side, 3))
+                found.append(embeddings.reshape(len(images), len(chosen), -1))
+        return unit(jnp.concatenate(found, axis=1)[:, order])
 
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
         batch = len(images)

@@ -123,6 +123,7 @@ def manifest(teacher: Teacher, source: ImageSource, config: ConfigDict) -> dict[
         "embed_dim": teacher.embed_dim,
         "dtype": config.dtype,
         "views": np.round(teacher.boxes, 9).tolist(),
+        "views.local_size": config.views.local_size,
         "image_size": config.image_size,
         "data.augment": config.data.augment,
         "data.flip": config.data.flip,
