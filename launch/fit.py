@@ -1,9 +1,10 @@
 """Compiles the train step of a config for TPUs that are not there, and says whether it fits.
 
-    python launch/fit.py --config=configs/vitb16.py --topology=v5e:4x4 [--json] [--config.KEY=VALUE ...]
+    python launch/fit.py --config=configs/vitb16.py --topology=v5e:4x4 [--json|--row] [--config.KEY=VALUE ...]
 
-It needs `pip install libtpu`, no TPU, and one such process at a time. What the compiler says (memory, collectives) is
-exact for its version; times and images/s are rooflines at full efficiency, that is estimates no run will reach.
+It needs no device but the compiler: `pip install libtpu` for TPUs, of which one process can run at a time, and
+`pip install 'jax[cuda12]'` for h100. What the compiler says (memory, collectives) is exact for its version; times and
+images/s are rooflines at full efficiency, that is estimates no run will reach.
 """
 
 import dataclasses
@@ -50,6 +51,7 @@ TOPOLOGY = flags.DEFINE_string(
 )
 HLO = flags.DEFINE_string("hlo", "", "file for the text of the compiled program")
 JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the table")
+ROW = flags.DEFINE_bool("row", False, "print one row of the table in docs/performance.md instead")
 
 GIB = 2**30
 
@@ -215,13 +217,33 @@ def table(result: dict[str, Any]) -> Table:
     return shown
 
 
+def row(name: str, result: dict[str, Any]) -> str:
+    """A line of Markdown, a chip's: config, slice, mesh, remat, GiB (peak and limit), MB of each collective, estimated
+    ms of arithmetic, memory and network, images/s at most, chip-hours at least, CPU-seconds to compile, verdict."""
+    peak = result["peak"] if "peak" in result else result["temporaries"]
+    cells = [name, result["topology"], "x".join(map(str, result["mesh"])), result["remat"]]
+    cells.append(f"{peak / GIB:.2f} of {result['limit'] / GIB:.2f}")
+    if "collectives" in result:
+        moved = result["collectives"].items()
+        cells.append(", ".join(f"{kind} {each['bytes'] / 1e6:.0f}" for kind, each in moved if each["bytes"] > 1e6))
+        times = [result[f"{kind}_seconds"] for kind in ("compute", "memory", "network")]
+        cells.append(" / ".join(f"{1e3 * seconds:.0f}" for seconds in times))
+        cells += [f"{result['images_per_second']:.0f}", f"{result['chip_hours']:.0f}"]
+        cells.append(f"{result['compile_cpu_seconds']:.0f}")
+    else:
+        cells += [""] * 5
+    return f"| {' | '.join([*cells, result['verdict']])} |"
+
+
 def main(argv: list[str]) -> None:
     del argv
     try:
         result = fit(load_config(command.CONFIG.value, command.overrides), TOPOLOGY.value, HLO.value)
     except InputError as error:
         command.fail(str(error))
-    if JSON.value:
+    if ROW.value:
+        print(row(Path(command.CONFIG.value).stem, result))
+    elif JSON.value:
         print(json.dumps(result))
     else:
         Console().print(table(result))
