@@ -11,7 +11,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 class Collective(NamedTuple):
     """How often a kind of collective runs in one step, and the bytes of its results on one chip."""
 
-    count: int
+    times: int
     bytes: int
 
 
@@ -26,7 +26,7 @@ def collectives(program: Program) -> dict[str, Collective]:
         if times is None:
             raise ValueError(f"a collective runs in a loop of unknown length: {instruction.line.strip()[:200]}")
         before = found.get(kind, Collective(0, 0))
-        found[kind] = Collective(before.count + times, before.bytes + times * _bytes(instruction))
+        found[kind] = Collective(before.times + times, before.bytes + times * _bytes(instruction))
     return found
 
 

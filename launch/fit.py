@@ -205,7 +205,7 @@ def table(result: dict[str, Any]) -> Table:
     shown.add_row("matmul FLOPs a step", f"{result['flops'] / 1e12:.2f} TFLOP")
     shown.add_row("of them by the model's sizes", f"{1 / result['flops_by_model']:.1%}")
     for kind, traffic in result.get("collectives", {}).items():
-        shown.add_row(f"{kind}, {traffic['count']} a step", f"{traffic['bytes'] / 1e6:.1f} MB")
+        shown.add_row(f"{kind}, {traffic['times']} a step", f"{traffic['bytes'] / 1e6:.1f} MB")
     if "compute_seconds" in result:
         shown.add_row("estimate: arithmetic at peak", f"{1e3 * result['compute_seconds']:.1f} ms")
         shown.add_row("estimate: main memory at peak", f"{1e3 * result['memory_seconds']:.1f} ms")

@@ -72,7 +72,7 @@ def test_collectives_count_loops_and_channels_once():
     expected = {"all-reduce": Collective(12, 12 * 64), "all-gather": Collective(1, 64)}
     assert collectives(parse(HLO)) == expected
     noted = HLO.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}')
-    assert collectives(parse(noted))["all-reduce"].count == 5
+    assert collectives(parse(noted))["all-reduce"].times == 5
 
 
 def test_collectives_in_a_loop_of_unknown_length():
