@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
+import torch
 
 from zeroseg_jax import InputError
 from zeroseg_jax.segment import Readout, Segmenter
 from zeroseg_jax.segment.inference import DenseClipMethod
-from zeroseg_jax.segment.segmenter import resize
+from zeroseg_jax.segment.segmenter import resize_plainly
 from zeroseg_jax.segment.windows import enlarging, lay_out, spread
 
 LABELS = ["cat", "grass", "sky", "photo", "on"]
@@ -37,6 +38,14 @@ def test_layouts_are_whole_patches_of_about_the_same_aspect(height, width, slide
         views = layout.cut(np.zeros((1, *layout.shape, 3), np.uint8))
         assert len(views) == len(layout) and {view.shape for view in views} == {(1, *layout.window, 3)}
         assert not any(start % patch for axis in layout.starts for start in axis)
+
+
+@pytest.mark.parametrize("shape", [(45, 60), (20, 13), (30, 70)])
+def test_images_are_resized_for_windows_as_mmcv_does(shape):
+    image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    expected = torch.nn.functional.interpolate(tensor, shape, mode="bilinear")[0].permute(1, 2, 0).numpy()
+    assert np.abs(resize_plainly(image, shape) - expected).max() <= 0.51  # rounded
 
 
 def test_layouts_of_the_papers():
@@ -76,7 +85,7 @@ def test_windows_are_averaged_by_hand():
 def as_papers_do(model, image, readout, factor=1.0, mirror=False):
     """Probabilities of all pixels by mmsegmentation's procedure, in loops: crop, encode, enlarge, add, resize."""
     layout = lay_out(*image.shape[:2], model.method.image_size, model.method.patch_size, readout, factor)
-    pixels, texts = resize(image, layout.shape), model.embed_labels(LABELS)
+    pixels, texts = resize_plainly(image, layout.shape), model.embed_labels(LABELS)
     total, count = np.zeros((*layout.shape, len(LABELS))), np.zeros((*layout.shape, 1))
     for y in layout.starts[0]:
         for x in layout.starts[1]:
@@ -113,7 +122,9 @@ def test_windows_as_the_papers_slide_them(model, size, segments):
     if not segments:
         model = Segmenter(DenseClipMethod(model.clip, 16), model.clip, templates="name")
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    assert_same(model, image, as_papers_do(model, image, Readout(**PAPER)), **PAPER)
+    found = assert_same(model, image, as_papers_do(model, image, Readout(**PAPER)), **PAPER)
+    jitted = model.segment_fn(size, LABELS, background=1e-6, scale=model.logit_scale, **PAPER)(image[None])[0]
+    assert np.mean(found.label_map == jitted) > 0.99
 
 
 def test_mirror_images_and_scales_are_averaged(model, image):
@@ -134,7 +145,7 @@ def test_groupvits_rule_in_windows(model, image, threshold):
     """The whole procedure in loops, window by window, each with likeliest labels and a background of its own."""
     options = PAPER | {"rule": "groupvit", "top_classes": 2}
     layout = lay_out(*image.shape[:2], 16, 4, Readout(**options))
-    pixels, texts = resize(image, layout.shape), model.embed_labels(LABELS)
+    pixels, texts = resize_plainly(image, layout.shape), model.embed_labels(LABELS)
     total, count = np.zeros((*layout.shape, 1 + len(LABELS))), np.zeros((*layout.shape, 1))
     for y in layout.starts[0]:
         for x in layout.starts[1]:

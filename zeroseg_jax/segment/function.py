@@ -30,14 +30,17 @@ def make_function(
     layouts = lay_out_all(height, width, method, readout)
     cells, padded = layouts[0].cells, -(-height // ROWS) * ROWS
 
-    def resized(images: UInt8[Array, "b y x 3"], size: tuple[int, int], how: str) -> UInt8[Array, "b h w 3"]:
+    def resized(
+        images: UInt8[Array, "b y x 3"], size: tuple[int, int], how: str, antialias: bool = True
+    ) -> UInt8[Array, "b h w 3"]:
         if images.shape[1:3] == size:
             return images
-        found = jax.image.resize(images.astype(jnp.float32), (images.shape[0], *size, 3), how)
+        found = jax.image.resize(images.astype(jnp.float32), (images.shape[0], *size, 3), how, antialias)
         return jnp.clip(found.round(), 0, 255).astype(jnp.uint8)
 
     def view(params: Any, images: UInt8[Array, "b y x 3"], layout: Layout, mirrored: bool) -> View:
-        windows = jnp.stack(layout.cut(resized(images, layout.shape, "bicubic")))
+        how = ("linear", False) if readout.window else ("bicubic", True)
+        windows = jnp.stack(layout.cut(resized(images, layout.shape, *how)))
         windows = windows[:, :, :, ::-1] if mirrored else windows
         encode = lambda window: method.encode(params, window, readout.renaming)  # noqa: E731
         found = jax.lax.map(encode, windows) if len(layout) > 1 else jax.tree.map(lambda x: x[None], encode(windows[0]))

@@ -57,7 +57,8 @@ class Readout:
     long_side: int = 0
     """Pixels that the longer side may have then, at most; 0: no limit."""
     window: int = 0
-    """Side of the square windows that slide over the image; their scores are averaged pixel by pixel. 0: none."""
+    """Side of the square windows that slide over the image; their scores are averaged pixel by pixel, and the image is
+    resized as mmsegmentation does, bilinearly without antialiasing. 0: none."""
     stride: int = 0
     """Pixels from one window to the next; 0: half a window."""
     scales: tuple[float, ...] = ()

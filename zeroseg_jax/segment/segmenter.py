@@ -140,7 +140,8 @@ class Segmenter:
             window[:, ::-1] if mirror else window
             for p, own in zip(pixels, layouts, strict=True)
             for layout in own
-            for cut in [[np.asarray(window) for window in layout.cut(resize(p, layout.shape))]]
+            for whole in [(resize_plainly if readout.window else resize)(p, layout.shape)]
+            for cut in [[np.asarray(window) for window in layout.cut(whole)]]
             for mirror in mirrored
             for window in cut
         ]
@@ -337,6 +338,15 @@ def resize(
     if pixels.shape[:2] == shape:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(shape[::-1], filter))
+
+
+def resize_plainly(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
+    """To `shape`, bilinearly and without antialiasing, as mmcv (which is OpenCV) does before it slides windows."""
+    if pixels.shape[:2] == shape:
+        return pixels
+    rows, columns = (enlarging(own, wanted) for own, wanted in zip(pixels.shape, shape, strict=False))
+    found = np.tensordot(columns, np.tensordot(rows, pixels.astype(np.float32), 1), (1, 1)).swapaxes(0, 1)
+    return np.rint(found).astype(np.uint8)
 
 
 def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:

@@ -69,8 +69,9 @@ def lay_out(
 ) -> Layout:
     """How an image of `height` x `width` pixels is encoded by a model for images of `size`; `factor` enlarges it.
 
-    With `readout.window` it is as in mmsegmentation's "slide" mode: the aspect ratio is kept to the pixel, windows of
-    one size follow each other at the stride, and the last ones are moved inside the image.
+    With `readout.window` it is as in mmsegmentation's "slide" mode: the aspect ratio is kept to the pixel (and images
+    are resized bilinearly, without antialiasing), windows of one size follow each other at the stride, and the last
+    ones are moved inside the image.
 
     Without, the longer side is rounded to steps of about an eighth of the shorter one (a multiple of the patch), so
     that photographs of all shapes share a few compiled functions. An image longer than `readout.slide` to 1 becomes
