@@ -67,8 +67,10 @@ def parse_topology(name: str) -> Slice:
     kind, _, shape = name.partition(":")
     valid = [f"{k}:{s}" for k, shapes in SHAPES.items() for s in shapes]
     if name not in valid:
-        of_kind = f"; {kind} has {', '.join(SHAPES[kind])}" if kind in SHAPES else f"; there are {', '.join(SHAPES)}"
-        raise InputError(f"--topology={name} is no slice; did you mean {nearest(name, valid)}?{of_kind}")
+        if kind in SHAPES:
+            raise InputError(f"--topology={name} is no slice; {kind} has {', '.join(SHAPES[kind])}")
+        kinds = ", ".join(SHAPES)
+        raise InputError(f"--topology={name} is no slice of {kinds}; did you mean {nearest(name, valid)}?")
     sizes = tuple(int(n) for n in shape.split("x"))
     chip, count = CHIPS[kind], 1
     for size in sizes:
