@@ -4,13 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.question import make_question, protocol_of
 from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.segment import Readout, Segmenter
-from zeroseg_jax.segment.inference import DenseClipMethod
+from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
 
 OWN = """
 classes = ["background", "cat", "grass"]
@@ -112,14 +114,27 @@ def test_the_protocol_of_a_vocabulary():
     assert protocol_of(FOLDER, default_config(), own) == own
 
 
-def test_a_rule_that_applies_the_threshold_itself(model):
+@pytest.mark.parametrize(("segments", "guide"), [(False, 0.0), (True, 1.0), (True, 0.0)])
+def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, guide):
+    if segments:
+        student = Student(StudentConfig(image_size=16, embed_dim=8, **tiny_student), rngs=nnx.Rngs(0))
+        model = Segmenter(StudentMethod(student, model.clip), model.clip, templates="photo")
     question = ask(FOLDER, model, vocabulary="")
     question = dataclasses.replace(question, background=0.4, values=np.array([0, 1, 2, 9], np.int32))
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    readout = Readout(rule="groupvit", guide=0.0)
-    answer = question.ask(Segmenter(model.method, model.clip, readout=readout), **{"": {}})([image])[""][0]
-    expected = model.segment(
-        image, question.labels, templates=question.templates, background=0.4, rule="groupvit", guide=0
-    )
-    np.testing.assert_array_equal(answer.classes, np.where(expected.label_map < 0, 9, expected.label_map))
-    assert answer.probability is None and 9 in answer.classes
+    asked = {"rule": "groupvit", "guide": guide}
+    segmenter = Segmenter(model.method, model.clip, readout=Readout(**asked))
+    answer = question.ask(segmenter, **{"": {}})([image])[""][0]
+
+    def hidden(threshold: float) -> np.ndarray:
+        found = model.segment(image, question.labels, templates=question.templates, background=threshold, **asked)
+        return found.label_map < 0
+
+    np.testing.assert_array_equal(answer.classes == 9, hidden(0.4))
+    # one pass tells of every threshold, but not where every patch is a segment or where maps are guided
+    assert (answer.probability is not None) == (segments and not guide)
+    if answer.probability is not None:
+        critical = np.unique(answer.probability[answer.probability < 1])
+        assert len(critical)
+        for threshold in np.array([critical - 1e-4, critical + 1e-4]).ravel().tolist():
+            np.testing.assert_array_equal(answer.probability < np.float32(threshold), hidden(threshold))

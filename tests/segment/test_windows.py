@@ -168,6 +168,9 @@ def test_groupvits_rule_in_windows(model, image, threshold):
     clear = first - second > 1e-4
     assert clear.mean() > 0.9 and len(np.unique(found)) > 1
     np.testing.assert_array_equal(found[clear], expected.argmax(axis=-1)[clear] - 1)
+    # a pass at any threshold tells of this one
+    last = model.segment(image, LABELS, background=1e-6, **options).probability
+    assert np.mean((last < np.float32(threshold)) == (found < 0)) > 0.999
 
 
 def test_batches_of_windows_give_what_single_images_do(model):

@@ -69,8 +69,9 @@ class Question:
         def predict(images: Sequence[np.ndarray], device: jax.Device | None = None) -> dict[str, list[Answer]]:
             # a last incomplete batch is filled up, because compiling another size takes longer than a few images
             encoded = on(device).encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
-            later = isinstance(self.background, float) and not segmenter.readout.rule
-            rule = ANY if later else self.background
+            # GroupViT's rule asks for the threshold where every patch is a segment, and where maps are guided
+            early = segmenter.readout.rule and (segmenter.readout.guide or encoded[0].assignment is None)
+            rule = ANY if isinstance(self.background, float) and not early else self.background
             asked: dict[str, Any] = dict(templates=self.templates, background=rule)
             found = {name: on(device).label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
             return {name: [self.answer(r) for r in results[: len(images)]] for name, results in found.items()}
@@ -78,8 +79,8 @@ class Question:
         return predict
 
     def answer(self, result: SegmentResult) -> Answer:
-        """The classes of what a model answers; a threshold for the background is applied here, unless `Readout.rule`
-        is to apply it."""
+        """The classes of what a model answers; a threshold for the background is applied here, unless the model has
+        applied it."""
         best = self.values[result.label_map]
         if result.probability is None or not isinstance(self.background, float):
             return Answer(best)

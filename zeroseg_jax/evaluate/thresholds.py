@@ -45,6 +45,11 @@ class ThresholdSweep:
         self._given += np.bincount(cells, minlength=self._given.size).reshape(shape)
         self._right += np.bincount(cells[best == truth], minlength=self._right.size).reshape(shape)
 
+    @property
+    def pixels(self) -> int:
+        """How many are counted: none of a model that applies the threshold itself."""
+        return int(self._truth.sum())
+
     def empty(self) -> "ThresholdSweep":
         """One like this that has counted nothing."""
         return ThresholdSweep(len(self._truth), self.background, self.used)

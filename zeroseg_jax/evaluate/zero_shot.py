@@ -85,7 +85,7 @@ def evaluate(
             results["compare"][name] = against(c, contenders["model"], benchmark) | own
         elif name != "model":
             results["baselines"][name] = against(c, contenders["model"], benchmark)
-    sweeps = {name: c.sweep.figures() for name, c in contenders.items() if c.sweep}
+    sweeps = {name: c.sweep.figures() for name, c in contenders.items() if c.sweep and c.sweep.pixels}
     for name, sweep in sweeps.items():
         (results if name == "model" else results["compare"][name])["threshold_sweep"] = sweep
 
@@ -130,9 +130,9 @@ def with_options(model: Segmenter, benchmark: Benchmark, config: ConfigDict) -> 
 
 
 def contender(model: Segmenter, question: Question, classes: int) -> Contender:
-    """A model as it is, with a sweep where the background is a threshold on probabilities."""
+    """A model as it is, with a sweep where the background is a threshold."""
     found, hidden = Contender(question.ask(model, **{"": {}})), int(question.values[-1])
-    if isinstance(question.background, float) and hidden >= 0 and not model.readout.rule:
+    if isinstance(question.background, float) and hidden >= 0:
         found.sweep = ThresholdSweep(classes, hidden, question.background)
     return found
 

@@ -4,6 +4,7 @@ b images; i x j windows of each (v = i j), one below and beside the other; n = h
 c texts, d the width of CLIP's space.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,7 +33,8 @@ class Labelled(NamedTuple):
     scores: Float[Array, "b s c"]
     """Cosine of each segment of each window with each text."""
     probability: Float[Array, "b y x"] | None
-    """Of the best label of each pixel; None without a threshold, and by a rule that applies it elsewhere."""
+    """Of the best label of each pixel: it is background where the threshold is higher. By GroupViT's rule, the
+    threshold up to which the pixel has its label (`last_threshold`). None without a threshold."""
 
 
 class Texts(NamedTuple):
@@ -98,6 +100,8 @@ def label_pixels(
     count, height = joined.shape[1], sum(view.rows.shape[2] * view.rows.shape[3] for view in views)
     late = not dense and (options.mix == "scores" or options.rule == "groupvit") and count <= height
     tables = {name: _join([each[name] for each in scores]) for name in scores[0]} if late else {}
+    # the guided filter makes shares below 0, for which a higher threshold may hide less
+    critical = critical_thresholds(scores) if offset and late and threshold and not guide else None
     wide = [
         _widen(view, {} if late else _over_patches(view.encoding, each, texts, options, threshold))
         for view, each in zip(views, scores, strict=True)
@@ -117,8 +121,11 @@ def label_pixels(
         share = large.get("segment")
         large |= {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
         best = argmax(large["score"]) - offset
-        labels = jnp.where(best < texts.labels, best, -1)
         found: tuple[Array, ...] = () if share is None else (argmax(share),)
+        if critical is not None and share is not None:
+            best = argmax(large["score"][..., 1:])
+            large["probability"] = last_threshold(share, critical, large["score"][..., 1:].max(axis=-1))[..., None]
+        labels = jnp.where(best < texts.labels, best, -1)
         if "probability" in large:
             # a linear function of the colour may leave the range of what it was fitted to
             probability = jnp.clip(large["probability"].max(axis=-1), 0, 1)
@@ -158,6 +165,31 @@ def score(
     scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, kept), plain)
     found = {"score": jnp.where(known, scores, NEVER)}
     return found | ({"probability": _softmax(texts.logit_scale * cosines, kept)} if threshold else {})
+
+
+def critical_thresholds(scores: Sequence[Maps]) -> Float[Array, "b t"]:
+    """By GroupViT's rule, what the threshold must exceed to make each segment background: its best score, but nothing
+    does for the best segments of a window. In the order of `_join`."""
+    found = []
+    for each in scores:
+        best = each["score"][..., 1:].max(axis=-1)
+        found.append(jnp.where(best < best.max(axis=-1, keepdims=True), best, jnp.inf))
+    return _join([best[..., None] for best in found])[..., 0]
+
+
+def last_threshold(
+    share: Float[Array, "b r x t"], critical: Float[Array, "b t"], best: Float[Array, "b r x"]
+) -> Float[Array, "b r x"]:
+    """The highest threshold at which each pixel keeps its label, whose score is `best`.
+
+    The score for background is what share of the pixel belongs to segments that are background; it grows with the
+    threshold, segment by segment, until it has reached `best`.
+    """
+    order = jnp.argsort(critical, axis=-1)
+    shares = jnp.take_along_axis(share, order[:, None, None], axis=-1)
+    reached = jnp.cumsum(shares, axis=-1) >= best[..., None]
+    thresholds = jnp.take_along_axis(critical, order, axis=-1)[:, None, None]
+    return jnp.where(reached, thresholds, jnp.inf).min(axis=-1)
 
 
 def likeliest(encoding: Encoding, texts: Texts, count: int) -> Bool[Array, "b v c"]:

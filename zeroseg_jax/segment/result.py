@@ -33,7 +33,8 @@ class SegmentResult:
     """Cosine of each segment (or patch) with each label, in [-1, 1]."""
     labels: list[str]
     probability: Float32[np.ndarray, "h w"] | None = None
-    """Of the best label of each pixel, in [0, 1], where the background is a threshold that it is held against."""
+    """Of the best label of each pixel, in [0, 1], where the background is a threshold that it is held against. By
+    GroupViT's rule: the highest threshold at which the pixel keeps its label (1 for any)."""
 
     def overlay(self, opacity: float = 0.55, size: int = 480) -> Image.Image:
         """The image with coloured and named regions and a legend; small images are enlarged to about `size` pixels."""
