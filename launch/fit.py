@@ -2,8 +2,8 @@
 
     python launch/fit.py --config=configs/vitb16.py --topology=v5e:4x4 [--json|--row] [--config.KEY=VALUE ...]
 
-It needs no device but the compiler: `pip install libtpu` for TPUs, of which one process can run at a time, and
-`pip install 'jax[cuda12]'` for h100. What the compiler says (memory, collectives) is exact for its version; times and
+It needs no device but the compiler: `pip install 'jax[tpu]'` for TPUs, of which one process can run at a time, and
+`pip install 'jax[cuda]'` for h100. What the compiler says (memory, collectives) is exact for its version; times and
 images/s are rooflines at full efficiency, that is estimates no run will reach.
 """
 
@@ -80,17 +80,21 @@ def topology_mesh(where: Slice, axes: ConfigDict) -> Mesh:
 
 def describe(where: Slice) -> Sequence[jax.Device]:
     """The devices of a slice, as their compiler describes them."""
-    package, name = ("jax_plugins.xla_cuda12", "jax[cuda12]") if where.kind == "h100" else ("libtpu", "libtpu")
-    try:
-        found = importlib.util.find_spec(package)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise InputError(f"the compiler for {where.kind} is not installed; pip install '{name}'")
+    extra = "cuda" if where.kind == "h100" else "tpu"
+    modules = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13") if extra == "cuda" else ("libtpu",)
+    if not any(is_installed(module) for module in modules):
+        raise InputError(f"the compiler for {where.kind} is not installed; pip install 'jax[{extra}]'")
     if where.kind == "h100":
         shape = "x".join(map(str, (1, *where.shape)))
         return topologies.get_topology_desc(platform="cuda", topology=shape, target_config=H100).devices
     return topologies.get_topology_desc(platform="tpu", topology_name=where.name).devices
+
+
+def is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
 
 
 def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
@@ -142,7 +146,7 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
         peak = float(used[1]) * (GIB if used[2] == "G" else 2**20)
         return result | {"temporaries": peak} | verdict(peak, config, where.chip)
     result |= {"compile_cpu_seconds": time.process_time() - began}
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    memory, text = compiled.memory_analysis(), read_text(compiled, where)
     result |= {"arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes}
     result |= {"temporaries": memory.temp_size_in_bytes, "peak": memory.peak_memory_in_bytes}
     if hlo:
@@ -151,6 +155,18 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
     result["collectives"] = {kind: each._asdict() for kind, each in collectives(program).items()}
     result["main_memory_bytes"] = main_memory_bytes(program)
     return result | roofline(result, config, where.chip) | verdict(result["peak"], config, where.chip)
+
+
+def read_text(compiled: Any, where: Slice) -> str:
+    """The compiled program's text."""
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        told = str(error).splitlines()[0][:150]
+        raise InputError(
+            f"jaxlib cannot read what the compiler for {where.kind} made ({told}); pip install 'jax[tpu]', which brings"
+            " the compiler of its own age"
+        ) from error
 
 
 def flops_of_image(config: ConfigDict) -> float:

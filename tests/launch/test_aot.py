@@ -1,6 +1,6 @@
 """What docs/performance.md promises of the compiled step, held against the TPU compiler; an hour, one after the other.
 
-`pip install libtpu && pytest -m aot -n 0`
+`pip install 'jax[tpu]' && pytest -m aot -n 0`
 """
 
 import importlib.util
