@@ -108,14 +108,13 @@ def test_flops_of_a_scan_and_its_gradient():
     assert matmul_flops(jax.make_jaxpr(jax.grad(loss))(weights, x)) == 3 * 5 * one
 
 
-@pytest.mark.parametrize(("remat", "local_size", "most"), [("none", 112, 1.01), ("dots", 0, 1.03)])
-def test_the_step_has_the_flops_of_the_model(remat, local_size, most):
+def test_the_step_has_the_flops_of_the_model():
     config = load_config(CONFIGS / "vitb16.py")
-    config.batch_size, config.student.remat, config.views.local_size = 16, remat, local_size
+    config.batch_size, config.views.local_size = 16, 112
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
     traced, parameters = fit.trace_step(config, mesh)
     assert 160e6 < parameters < 170e6
-    assert 0.99 < matmul_flops(traced.jaxpr) / 16 / fit.flops_of_image(config) < most
+    assert matmul_flops(traced.jaxpr) / 16 / fit.flops_of_image(config) == pytest.approx(1, abs=1e-4)
 
 
 def test_slices():

@@ -125,5 +125,7 @@ def test_groupvits_pixels_belong_to_one_segment():
     texts = texts_of([[1, 0], [0.5, 0.1]], 2, 2, 0.6, 10.0)
     enlarge = [np.pad(np.eye(4, dtype=np.float32), ((0, 12), (0, 0)))[None, :, None], np.eye(8)[None, :, None]]
     found = label_pixels((View(view.encoding, *enlarge),), texts, None, Labelling(rule="groupvit"), True)
-    assert found.probability is None
+    # the best score of the second segment is its best label's probability squared; nothing hides the first
+    expected = np.where(np.asarray(found.segments) == 0, 1, 1 / (1 + np.exp(-1.0)) ** 2)
+    np.testing.assert_allclose(found.probability[:, :4], expected[:, :4], atol=1e-5)
     np.testing.assert_array_equal(found.label_map[0, :4, [0, 3, 5, 7]].T, [[0, 0, -1, -1]] * 4)
