@@ -59,7 +59,7 @@ class Slice(NamedTuple):
     kind: str
     shape: tuple[int, ...]
     chip: Chip
-    count: int
+    chips: int
 
 
 def parse_topology(name: str) -> Slice:
@@ -72,9 +72,9 @@ def parse_topology(name: str) -> Slice:
         kinds = ", ".join(SHAPES)
         raise InputError(f"--topology={name} is no slice of {kinds}; did you mean {nearest(name, valid)}?")
     sizes = tuple(int(n) for n in shape.split("x"))
-    chip, count = CHIPS[kind], 1
+    chip, chips = CHIPS[kind], 1
     for size in sizes:
-        count *= size
+        chips *= size
     if kind == "h100" and sizes[0] > 1:
         chip = chip._replace(network=BETWEEN_NODES)
-    return Slice(name, kind, sizes, chip, count)
+    return Slice(name, kind, sizes, chip, chips)

@@ -69,10 +69,10 @@ def topology_mesh(where: Slice, axes: ConfigDict) -> Mesh:
     """The config's mesh over the devices of a slice that need not exist."""
     sizes = [axes[axis] for axis in sharding.AXES]
     known = math.prod(size for size in sizes if size != -1)
-    sizes = [where.count // known if size == -1 else size for size in sizes]
-    if math.prod(sizes) != where.count:
+    sizes = [where.chips // known if size == -1 else size for size in sizes]
+    if math.prod(sizes) != where.chips:
         raise InputError(
-            f"a mesh of {tuple(sizes)} does not fit the {where.count} chips of {where.name}; set mesh.data=-1"
+            f"a mesh of {tuple(sizes)} does not fit the {where.chips} chips of {where.name}; set mesh.data=-1"
         )
     devices = mesh_utils.create_device_mesh(sizes, describe(where), allow_split_physical_axes=True)
     return Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * len(sizes))
@@ -132,8 +132,8 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
     mesh = topology_mesh(where, config.mesh)
     sharding.check_batch(config.batch_size // config.optimizer.accumulate, mesh)
     traced, parameters = trace_step(config, mesh)
-    flops, images = matmul_flops(traced.jaxpr) / where.count, config.batch_size / where.count
-    result: dict[str, Any] = {"topology": topology, "chips": where.count, "mesh": list(mesh.devices.shape)}
+    flops, images = matmul_flops(traced.jaxpr) / where.chips, config.batch_size / where.chips
+    result: dict[str, Any] = {"topology": topology, "chips": where.chips, "mesh": list(mesh.devices.shape)}
     result |= {"batch_size": config.batch_size, "remat": config.student.remat, "parameters": parameters}
     result |= {"flops": flops, "flops_by_model": flops / images / flops_of_image(config), "limit": where.chip.memory}
     began = time.process_time()

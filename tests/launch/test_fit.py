@@ -120,7 +120,7 @@ def test_the_step_has_the_flops_of_the_model():
 def test_slices():
     assert parse_topology("v5e:4x4")[1:] == ("v5e", (4, 4), CHIPS["v5e"], 16)
     for kind, shapes in SHAPES.items():
-        counts = [parse_topology(f"{kind}:{shape}").count for shape in shapes]
+        counts = [parse_topology(f"{kind}:{shape}").chips for shape in shapes]
         assert counts == sorted(counts) and counts[0] == 4 and counts[-1] == 256
     assert parse_topology("h100:2x8").chip.network < parse_topology("h100:1x8").chip.network
     for wrong, told in {"v5e": "v5e has", "v5e:3x5": "v5e has 2x2, 2x4", "v9:4x4": "did you mean v5e:4x4"}.items():
