@@ -55,6 +55,9 @@ ROW = flags.DEFINE_bool("row", False, "print one row of the table in docs/perfor
 
 GIB = 2**30
 
+WITHOUT_GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+"""Options of the GPU compiler: nothing can be tried out, so matrix products are cuBLAS's."""
+
 # Sizes of OpenAI's models, so that nothing is downloaded for them
 _L14 = VisionConfig(patch_size=14, width=1024, depth=24, heads=16, mlp_width=4096)
 CLIPS = {
@@ -138,7 +141,7 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
     result |= {"flops": flops, "flops_by_model": flops / images / flops_of_image(config), "limit": where.chip.memory}
     began = time.process_time()
     try:
-        compiled = traced.lower().compile({"xla_gpu_autotune_level": 0} if where.kind == "h100" else None)
+        compiled = traced.lower().compile(WITHOUT_GPU if where.kind == "h100" else None)
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"Used ([\d.]+)([GM]) of", str(error)) or re.search(r"\(([\d.]+)([GM])\) exceeds", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
