@@ -1,5 +1,6 @@
 """The chips and slices that `launch/fit.py` knows: memory and peak rates, each from its maker's data sheet."""
 
+import math
 from typing import NamedTuple
 
 from zeroseg_jax.config import nearest
@@ -72,9 +73,7 @@ def parse_topology(name: str) -> Slice:
         kinds = ", ".join(SHAPES)
         raise InputError(f"--topology={name} is no slice of {kinds}; did you mean {nearest(name, valid)}?")
     sizes = tuple(int(n) for n in shape.split("x"))
-    chip, chips = CHIPS[kind], 1
-    for size in sizes:
-        chips *= size
+    chip = CHIPS[kind]
     if kind == "h100" and sizes[0] > 1:
         chip = chip._replace(network=BETWEEN_NODES)
-    return Slice(name, kind, sizes, chip, chips)
+    return Slice(name, kind, sizes, chip, math.prod(sizes))

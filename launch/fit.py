@@ -10,7 +10,6 @@ images/s are rooflines at full efficiency, that is estimates no run will reach.
 import dataclasses
 import importlib.util
 import json
-import math
 import re
 import sys
 import time
@@ -41,7 +40,7 @@ from zeroseg_jax import sharding
 from zeroseg_jax.config import load_config, validate
 from zeroseg_jax.distill.plan import make_plan, make_student_config
 from zeroseg_jax.distill.teacher import find_shipped, make_teacher
-from zeroseg_jax.distill.views import view_boxes
+from zeroseg_jax.distill.views import view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, read_clip_config
@@ -70,13 +69,7 @@ CLIPS = {
 
 def topology_mesh(where: Slice, axes: ConfigDict) -> Mesh:
     """The config's mesh over the devices of a slice that need not exist."""
-    sizes = [axes[axis] for axis in sharding.AXES]
-    known = math.prod(size for size in sizes if size != -1)
-    sizes = [where.chips // known if size == -1 else size for size in sizes]
-    if math.prod(sizes) != where.chips:
-        raise InputError(
-            f"a mesh of {tuple(sizes)} does not fit the {where.chips} chips of {where.name}; set mesh.data=-1"
-        )
+    sizes = sharding.mesh_sizes(axes, where.chips)
     devices = mesh_utils.create_device_mesh(sizes, describe(where), allow_split_physical_axes=True)
     return Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * len(sizes))
 
@@ -178,10 +171,8 @@ def flops_of_image(config: ConfigDict) -> float:
     student = student_flops(make_student_config(config, clip.embed_dim), config.loss.mae > 0)
     if config.teacher.source == "cache":
         return student
-    sides = [
-        clip.vision.image_size if (box == (0, 0, 1, 1)).all() else config.views.local_size or clip.vision.image_size
-        for box in view_boxes(config.views.grids, config.views.windows)
-    ]
+    boxes = view_boxes(config.views.grids, config.views.windows)
+    sides = view_sizes(boxes, clip.vision.image_size, config.views.local_size).tolist()
     return student + sum(view_flops(clip.vision, clip.embed_dim, side, config.image_size) for side in sides)
 
 

@@ -43,8 +43,12 @@ def make_mesh(shape: Mapping[str, int] | ConfigDict) -> Mesh:
     Raises:
         InputError: the product of the axes is not the number of devices.
     """
+    return jax.make_mesh(mesh_sizes(shape, jax.device_count()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(shape: Mapping[str, int] | ConfigDict, devices: int) -> tuple[int, ...]:
+    """The size of each of `AXES` for so many devices; raises InputError as `make_mesh` does."""
     sizes = [shape[axis] for axis in AXES]
-    devices = jax.device_count()
     known = int(np.prod([size for size in sizes if size != -1]))
     if (
         min(sizes) < -1
@@ -55,8 +59,7 @@ def make_mesh(shape: Mapping[str, int] | ConfigDict) -> Mesh:
     ):
         listed = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
         raise InputError(f"a mesh of {listed} does not fit {devices} devices; set one axis to -1, such as mesh.data=-1")
-    sizes = [devices // known if size == -1 else size for size in sizes]
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return tuple(devices // known if size == -1 else size for size in sizes)
 
 
 def logical_axes(path: str) -> tuple[str | None, ...]:

@@ -1,7 +1,6 @@
 """The rows as a user of this package runs them."""
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
     if row == "files":
         return _files(folder)
     if row in ("online", "stored"):
-        return _step("cached" if row == "stored" else row, inputs["image_size"] < 224)
+        return _step("cached" if row == "stored" else row, folder / "teacher_cache", inputs["image_size"] < 224)
     model = zeroseg_jax.load(folder / "groupvit")
     batch = images[: int(row.removeprefix("groupvit"))]
     segment = model.segment_fn(inputs["image_size"], LABELS, templates=TEMPLATE, guide=0.0)
@@ -50,9 +49,9 @@ def _files(folder: Path) -> Callable[[int], Outputs]:
     return run
 
 
-def _step(kind: str, tiny: bool) -> Callable[[int], Outputs]:
+def _step(kind: str, cache: Path, tiny: bool) -> Callable[[int], Outputs]:
     config = on_cpu(load_config(Path(__file__).parents[2] / "configs" / "vitb16.py"), STEP_BATCH, tiny)
-    steps = Steps(config, Path(tempfile.mkdtemp()))
+    steps = Steps(config, cache)
     state = steps.initial()
 
     def run(index: int) -> Outputs:

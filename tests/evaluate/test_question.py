@@ -114,7 +114,7 @@ def test_the_protocol_of_a_vocabulary():
     assert protocol_of(FOLDER, default_config(), own) == own
 
 
-@pytest.mark.parametrize(("segments", "guide"), [(False, 0.0), (True, 0.0)])
+@pytest.mark.parametrize(("segments", "guide"), [(False, 0.0), (True, 1.0), (True, 0.0)])
 def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, guide):
     if segments:
         student = Student(StudentConfig(image_size=16, embed_dim=8, **tiny_student), rngs=nnx.Rngs(0))
@@ -131,7 +131,7 @@ def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, gui
         return found.label_map < 0
 
     np.testing.assert_array_equal(answer.classes == 9, hidden(0.4))
-    # one pass tells of every threshold, but not where every patch is a segment
+    # one pass tells of every threshold, but not where every patch is a segment or where maps are guided
     assert (answer.probability is not None) == (segments and not guide)
     if answer.probability is not None:
         critical = np.unique(answer.probability[answer.probability < 1])

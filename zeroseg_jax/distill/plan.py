@@ -50,7 +50,6 @@ def make_plan(config: ConfigDict, teacher: Teacher, mesh: Mesh) -> Plan:
         return make_state(nnx.to_pure_dict(nnx.state(make())), optimizer)
 
     graphdef = nnx.graphdef(nnx.eval_shape(make))
-
     shapes = jax.eval_shape(initial_state)
     shardings = sharding.state_shardings(shapes, mesh)
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.losses import unit
-from zeroseg_jax.distill.views import crop_views, view_boxes
+from zeroseg_jax.distill.views import crop_views, view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
 from zeroseg_jax.sharding import join_batch, split_batch
@@ -64,19 +64,16 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
     if local_size % patch:
         near = patch * max(1, round(local_size / patch))
         raise InputError(f"views.local_size {local_size} is not divisible by the teacher's patch {patch}; {near} is")
-    whole = (boxes == (0, 0, 1, 1)).all(axis=1)
-    groups = [(np.flatnonzero(whole), size), (np.flatnonzero(~whole), local_size or size)]
-    if groups[0][1] == groups[1][1]:
-        groups = [(np.arange(len(boxes)), size)]
-    order = np.argsort(np.concatenate([chosen for chosen, _ in groups]))
+    sizes = view_sizes(boxes, size, local_size)
+    groups = {side: np.flatnonzero(sizes == side) for side in np.unique(sizes).tolist()}
+    order = np.argsort(np.concatenate(list(groups.values())))
 
     def embed_part(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
         tower, found = nnx.merge(graphdef, params), []
-        for chosen, side in groups:
-            if len(chosen):
-                views = crop_views(images.astype(jnp.float32) / 255, boxes[chosen], side)
-                embeddings = tower.vision(clip.normalise(views).reshape(-1, side, side, 3))
-                found.append(embeddings.reshape(len(images), len(chosen), -1))
+        for side, chosen in groups.items():
+            views = crop_views(images.astype(jnp.float32) / 255, boxes[chosen], side)
+            embeddings = tower.vision(clip.normalise(views).reshape(-1, side, side, 3))
+            found.append(embeddings.reshape(len(images), len(chosen), -1))
         return unit(jnp.concatenate(found, axis=1)[:, order])
 
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def grid_boxes(views: Sequence[int] = (1, 2, 3)) -> Float[np.ndarray, "v 4"]:
@@ -30,6 +30,12 @@ def view_boxes(
 ) -> Float[np.ndarray, "v 4"]:
     """The grid cells of `grids`, then the windows of each (share, stride) of `windows`."""
     return np.concatenate([grid_boxes(grids), *(window_boxes(*window) for window in windows)])
+
+
+def view_sizes(boxes: Float[np.ndarray, "v 4"], size: int, local_size: int = 0) -> Int[np.ndarray, " v"]:
+    """Pixels of each view: `local_size`, if it is not 0, for those of a part of the image, otherwise `size`."""
+    whole = (boxes == (0, 0, 1, 1)).all(axis=1)
+    return np.where(whole, size, local_size or size)
 
 
 def crop_views(

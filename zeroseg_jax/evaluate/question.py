@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark
 from zeroseg_jax.evaluate.vocabularies import Vocabulary, fitting
+from zeroseg_jax.segment.labelling import tells_probability
 from zeroseg_jax.segment.loading import readout_of
 from zeroseg_jax.segment.prompts import Background
 from zeroseg_jax.segment.readout import Readout, change
@@ -69,9 +70,10 @@ class Question:
         def predict(images: Sequence[np.ndarray], device: jax.Device | None = None) -> dict[str, list[Answer]]:
             # a last incomplete batch is filled up, because compiling another size takes longer than a few images
             encoded = on(device).encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
-            # GroupViT's rule asks for the threshold where every patch is a segment, and where maps are guided
-            early = segmenter.readout.rule and (segmenter.readout.guide or encoded[0].assignment is None)
-            rule = ANY if isinstance(self.background, float) and not early else self.background
+            later = isinstance(self.background, float) and tells_probability(
+                segmenter.readout.labelling, dense=encoded[0].assignment is None
+            )
+            rule = ANY if later else self.background
             asked: dict[str, Any] = dict(templates=self.templates, background=rule)
             found = {name: on(device).label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
             return {name: [self.answer(r) for r in results[: len(images)]] for name, results in found.items()}

@@ -92,16 +92,16 @@ def label_pixels(
     if options.rule == "groupvit" and not dense:
         views = tuple(view._replace(encoding=harden(view)) for view in views)
     scores = [score(c, view.encoding, texts, options, threshold) for c, view in zip(cosines, views, strict=True)]
-    joined, offset = _join(cosines), int(options.rule == "groupvit")
+    ruled = options.rule == "groupvit"
+    joined, offset = _join(cosines), int(ruled)
     b = joined.shape[0]
 
     # The scores are linear in the shares of the segments. Where these are few, they are what is enlarged: that is less
     # work than to enlarge a map for each text
     count, height = joined.shape[1], sum(view.rows.shape[2] * view.rows.shape[3] for view in views)
-    late = not dense and (options.mix == "scores" or options.rule == "groupvit") and count <= height
+    late = not dense and (ruled or (options.mix == "scores" and count <= height))
     tables = {name: _join([each[name] for each in scores]) for name in scores[0]} if late else {}
-    # the guided filter makes shares below 0, for which a higher threshold may hide less
-    critical = critical_thresholds(scores) if offset and late and threshold and not guide else None
+    critical = critical_thresholds(scores) if ruled and threshold and tells_probability(options, dense) else None
     wide = [
         _widen(view, {} if late else _over_patches(view.encoding, each, texts, options, threshold))
         for view, each in zip(views, scores, strict=True)
@@ -120,11 +120,13 @@ def label_pixels(
             large = _heighten(part, wide)
         share = large.get("segment")
         large |= {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
-        best = argmax(large["score"]) - offset
         found: tuple[Array, ...] = () if share is None else (argmax(share),)
         if critical is not None and share is not None:
-            best = argmax(large["score"][..., 1:])
-            large["probability"] = last_threshold(share, critical, large["score"][..., 1:].max(axis=-1))[..., None]
+            foreground = large["score"][..., 1:]
+            best = argmax(foreground)
+            large["probability"] = last_threshold(share, critical, foreground.max(axis=-1))[..., None]
+        else:
+            best = argmax(large["score"]) - offset
         labels = jnp.where(best < texts.labels, best, -1)
         if "probability" in large:
             # a linear function of the colour may leave the range of what it was fitted to
@@ -165,6 +167,15 @@ def score(
     scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, kept), plain)
     found = {"score": jnp.where(known, scores, NEVER)}
     return found | ({"probability": _softmax(texts.logit_scale * cosines, kept)} if threshold else {})
+
+
+def tells_probability(options: Labelling, dense: bool) -> bool:
+    """Whether, with a threshold, `Labelled.probability` is there; otherwise the label maps alone have it applied.
+
+    By GroupViT's rule it is not where every patch is a segment (`dense`), of which there are too many, nor with the
+    guided filter: that makes shares below 0, for which a higher threshold may hide less.
+    """
+    return options.rule != "groupvit" or not (dense or options.guide)
 
 
 def critical_thresholds(scores: Sequence[Maps]) -> Float[Array, "b t"]:

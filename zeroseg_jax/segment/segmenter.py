@@ -136,12 +136,12 @@ class Segmenter:
         pixels, readout = to_pixels_list(images), change(self.readout, options)
         layouts = [lay_out_all(p.shape[0], p.shape[1], self.method, readout) for p in pixels]
         mirrored = (False, True) if readout.flip else (False,)
+        fit = resize_plainly if readout.window else resize
         windows = [
             window[:, ::-1] if mirror else window
             for p, own in zip(pixels, layouts, strict=True)
             for layout in own
-            for whole in [(resize_plainly if readout.window else resize)(p, layout.shape)]
-            for cut in [[np.asarray(window) for window in layout.cut(whole)]]
+            for cut in [[np.asarray(window) for window in layout.cut(fit(p, layout.shape))]]
             for mirror in mirrored
             for window in cut
         ]
