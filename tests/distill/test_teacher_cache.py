@@ -64,7 +64,8 @@ def test_cached_embeddings_are_those_of_the_online_teacher(cached_config, tmp_pa
         ({"teacher.cached_crops": 2}, r"in teacher\.cached_crops \(3 there, 2 here\);"),
         ({"data.scale": (0.5, 1.0)}, r"in data\.scale \(\[0\.2, 1\.0\] there, \[0\.5, 1\.0\] here\);"),
         ({"data.limit": 7}, r"in data\.images \(20 there, 7 here\), data\.fingerprint"),
-        ({"teacher.path": ""}, r"in teacher\.weights"),
+        ({"teacher.path": "weights"}, r"in teacher\.weights"),
+        ({"teacher.path": "activation"}, r"in teacher\.configuration;"),
     ],
 )
 def test_embeddings_of_something_else_are_refused(cached_config, tmp_path, changes, told):
@@ -77,8 +78,10 @@ def test_embeddings_of_something_else_are_refused(cached_config, tmp_path, chang
     (tmp_path / "teacher_cache/manifest.json").write_text(json.dumps(found))
     for key, value in changes.items():
         set_key(config, key, str(value))
-    if "teacher.path" in changes:
+    if changes.get("teacher.path") == "weights":
         teacher = teacher._replace(params=jax.tree.map(lambda x: x + 1, teacher.params))
+    elif changes.get("teacher.path") == "activation":
+        teacher = teacher._replace(configuration=teacher.configuration | {"activation": "gelu"})
     else:
         teacher = load_teacher(config)
     with pytest.raises(InputError, match=f"differ from what the config asks for {told}"):

@@ -1,6 +1,7 @@
 """The frozen teacher: CLIP's image tower, shown the views of an image."""
 
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ class Teacher(NamedTuple):
     params: Any
     boxes: Float[np.ndarray, "v 4"]
     embed_dim: int
+    configuration: dict[str, Any]
+    """What decides the embeddings beside the weights, such as the activation; JSON-able."""
 
 
 def find_shipped(source: str | Path) -> str | Path:
@@ -86,7 +89,9 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
         parts = split_batch(images, batch // part)
         return join_batch(jax.lax.map(lambda x: embed_part(params, x), parts))
 
-    return Teacher(embed, nnx.to_pure_dict(state), boxes, clip.embed_dim)
+    configuration = dataclasses.asdict(clip.model.config.vision)
+    configuration |= {"mean": list(clip.preprocessing.mean), "std": list(clip.preprocessing.std)}
+    return Teacher(embed, nnx.to_pure_dict(state), boxes, clip.embed_dim, configuration)
 
 
 def fingerprint(teacher: Teacher) -> str:

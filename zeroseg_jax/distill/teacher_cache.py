@@ -120,6 +120,7 @@ def manifest(teacher: Teacher, source: ImageSource, config: ConfigDict) -> dict[
     return {
         "teacher.path": config.teacher.path,
         "teacher.weights": fingerprint(teacher),
+        "teacher.configuration": teacher.configuration,
         "embed_dim": teacher.embed_dim,
         "dtype": config.dtype,
         "views": np.round(teacher.boxes, 9).tolist(),
