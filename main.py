@@ -23,7 +23,7 @@ from absl import logging as absl_logging
 import zeroseg_jax
 from zeroseg_jax.errors import InputError
 
-CONFIG = flags.DEFINE_string("config", None, "Python file with get_config(); --config.KEY=VALUE sets one of its values")
+CONFIG = flags.DEFINE_string("config", "", "Python file with get_config(); --config.KEY=VALUE sets one of its values")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<name of the config file> if not given")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "embed", "check"], "what to do")
 DISTRIBUTED = flags.DEFINE_bool(
@@ -58,7 +58,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(str(error))
     if rest[1:]:
         fail(f"unexpected argument {rest[1]!r}; see python main.py --help")
-    if CONFIG.value is None:
+    if not CONFIG.value:
         fail("--config is missing, such as --config=configs/demo.py")
     return rest
 
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> None:
     handler, ours = absl_logging.get_absl_handler(), Path(zeroseg_jax.__file__).parent
     handler.addFilter(lambda record: record.levelno >= logging.ERROR or ours in Path(record.pathname).parents)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    assert CONFIG.value is not None and MODE.value is not None  # as parsed
+    assert MODE.value is not None  # as parsed
     import jax
 
     from zeroseg_jax import processes

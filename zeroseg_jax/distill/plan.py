@@ -1,7 +1,7 @@
 """What a config describes, before anything is made: the student, its train state on a mesh, and the step."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
 from zeroseg_jax.distill.reduction import sum_in_float32
-from zeroseg_jax.distill.step import Batch, Metrics, TrainState, make_optimizer, make_state, make_train_step
+from zeroseg_jax.distill.step import TrainState, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import Teacher, find_shipped
 from zeroseg_jax.models.clip_encoder import read_clip_config
 from zeroseg_jax.models.student import Student, StudentConfig
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     """Makes the train state of a run from scratch."""
     state: TrainState
     """Its shapes and shardings, ShapeDtypeStructs."""
-    train_step: Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
+    train_step: jax.stages.Wrapped
     """`step.make_train_step`'s."""
 
     @property

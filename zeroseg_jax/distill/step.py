@@ -1,6 +1,5 @@
 """The jitted training step: one pure function from the train state and a batch to the next state and its metrics."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -65,7 +64,7 @@ def make_train_step(
     teacher: Teacher,
     config: ConfigDict,
     shardings: TrainState,
-) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """The jitted `(state, batch, teacher.params) -> (state, metrics)`; the given state is donated.
 
     `shardings` is a tree like the state and says where its next value lives.
