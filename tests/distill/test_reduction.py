@@ -36,8 +36,8 @@ def test_a_scanned_transformer_computes_the_same():
 
 
 def test_a_config_asks_for_float32_sums(tiny_config):
-    tiny_config.dtype = "bfloat16"
-    mesh, products = sharding.make_mesh(tiny_config.mesh), {}
+    tiny_config.dtype, tiny_config.student.remat = "bfloat16", "dots"
+    mesh, products, calculations = sharding.make_mesh(tiny_config.mesh), {}, {}
     teacher = load_teacher(tiny_config)
     batch = {"image": jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)}
     for reduce_dtype in ("compute", "float32"):
@@ -45,5 +45,8 @@ def test_a_config_asks_for_float32_sums(tiny_config):
         plan = make_plan(tiny_config, teacher, mesh)
         program = str(plan.train_step.trace(plan.state, batch, teacher.params).jaxpr)
         products[reduce_dtype] = program.count("preferred_element_type=float32")
+        calculations[reduce_dtype] = program.count("dot_general[")
     linear = [path for path in jax.tree.leaves_with_path(plan.state["params"]) if path[0][-1].key == "kernel"]
     assert products["float32"] - products["compute"] >= len(linear) > 20
+    of_the_pixels = 1  # a gradient that nothing uses: the compiler leaves it out
+    assert calculations["float32"] == calculations["compute"] + of_the_pixels, "remat recomputes other products"

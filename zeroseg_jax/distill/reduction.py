@@ -9,7 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from zeroseg_jax.models.layers import PRODUCT
 
 
 @jax.custom_vjp
@@ -39,7 +42,7 @@ def sum_in_float32(model: nnx.Module) -> None:
         return x.astype(dtype), kernel, None if bias is None else bias.astype(dtype)
 
     def dot_general(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
-        return product(x, kernel)
+        return checkpoint_name(product(x, kernel), PRODUCT)
 
     for _, module in nnx.iter_graph(model):
         if isinstance(module, nnx.Linear) and module.dtype is not None:

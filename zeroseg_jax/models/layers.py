@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 Activation = Callable[[Array], Array]
 Remat = Literal["none", "dots", "full"]
+PRODUCT = "product"
+"""The `checkpoint_name` of a matrix product that is hidden in a function with a gradient of its own."""
 
 
 def quick_gelu(x: Array) -> Array:
@@ -188,7 +190,10 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, block)(x, mask)
 
         if self.remat != "none":
-            dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policies = jax.checkpoint_policies
+            dots = policies.save_from_both_policies(
+                policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(PRODUCT)
+            )
             apply = jax.checkpoint(apply, policy=dots if self.remat == "dots" else None)
         x = apply(x, block)
         return x, x
