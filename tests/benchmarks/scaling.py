@@ -4,7 +4,7 @@
 
 Compiles the config's step at a quarter of its width for 1, 2, 4 and 8 devices, data-parallel and with all parameters
 split, and on one device for other depths, batches and views. Nothing is run, so nothing is timed but the compiler.
-Prints a table and writes DIR/scaling.json. Expect five minutes on one core.
+Prints a table and writes DIR/scaling.json. Expect ten minutes on one core.
 """
 
 import argparse
