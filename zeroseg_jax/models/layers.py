@@ -17,6 +17,9 @@ Activation = Callable[[Array], Array]
 Remat = Literal["none", "dots", "full"]
 PRODUCT = "product"
 """The `checkpoint_name` of a matrix product that is hidden in a function with a gradient of its own."""
+_DOTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
+)
 
 
 def quick_gelu(x: Array) -> Array:
@@ -190,11 +193,7 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, block)(x, mask)
 
         if self.remat != "none":
-            policies = jax.checkpoint_policies
-            dots = policies.save_from_both_policies(
-                policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(PRODUCT)
-            )
-            apply = jax.checkpoint(apply, policy=dots if self.remat == "dots" else None)
+            apply = jax.checkpoint(apply, policy=_DOTS if self.remat == "dots" else None)
         x = apply(x, block)
         return x, x
 
