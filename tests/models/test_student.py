@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.layers import Transformer
 from zeroseg_jax.models.student import Student, StudentConfig
 
 TINY = StudentConfig(
@@ -169,3 +170,19 @@ def test_every_parameter_gets_a_finite_gradient(student, images, noise):
 def test_impossible_sizes(changes, match):
     with pytest.raises(InputError, match=match):
         dataclasses.replace(TINY, **changes)
+
+
+def test_what_is_computed_again_changes_no_gradient():
+    x, gradients, products = jax.random.normal(jax.random.key(0), (2, 5, 16)), {}, {}
+    for remat in ("none", "dots", "full"):
+        model = Transformer(3, 16, 2, 32, remat=remat, rngs=nnx.Rngs(0))
+        graphdef, state = nnx.split(model)
+
+        def loss(state, graphdef=graphdef):
+            return jnp.square(nnx.merge(graphdef, state)(x)[0]).sum()
+
+        gradients[remat] = jax.jit(jax.grad(loss))(state)
+        products[remat] = str(jax.make_jaxpr(jax.grad(loss))(state)).count("dot_general[")
+    for remat in ("dots", "full"):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), gradients[remat], gradients["none"])
+    assert products["none"] < products["dots"] < products["full"]
