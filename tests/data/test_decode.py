@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zeroseg_jax.data.decode import BrokenImage, decode_image, read_image
+from zeroseg_jax.data import decode
+from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced, read_image
 from zeroseg_jax.errors import InputError
 
 
@@ -86,3 +87,59 @@ def test_damage_is_named(data, reason):
 def test_missing_file(tmp_path):
     with pytest.raises(BrokenImage, match="No such file"):
         read_image(tmp_path / "gone.png")
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Coarse and fine noise."""
+    rng = np.random.default_rng((width, height))
+    coarse = Image.fromarray(rng.integers(0, 200, (3, 4, 3), dtype=np.uint8)).resize((width, height))
+    return Image.fromarray(np.asarray(coarse) + rng.integers(0, 56, (height, width, 3), dtype=np.uint8))
+
+
+JPEGS = {
+    "usual": encode(noise(90, 61), "JPEG"),
+    "all chroma": encode(noise(90, 61), "JPEG", quality=95, subsampling=0),
+    "half chroma": encode(noise(61, 90), "JPEG", subsampling=1),
+    "progressive": encode(noise(90, 61), "JPEG", progressive=True),
+    "restarts": encode(noise(90, 61), "JPEG", restart_marker_rows=1),
+    "RGB": encode(noise(90, 61), "JPEG", keep_rgb=True),
+    "grey": encode(noise(90, 61).convert("L"), "JPEG"),
+    "CMYK": encode(noise(90, 61).convert("CMYK"), "JPEG"),
+} | {f"{w} x {h}": encode(noise(w, h), "JPEG") for w, h in [(1, 1), (3, 2), (7, 7), (8, 5), (6, 9), (17, 16)]}
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("data", JPEGS.values(), ids=JPEGS)
+def test_jpegs_for_training_are_what_pillow_decodes(data, reduction):
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        if min(width, height) < reduction:
+            pytest.skip("too small for that")
+        image.draft(None, (width // reduction, height // reduction))
+        expected = np.asarray(image.convert("RGB"))
+    found = decode_reduced(data, "a", lambda height, width: reduction)
+    assert found.extent == (height, width) and found.reduction == reduction
+    assert np.array_equal(found.pixels, expected)
+
+
+@pytest.mark.parametrize("data", [JPEGS["usual"], JPEGS["progressive"], JPEGS["restarts"]])
+def test_damaged_jpegs_are_shown_or_named_as_pillow_does(data, monkeypatch):
+    """Whatever the damage: the same pixels, or the same reason why there are none."""
+
+    def outcome(damaged: bytes) -> tuple:
+        try:
+            found = decode_reduced(damaged, "a", lambda height, width: 2)
+        except BrokenImage as error:
+            return (error.reason,)
+        return found.pixels.shape, found.pixels.tobytes(), found.extent, found.reduction
+
+    rng = np.random.default_rng(0)
+    damaged = [data[: int(rng.integers(1, len(data)))] for _ in range(15)] + [data[:-2], data + b"more"]
+    for _ in range(30):
+        changed = bytearray(data)
+        changed[int(rng.integers(len(data)))] = int(rng.integers(256))
+        damaged.append(bytes(changed))
+    found = [outcome(one) for one in damaged]
+    monkeypatch.setattr(decode, "_decode_jpeg", lambda *_: None)
+    assert found == [outcome(one) for one in damaged]
+    assert {len(one) for one in found} == {1, 4}

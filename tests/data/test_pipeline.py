@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from zeroseg_jax.data.augment import Augmentation, resize
+from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.folder import FolderSource
 from zeroseg_jax.data.pipeline import ordered_batches, train_iterator
 from zeroseg_jax.data.profile import STAGES
+from zeroseg_jax.data.resize import resize
 from zeroseg_jax.errors import InputError
 
 COUNT, BROKEN = 23, {4: b"", 11: None, 17: b"no image"}

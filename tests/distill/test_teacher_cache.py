@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from zeroseg_jax.config import set_key, to_json
-from zeroseg_jax.data.augment import resize
 from zeroseg_jax.data.images import open_source
 from zeroseg_jax.data.pipeline import train_iterator
+from zeroseg_jax.data.resize import resize
 from zeroseg_jax.distill import teacher_cache
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.errors import InputError

@@ -1,4 +1,4 @@
-"""Encoded image bytes to uint8 RGB, with Pillow."""
+"""Encoded image bytes to uint8 RGB, with Pillow; for training, ordinary JPEGs with libjpeg-turbo itself."""
 
 import contextlib
 import io
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -34,12 +35,11 @@ class BrokenImage(InputError):
 class Picture(NamedTuple):
     """A decoded image, which a JPEG decoder may have made smaller than the stored one."""
 
-    image: Image.Image
-    """RGB."""
+    pixels: UInt8[np.ndarray, "h w 3"]
     extent: tuple[int, int]
     """Height and width of the stored image."""
     reduction: int
-    """1, 2, 4 or 8: pixels of the stored image, along each side, in one of `image`."""
+    """1, 2, 4 or 8: pixels of the stored image, along each side, in one of `pixels`."""
 
 
 def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -52,27 +52,40 @@ def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
         BrokenImage: `data` is empty, truncated, damaged, no image, or claims more pixels than Pillow takes for safe;
             the message names `key`.
     """
-    return np.asarray(decode_reduced(data, key).image)
+    return decode_reduced(data, key).pixels
 
 
-def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] = lambda height, width: 1) -> Picture:
+def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] | None = None) -> Picture:
     """As `decode_image`, but a JPEG is decoded at a fraction of its size, which takes a fraction of the time.
 
     `reduction` is told height and width and answers 1, 2, 4 or 8. A JPEG that EXIF turns, and other formats, are
     decoded whole.
     """
     with _named_damage(data, key), Image.open(io.BytesIO(data)) as image:
-        factor = 1
-        if image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1:
-            width, height = image.size
-            factor = reduction(height, width)
-            if factor > 1:
-                image.draft(None, (width // factor, height // factor))
+        if reduction and image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1:
+            extent = image.height, image.width
+            factor = reduction(*extent)
+            pixels = _decode_jpeg(data, extent, factor) if image.mode == "RGB" else None
+            if pixels is None:
+                if factor > 1:
+                    image.draft(None, (image.width // factor, image.height // factor))
                 image.load()
-                return Picture(to_rgb(image), (height, width), factor)
+                pixels = np.asarray(to_rgb(image))
+            return Picture(pixels, extent, factor)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return Picture(to_rgb(image), (image.height, image.width), 1)
+        return Picture(np.asarray(to_rgb(image)), (image.height, image.width), 1)
+
+
+def _decode_jpeg(data: bytes, extent: tuple[int, int], reduction: int) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The pixels that Pillow decodes, but without its copies of them; None for a file with any damage."""
+    if max(extent) < 8:  # a smaller fraction could have as many pixels, and would be taken
+        return None
+    height, width = (-(-side // reduction) for side in extent)
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
+    except ValueError:  # Pillow decides what may still be shown, and says what is wrong
+        return None
 
 
 _ORIENTATION = 0x0112

@@ -19,7 +19,6 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags, logging
-from PIL import Image
 
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage, Picture, decode_reduced
@@ -75,14 +74,13 @@ class _Loader:
             return self.augmentation.reduction(box)
 
         if isinstance(data, np.ndarray):
-            return Picture(Image.fromarray(data), data.shape[:2], 1)
+            return Picture(data, data.shape[:2], 1)
         return decode_reduced(data, self.source.key(index), reduction)
 
     def _kept(self, index: int, picture: Picture) -> Picture:
         # Images come in random order, so those that came first are as good to keep as any.
-        size = 4 * picture.image.width * picture.image.height  # as Pillow holds RGB
-        if size <= self._room:
-            self._room -= size
+        if picture.pixels.nbytes <= self._room:
+            self._room -= picture.pixels.nbytes
             self._cache[index] = picture
         return picture
 
