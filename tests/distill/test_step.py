@@ -1,4 +1,4 @@
-"""The training step: gradient accumulation, the weight decay mask, the schedule, random keys, bfloat16."""
+"""The training step: gradient accumulation, clipping, the weight decay mask, the schedule, random keys, bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,20 @@ def test_only_matrices_decay(tiny_config):
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, ones), optimizer.init(ones), ones)
     for (path, update), (_, decays) in zip(jax.tree_util.tree_leaves_with_path(updates), paths, strict=True):
         np.testing.assert_allclose(update, -0.5 if decays else 0.0, err_msg=str(path))
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_gradients_are_clipped_by_their_global_norm_as_optax_does(tiny_config, share):
+    options = tiny_config.optimizer
+    params = {"a": {"kernel": jnp.ones((3, 2))}, "b": {"bias": jnp.ones(4)}}
+    gradients = jax.tree.map(lambda a: jnp.linspace(-1.0, 2.0, a.size).reshape(a.shape), params)
+    options.clip = share * float(optax.tree.norm(gradients))
+    optimizer, theirs = make_optimizer(options, 10), optax.clip_by_global_norm(options.clip)
+    _, state = optimizer.update(gradients, optimizer.init(params), params)
+    moments = optax.tree.get(state, "mu")
+    expected, _ = theirs.update(gradients, theirs.init(params))
+    for found, value in zip(jax.tree.leaves(moments), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, (1 - options.betas[0]) * value, rtol=1e-6)
 
 
 def test_the_schedule_warms_up_and_ends_at_zero(tiny_config):

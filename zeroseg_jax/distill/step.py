@@ -40,8 +40,22 @@ def make_optimizer(options: ConfigDict, steps: int) -> optax.GradientTransformat
         weight_decay=options.weight_decay,
         mask=decayed,
     )
-    clip = optax.clip_by_global_norm(options.clip) if options.clip else optax.identity()
+    clip = _clip(options.clip) if options.clip else optax.identity()
     return optax.chain(clip, adamw, _slow_encoder(options.encoder_lr))
+
+
+def _clip(limit: float) -> optax.GradientTransformation:
+    """Clips by the global norm, as `optax.clip_by_global_norm` does, but by one factor that joins the later loops.
+
+    Optax divides, which the CPU's compiler deems too dear to do twice, for either moment: it writes all clipped
+    gradients to memory first, which takes as long as all the rest of the optimiser.
+    """
+
+    def clip(updates: Any, params: Any) -> Any:
+        factor = jnp.minimum(1.0, limit / optax.tree.norm(updates))
+        return jax.tree.map(lambda update: update * factor, updates)
+
+    return optax.stateless(clip)
 
 
 def _slow_encoder(share: float) -> optax.GradientTransformation:
