@@ -22,7 +22,7 @@ BATCH = 16
 def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
     """Loads what the row needs; the function runs it once."""
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-    if row in ("online", "stored"):
+    if row.startswith(("online", "stored")):
         return start_step(row, variant, folder)
     kind = "groupvit" if row.startswith("groupvit") else "clip"
     model: Any = (GroupViTModel if kind == "groupvit" else CLIPModel).from_pretrained(folder / kind).eval()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from cached_step import Steps, on_cpu
-from rows import LABELS, STEP_BATCH, TEMPLATE, rotated
+from rows import LABELS, TEMPLATE, rotated, step_batch
 from worker import Outputs, serve
 
 import zeroseg_jax
@@ -28,8 +28,9 @@ def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
         return lambda index: {"embeddings": clip.encode_text(prompts)}
     if row == "files":
         return _files(folder)
-    if row in ("online", "stored"):
-        return _step("cached" if row == "stored" else row, folder / "teacher_cache", inputs["image_size"] < 224)
+    if row.startswith(("online", "stored")):
+        kind = "cached" if row.startswith("stored") else "online"
+        return _step(kind, step_batch(row), folder / f"teacher_cache_{row}", inputs["image_size"] < 224)
     model = zeroseg_jax.load(folder / "groupvit")
     batch = images[: int(row.removeprefix("groupvit"))]
     segment = model.segment_fn(inputs["image_size"], LABELS, templates=TEMPLATE, guide=0.0)
@@ -49,8 +50,8 @@ def _files(folder: Path) -> Callable[[int], Outputs]:
     return run
 
 
-def _step(kind: str, cache: Path, tiny: bool) -> Callable[[int], Outputs]:
-    config = on_cpu(load_config(Path(__file__).parents[2] / "configs" / "vitb16.py"), STEP_BATCH, tiny)
+def _step(kind: str, batch: int, cache: Path, tiny: bool) -> Callable[[int], Outputs]:
+    config = on_cpu(load_config(Path(__file__).parents[2] / "configs" / "vitb16.py"), batch, tiny)
     steps = Steps(config, cache)
     state = steps.initial()
 
