@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
@@ -18,6 +19,10 @@ TrainState = dict[str, Any]
 Batch = dict[str, Array]
 """`image` uint8 (B, S, S, 3), and `teacher` float (B, V, D) where the teacher's embeddings are cached."""
 Metrics = dict[str, Array]
+
+COMPILER_OPTIONS = {"TPU v5 lite": {"xla_tpu_scoped_vmem_limit_kib": "12288"}}
+"""By kind of device. With v5e's default, 16 MiB of fast memory for each operation, programs are larger and take longer
+to compile, and by the compiler's own count of cycles they run no faster (docs/performance.md)."""
 
 
 def learning_rate(options: ConfigDict, steps: int) -> optax.Schedule:
@@ -134,4 +139,10 @@ def make_train_step(
         metrics |= norms | {"lr": schedule(state["step"])}
         return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
 
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    options = compiler_options(shardings["step"].mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=options)
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """What XLA is told when it compiles the step for the devices of `mesh`."""
+    return COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {})
