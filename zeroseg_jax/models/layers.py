@@ -51,7 +51,7 @@ def _erf(y: Array) -> Array:
     return jax.lax.erf(y * 0.5**0.5)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": gelu}
 """By the names of Hugging Face configurations."""
 
 
