@@ -29,26 +29,28 @@ def quick_gelu(x: Array) -> Array:
 
 @jax.custom_jvp
 def gelu(x: Array) -> Array:
-    """The exact GELU, `x (1 + erf(x / sqrt 2)) / 2`, as torch has it; computed in float32, with one array kept for the
-    gradient.
+    """The exact GELU of torch, `x (1 + erf(x / sqrt 2)) / 2`, in float32 inside; one array is kept for the gradient.
 
-    `jax.nn.gelu` approximates by tanh unless told not to, and then takes erfc: TPU v5e's compiler counts 29 % more
-    cycles for an MLP of 256 images with it, and takes 60 % longer to compile it.
+    `jax.nn.gelu` approximates by tanh unless told not to, and then takes erfc in the dtype of `x`. float32 needs that
+    for its last digits. For bfloat16 erf is as good and cheaper: TPU v5e's compiler counts 22 % fewer cycles for an MLP
+    of 256 images with it, and compiles it in about half the time.
     """
     y = x.astype(jnp.float32)
-    return (0.5 * (y + y * _erf(y))).astype(x.dtype)
+    return (y * _normal_cdf(y, x.dtype)).astype(x.dtype)
 
 
 @gelu.defjvp
 def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
     y = x.astype(jnp.float32)
-    slope = 0.5 * (1 + _erf(y)) + y * jnp.exp(-0.5 * y * y) * (2 * np.pi) ** -0.5
+    slope = _normal_cdf(y, x.dtype) + y * jnp.exp(-0.5 * y * y) * (2 * np.pi) ** -0.5
     return gelu(x), tangent * slope.astype(x.dtype)
 
 
-def _erf(y: Array) -> Array:
-    return jax.lax.erf(y * 0.5**0.5)
+def _normal_cdf(y: Array, dtype: Any) -> Array:
+    if dtype == jnp.float32:
+        return 0.5 * jax.lax.erfc(-y * 0.5**0.5)
+    return 0.5 * (1 + jax.lax.erf(y * 0.5**0.5))
 
 
 ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": gelu}
