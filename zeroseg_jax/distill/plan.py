@@ -14,6 +14,7 @@ from zeroseg_jax.distill.reduction import sum_in_float32
 from zeroseg_jax.distill.step import TrainState, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import Teacher, find_shipped
 from zeroseg_jax.models.clip_encoder import read_clip_config
+from zeroseg_jax.models.flash_attention import use_flash_attention
 from zeroseg_jax.models.student import Student, StudentConfig
 
 
@@ -44,6 +45,7 @@ def make_plan(config: ConfigDict, teacher: Teacher, mesh: Mesh) -> Plan:
         student = Student(sizes, rngs=nnx.Rngs(config.seed), dtype=jnp.dtype(config.dtype))
         if config.optimizer.reduce_dtype == "float32":
             sum_in_float32(student)
+        use_flash_attention(student, config.dtype)
         return student
 
     def initial_state() -> TrainState:

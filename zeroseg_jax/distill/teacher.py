@@ -18,6 +18,7 @@ from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.views import crop_views, view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
+from zeroseg_jax.models.flash_attention import use_flash_attention
 from zeroseg_jax.sharding import join_batch, split_batch
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -62,6 +63,8 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
     """
     tower = copy.copy(clip.model)
     del tower.text_tower, tower.text_projection  # only of the copy: neither memory nor transfers for the text side
+    tower = nnx.merge(*nnx.split(tower))  # modules of its own, with the same weights: `clip` keeps its attention
+    use_flash_attention(tower, tower.vision_tower.dtype)
     graphdef, state = nnx.split(tower)
     size, patch = clip.model.config.vision.image_size, clip.model.config.vision.patch_size
     if local_size % patch:

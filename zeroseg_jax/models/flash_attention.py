@@ -1,0 +1,69 @@
+"""Attention by cuDNN, for training in bfloat16 on NVIDIA GPUs: it never writes its logits to memory.
+
+Models that are to be exported or run elsewhere keep `layers.attend`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from zeroseg_jax.models.layers import Attention, attend
+
+IMPLEMENTATION = "cudnn"
+"""`jax.nn.dot_product_attention`'s name for it."""
+OLDEST = 8.0
+"""Compute capability of the oldest GPUs that have it: A100 and RTX 30."""
+
+
+def has_flash_attention(dtype: Any) -> bool:
+    """Whether the devices of this process can attend by cuDNN in `dtype`."""
+    if dtype is None or jnp.dtype(dtype) != jnp.bfloat16 or jax.default_backend() != "gpu":
+        return False
+    return float(getattr(jax.devices()[0], "compute_capability", 0)) >= OLDEST  # AMD's have no such number
+
+
+def use_flash_attention(model: nnx.Module, dtype: Any) -> None:
+    """Makes all attention of `model`, which computes in `dtype`, that of cuDNN, where the devices here have it."""
+    if has_flash_attention(dtype):
+        for _, module in nnx.iter_graph(model):
+            if isinstance(module, Attention):
+                module.attend = flash_attend
+
+
+def flash_attend(
+    query: Float[Array, "b n h c"],
+    key: Float[Array, "b m h c"],
+    value: Float[Array, "b m h c"],
+    mask: Bool[Array, "..."] | None = None,
+) -> Float[Array, "b n h c"]:
+    """As `layers.attend`, up to bfloat16's rounding; with a mask it is `layers.attend`."""
+    return _flash_attend(query, key, value) if mask is None else attend(query, key, value, mask)
+
+
+@jax.custom_vjp
+def _flash_attend(query: Array, key: Array, value: Array) -> Array:
+    return jax.nn.dot_product_attention(query, key, value, implementation=IMPLEMENTATION)
+
+
+def _even(query: Array, key: Array, value: Array) -> Array:
+    """The same for gradients, which JAX has for even numbers of tokens only: an odd one gets one more, left out."""
+    (batch, n), m = query.shape[:2], key.shape[1]
+    lengths = {}
+    if n % 2 or m % 2:
+        lengths = {"query_seq_lengths": jnp.full(batch, n), "key_value_seq_lengths": jnp.full(batch, m)}
+        query, key, value = (jnp.pad(y, ((0, 0), (0, y.shape[1] % 2), (0, 0), (0, 0))) for y in (query, key, value))
+    return jax.nn.dot_product_attention(query, key, value, implementation=IMPLEMENTATION, **lengths)[:, :n]
+
+
+def _forwards(*inputs: Array) -> tuple[Array, Any]:
+    return jax.vjp(_even, *inputs)
+
+
+def _backwards(pullback: Any, gradient: Array) -> Any:
+    return pullback(gradient)
+
+
+_flash_attend.defvjp(_forwards, _backwards)
