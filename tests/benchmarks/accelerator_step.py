@@ -3,10 +3,11 @@
     python tests/benchmarks/accelerator_step.py --out DIR [--config configs/vitb16.py] [--batch 256] [--steps 10] \\
         ["student.remat=dots teacher.chunk=8" ...]
 
-Each quoted argument is a row: the config with these keys set, "" for none. Weights and images are random, and the images
-lie on the device already, so nothing but the step is timed. Prints a table and writes DIR/accelerator_step.json: seconds
-of a step (median of three times `--steps`), images/s, the compiler's peak of memory, and the FLOP/s of the matrix
-products that the model's sizes ask for, by those of one large bfloat16 product on the same device. Expect a minute a row.
+Each quoted argument is a row: the config with these keys set, "" for none. Weights and images are random, and the
+images lie on the device already, so nothing but the step is timed. Prints a table and writes DIR/accelerator_step.json:
+seconds of a step (median of three times `--steps`), images/s, the compiler's peak of memory, and the FLOP/s of the
+matrix products that the model's sizes ask for, by those of one large bfloat16 product on the same device. Expect a
+minute a row.
 """
 
 import argparse
@@ -80,11 +81,13 @@ def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     compiled = lowered.compile()
     compiling = time.perf_counter() - began
     seconds = timed(lambda state: compiled(state, images, frozen)[0], state, steps)
+    memory = compiled.memory_analysis()
+    assert memory is not None
     return {
         "seconds": seconds,
         "images_per_second": config.batch_size / seconds,
         "flops": fit.flops_of_image(config) * config.batch_size / mesh.size,
-        "peak_bytes": compiled.memory_analysis().peak_memory_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
         "compile_seconds": compiling,
     }
 

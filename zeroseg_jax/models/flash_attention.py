@@ -3,7 +3,7 @@
 Models that are to be exported or run elsewhere keep `layers.attend`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from zeroseg_jax.models.layers import Attention, attend
 
-IMPLEMENTATION = "cudnn"
+IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"
 """`jax.nn.dot_product_attention`'s name for it."""
 OLDEST = 8.0
 """Compute capability of the oldest GPUs that have it: A100 and RTX 30."""
@@ -51,7 +51,7 @@ def _flash_attend(query: Array, key: Array, value: Array) -> Array:
 def _even(query: Array, key: Array, value: Array) -> Array:
     """The same for gradients, which JAX has for even numbers of tokens only: an odd one gets one more, left out."""
     (batch, n), m = query.shape[:2], key.shape[1]
-    lengths = {}
+    lengths: dict[str, Any] = {}
     if n % 2 or m % 2:
         lengths = {"query_seq_lengths": jnp.full(batch, n), "key_value_seq_lengths": jnp.full(batch, m)}
         query, key, value = (jnp.pad(y, ((0, 0), (0, y.shape[1] % 2), (0, 0), (0, 0))) for y in (query, key, value))
