@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.views.grids = (1, 2, 3)
     config.teacher.path = "openai/clip-vit-base-patch16"
     config.teacher.source = "online"
-    config.teacher.chunk = 2  # 28 views at once: small parts stay in a TPU's fast memory
+    config.teacher.chunk = 2  # 28 views at once: small parts stay in a TPU's fast memory; 16 suits a GPU
 
     # the student's sizes are the defaults: ViT-B/16, mask ratio 0.75, 32 and 8 segment tokens, hard Gumbel assignment
     config.init.mae = "facebook/vit-mae-base"
