@@ -11,9 +11,10 @@ from flax import nnx
 from zeroseg_jax.distill.plan import make_plan
 from zeroseg_jax.distill.teacher import load_teacher, make_teacher
 from zeroseg_jax.models import flash_attention
+from zeroseg_jax.models.attend import attend
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.flash_attention import flash_attend, has_flash_attention
-from zeroseg_jax.models.layers import Attention, attend
+from zeroseg_jax.models.layers import Attention
 from zeroseg_jax.sharding import make_mesh
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
-from zeroseg_jax.models.layers import ACTIVATIONS, Remat, Transformer, layer_norm, linear, sincos_positions
+from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
+from zeroseg_jax.models.layers import ACTIVATIONS, Remat, Transformer, linear, sincos_positions
 from zeroseg_jax.models.positions import resize_positions
 
 _VISION_FIELDS = TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
@@ -257,7 +258,7 @@ def _causal(length: int) -> Bool[Array, "t t"]:
     return jnp.tril(jnp.ones((length, length), bool))
 
 
-def _norm(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _norm(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> LayerNorm:
     return layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
 
 

@@ -1,6 +1,6 @@
 """Attention by cuDNN, for training in bfloat16 on NVIDIA GPUs: it never writes its logits to memory.
 
-Models that are to be exported or run elsewhere keep `layers.attend`.
+Models that are to be exported or run elsewhere keep `attend.attend`.
 """
 
 from typing import Any, Literal
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from zeroseg_jax.models.layers import Attention, attend
+from zeroseg_jax.models.attend import attend
+from zeroseg_jax.models.layers import Attention
 
 IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"
 """`jax.nn.dot_product_attention`'s name for it."""
@@ -39,7 +40,7 @@ def flash_attend(
     value: Float[Array, "b m h c"],
     mask: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "b n h c"]:
-    """As `layers.attend`, up to bfloat16's rounding; with a mask it is `layers.attend`."""
+    """As `attend.attend`, up to bfloat16's rounding, and with a mask that itself."""
     return _flash_attend(query, key, value) if mask is None else attend(query, key, value, mask)
 
 

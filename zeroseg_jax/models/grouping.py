@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, layer_norm, linear
+from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
+from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, linear
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class GroupingBlock(nnx.Module):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        def norm() -> nnx.LayerNorm:
+        def norm() -> LayerNorm:
             return layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
 
         self.group_norm, self.segment_norm, self.token_norm, self.output_norm = norm(), norm(), norm(), norm()

@@ -13,6 +13,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from zeroseg_jax.models.attend import attend
+from zeroseg_jax.models.layer_norm import layer_norm
+
 Activation = Callable[[Array], Array]
 Remat = Literal["none", "dots", "full"]
 PRODUCT = "product"
@@ -64,11 +67,6 @@ def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Any = None, bias
     )
 
 
-def layer_norm(width: int, epsilon: float, *, dtype: Any = None, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """A layer norm that subtracts the mean before it squares; the "fast" E[x^2] - E[x]^2 loses digits."""
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
-
-
 class MLP(nnx.Module):
     """Two linear layers with an activation between them."""
 
@@ -90,34 +88,17 @@ class MLP(nnx.Module):
         return self.fc2(self.activation(self.fc1(x)))
 
 
-def attend(
-    query: Float[Array, "b n h c"],
-    key: Float[Array, "b m h c"],
-    value: Float[Array, "b m h c"],
-    mask: Bool[Array, "..."] | None = None,
-) -> Float[Array, "b n h c"]:
-    """Scaled dot-product attention, each of h heads by itself, with a float32 softmax; `mask` is `Attention`'s."""
-    # heads before tokens, so that all are plain batched matrix products: with `jax.nn.dot_product_attention`, whose
-    # heads come after, attention takes 1.5 to 3 times as long on a CPU
-    query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))
-    logits = jnp.einsum("bhnc,bhmc->bhnm", query, key, preferred_element_type=jnp.float32)
-    logits = logits * query.shape[-1] ** -0.5
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    shares = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhnm,bhmc->bhnc", shares, value).swapaxes(1, 2)
-
-
 class Attention(nnx.Module):
     """Multi-head attention; queries from `x`, keys and values from `context` (self-attention when it is None).
 
-    `attend` is `layers.attend`, unless `flash_attention.use_flash_attention` has put another in its place.
+    `attend` is `attend.attend`, unless `flash_attention.use_flash_attention` has put another in its place.
     """
 
     def __init__(self, width: int, heads: int, *, dtype: Any = None, rngs: nnx.Rngs):
         if width % heads:
             raise ValueError(f"attention width {width} is not divisible by {heads} heads")
-        self.heads, self.attend = heads, attend
+        self.heads = heads
+        self.attend: Callable[..., Array] = attend
         self.query = linear(width, width, dtype=dtype, rngs=rngs)
         self.key = linear(width, width, dtype=dtype, rngs=rngs)
         self.value = linear(width, width, dtype=dtype, rngs=rngs)

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import Assigning, GroupingStage, compose
-from zeroseg_jax.models.layers import MLP, Remat, layer_norm
+from zeroseg_jax.models.layer_norm import layer_norm
+from zeroseg_jax.models.layers import MLP, Remat
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
 from zeroseg_jax.models.preprocessing import MEAN, STD
 
