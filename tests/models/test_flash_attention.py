@@ -39,6 +39,12 @@ def test_values_and_gradients_are_those_of_plain_attention(stand_in, n, m):
     np.testing.assert_array_equal(flash_attend(query, key, value, mask), attend(query, key, value, mask))
 
 
+@pytest.mark.parametrize("width", [12, 136])
+def test_heads_that_cudnn_does_not_take_attend_as_elsewhere(width):
+    query = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3, width)), jnp.float32)
+    np.testing.assert_array_equal(flash_attend(query, query, query), attend(query, query, query))
+
+
 def test_only_bfloat16_on_nvidia_gpus_has_it(monkeypatch):
     assert not has_flash_attention(jnp.bfloat16)  # on this CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -17,6 +17,8 @@ IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"
 """`jax.nn.dot_product_attention`'s name for it."""
 OLDEST = 8.0
 """Compute capability of the oldest GPUs that have it: A100 and RTX 30."""
+WIDEST = 128
+"""The widest heads that all of those take; widths are multiples of 8."""
 
 
 def has_flash_attention(dtype: Any) -> bool:
@@ -40,8 +42,11 @@ def flash_attend(
     value: Float[Array, "b m h c"],
     mask: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "b n h c"]:
-    """As `attend.attend`, up to bfloat16's rounding, and with a mask that itself."""
-    return _flash_attend(query, key, value) if mask is None else attend(query, key, value, mask)
+    """As `attend.attend`, up to rounding; that itself with a mask, or with heads that cuDNN does not take."""
+    width = query.shape[-1]
+    if mask is not None or width % 8 or width > WIDEST:
+        return attend(query, key, value, mask)
+    return _flash_attend(query, key, value)
 
 
 @jax.custom_vjp
