@@ -54,7 +54,9 @@ def test_only_bfloat16_on_nvidia_gpus_has_it(monkeypatch):
     assert not has_flash_attention("float32") and not has_flash_attention(None)
     capability["compute_capability"] = "7.5"
     assert not has_flash_attention(jnp.bfloat16)
-    capability.clear()  # AMD
+    capability["compute_capability"] = "gfx942"  # AMD
+    assert not has_flash_attention(jnp.bfloat16)
+    capability.clear()
     assert not has_flash_attention(jnp.bfloat16)
 
 

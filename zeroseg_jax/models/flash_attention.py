@@ -3,6 +3,7 @@
 Models that are to be exported or run elsewhere keep `attend.attend`.
 """
 
+import re
 from typing import Any, Literal
 
 import jax
@@ -25,7 +26,8 @@ def has_flash_attention(dtype: Any) -> bool:
     """Whether the devices of this process can attend by cuDNN in `dtype`."""
     if dtype is None or jnp.dtype(dtype) != jnp.bfloat16 or jax.default_backend() != "gpu":
         return False
-    return float(getattr(jax.devices()[0], "compute_capability", 0)) >= OLDEST  # AMD's have no such number
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return bool(re.fullmatch(r"\d+\.\d+", capability)) and float(capability) >= OLDEST  # AMD's is a name: gfx942
 
 
 def use_flash_attention(model: nnx.Module, dtype: Any) -> None:
