@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
@@ -139,10 +138,5 @@ def make_train_step(
         metrics |= norms | {"lr": schedule(state["step"])}
         return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
 
-    options = compiler_options(shardings["step"].mesh)
+    options = COMPILER_OPTIONS.get(shardings["step"].mesh.devices.flat[0].device_kind, {})
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=options)
-
-
-def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """What XLA is told when it compiles the step for the devices of `mesh`."""
-    return COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {})

@@ -1,6 +1,5 @@
 """The frozen teacher: CLIP's image tower, shown the views of an image."""
 
-import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable
@@ -61,9 +60,8 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
     Raises:
         InputError: `local_size` is not a number of whole patches.
     """
-    tower = copy.copy(clip.model)
-    del tower.text_tower, tower.text_projection  # only of the copy: neither memory nor transfers for the text side
-    tower = nnx.merge(*nnx.split(tower))  # modules of its own, with the same weights: `clip` keeps its attention
+    tower = nnx.merge(*nnx.split(clip.model))  # modules of its own, with the same weights; `clip` stays as it is
+    del tower.text_tower, tower.text_projection  # neither memory nor transfers for the text side
     use_flash_attention(tower, tower.vision_tower.dtype)
     graphdef, state = nnx.split(tower)
     size, patch = clip.model.config.vision.image_size, clip.model.config.vision.patch_size
