@@ -153,7 +153,7 @@ def test_tokens_reconstruction_and_loss_equal_torch(theirs, folder, student):
     ours = nnx.jit(lambda m, x: m.encoder(mae.normalise(x), masking.visible))(student, images)
     assert ours.shape == (3, 1 + 6, 16)
     np.testing.assert_allclose(ours, tokens.numpy(), rtol=0, atol=1e-5)
-    reconstruction = nnx.jit(lambda m, x: m.decoder(x, masking.restore, (4, 4)))(student, ours)
+    reconstruction = nnx.jit(lambda m, x: m.decoder(x, masking, (4, 4)))(student, ours)
     np.testing.assert_allclose(reconstruction, expected.logits.numpy(), rtol=0, atol=1e-5)
     loss = mae.reconstruction_loss(reconstruction, images, masking.mask)
     np.testing.assert_allclose(loss, expected.loss.item(), rtol=0, atol=1e-5)

@@ -64,6 +64,7 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
     del tower.text_tower, tower.text_projection  # neither memory nor transfers for the text side
     use_flash_attention(tower, tower.vision_tower.dtype)
     graphdef, state = nnx.split(tower)
+    precision = "high" if tower.vision_tower.dtype == jnp.bfloat16 else "highest"  # bfloat16 keeps 8 bits of a view
     size, patch = clip.model.config.vision.image_size, clip.model.config.vision.patch_size
     if local_size % patch:
         near = patch * max(1, round(local_size / patch))
@@ -75,7 +76,7 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
     def embed_part(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
         tower, found = nnx.merge(graphdef, params), []
         for side, chosen in groups.items():
-            views = crop_views(images.astype(jnp.float32) / 255, boxes[chosen], side)
+            views = crop_views(images.astype(jnp.float32) / 255, boxes[chosen], side, precision=precision)
             embeddings = tower.vision(clip.normalise(views).reshape(-1, side, side, 3))
             found.append(embeddings.reshape(len(images), len(chosen), -1))
         return unit(jnp.concatenate(found, axis=1)[:, order])

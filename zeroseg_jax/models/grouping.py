@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.lax import optimization_barrier
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
@@ -146,9 +147,10 @@ class GroupingBlock(nnx.Module):
     def __call__(
         self, tokens: Float[Array, "b n d"], groups: Float[Array, "b g d"], key: PRNGKeyArray | None = None
     ) -> Grouping:
-        tokens = self.token_norm(tokens)
-        segments = self.segment_norm(self.mixer(self.group_norm(groups)))
-        segments = self.cross(segments, tokens)
+        # kept apart: each is read by several products, which would all norm it again, in programs of their own
+        tokens, groups = optimization_barrier((self.token_norm(tokens), self.group_norm(groups)))
+        segments = optimization_barrier(self.segment_norm(self.mixer(groups)))
+        segments = optimization_barrier(self.cross(segments, tokens))
         merged, assignment = self.assignment(segments, tokens, key)
         merged = merged + segments  # without this residual the segments do not learn to differ
         return Grouping(merged + self.mlp(self.output_norm(merged)), assignment)

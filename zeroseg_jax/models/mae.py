@@ -67,7 +67,27 @@ def random_masking(noise: Float[Array, "b n"], mask_ratio: float) -> Masking:
 
 def take_patches(x: Float[Array, "b n d"], indices: Int[Array, "b m"]) -> Float[Array, "b m d"]:
     """`x[b, indices[b, m]]`."""
-    return jnp.take_along_axis(x, indices[..., None], axis=1)
+    return jnp.take_along_axis(x, indices[..., None], axis=1, mode="clip")
+
+
+@jax.custom_vjp
+def put_patches(x: Float[Array, "b k d"], masking: Masking) -> Float[Array, "b n d"]:
+    """Puts the visible patches back where they were; what stands in the places of the hidden ones means nothing.
+
+    Its gradient takes the visible patches again. JAX's own would add them up at their places, which a TPU sorts for.
+    """
+    return take_patches(x, masking.restore)
+
+
+def _put_forwards(x: Array, masking: Masking) -> tuple[Array, Masking]:
+    return put_patches(x, masking), masking
+
+
+def _put_backwards(masking: Masking, gradient: Array) -> tuple[Array, None]:
+    return take_patches(gradient, masking.visible), None
+
+
+put_patches.defvjp(_put_forwards, _put_backwards)
 
 
 class Encoder(nnx.Module):
@@ -140,18 +160,15 @@ class Decoder(nnx.Module):
         self.norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
         self.prediction = linear(width, patch_size**2 * 3, dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self, tokens: Float[Array, "b m d"], restore: Int[Array, "b n"], grid: tuple[int, int]
-    ) -> Float[Array, "b n k"]:
+    def __call__(self, tokens: Float[Array, "b m d"], masking: Masking, grid: tuple[int, int]) -> Float[Array, "b n k"]:
         """Predicted pixels of each patch, in `patchify`'s order, normalised per patch; float32.
 
         `tokens` are the encoder's, class token first; `grid` is the patches' (rows, columns), rows * columns = n.
         """
         x = self.embedding(tokens)
-        b, width, hidden = x.shape[0], x.shape[-1], restore.shape[1] + 1 - x.shape[1]
-        masked = jnp.broadcast_to(self.mask_token[...].astype(x.dtype), (b, hidden, width))
-        patches = take_patches(jnp.concatenate([x[:, 1:], masked], axis=1), restore)
-        patches = patches + jnp.asarray(sincos_positions(*grid, width, (self.grid, self.grid)), x.dtype)
+        hidden = masking.mask[..., None] > 0
+        patches = jnp.where(hidden, self.mask_token[...].astype(x.dtype), put_patches(x[:, 1:], masking))
+        patches = patches + jnp.asarray(sincos_positions(*grid, x.shape[-1], (self.grid, self.grid)), x.dtype)
         x, _ = self.transformer(jnp.concatenate([x[:, :1], patches], axis=1))
         return self.prediction(self.norm(x[:, 1:])).astype(jnp.float32)
 

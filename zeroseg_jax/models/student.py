@@ -186,7 +186,7 @@ class Student(nnx.Module):
         tokens = self.encoder(pixels, None if noise is None else masking.visible)
         reconstruction = None
         if self.decoder is not None and noise is not None and reconstruct:
-            reconstruction = self.decoder(tokens, masking.restore, grid)
+            reconstruction = self.decoder(tokens, masking, grid)
 
         segments, groups, maps = tokens[:, 1:], None, []
         for i, stage in enumerate(self.stages):
