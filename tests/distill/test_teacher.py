@@ -1,5 +1,7 @@
 """The teacher's views: their sizes and order."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,3 +29,12 @@ def test_views_of_a_part_may_be_smaller(tiny_config):
     tiny_config.views.local_size = patch + 1
     with pytest.raises(InputError, match=f"not divisible by the teacher's patch {patch}; {patch} is"):
         load_teacher(tiny_config)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "HIGHEST"), ("bfloat16", "HIGH")])
+def test_views_are_cut_as_precisely_as_the_teacher_sees(tiny_config, dtype, precision):
+    tiny_config.dtype = dtype
+    teacher = load_teacher(tiny_config)
+    jaxpr = str(jax.make_jaxpr(teacher.embed)(teacher.params, jnp.zeros((2, 16, 16, 3), jnp.uint8)))
+    found = set(re.findall(r"precision=\(?Precision\.(\w+)", jaxpr))
+    assert found == {precision}

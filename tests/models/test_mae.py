@@ -217,6 +217,27 @@ def test_masking_keeps_the_patches_of_least_noise():
     assert masking.restore.tolist() == [[4, 0, 2, 1, 3]]
 
 
+def test_patches_are_put_back_with_the_gradient_of_doing_so():
+    rng = np.random.default_rng(0)
+    masking = mae.random_masking(jnp.asarray(rng.uniform(size=(3, 8))), 0.6)  # int(8 * 0.4) = 3
+    x, token = jnp.asarray(rng.normal(size=(3, 3, 4))), jnp.asarray(rng.normal(size=4))
+    weights = jnp.asarray(rng.normal(size=(3, 8, 4)))
+
+    def put(x, token):
+        places = jnp.where(masking.mask[..., None] > 0, token, mae.put_patches(x, masking))
+        return (places * weights).sum(), places
+
+    def taken(x, token):  # from the visible patches followed by the hidden ones, with JAX's own gradient
+        hidden = jnp.broadcast_to(token, (3, 5, 4))
+        places = mae.take_patches(jnp.concatenate([x, hidden], axis=1), masking.restore)
+        return (places * weights).sum(), places
+
+    (ours, places), (theirs, expected) = (jax.grad(f, argnums=(0, 1), has_aux=True)(x, token) for f in (put, taken))
+    np.testing.assert_array_equal(places, expected)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
+    np.testing.assert_allclose(ours[1], theirs[1], atol=1e-6)
+
+
 def test_patches_are_row_major_and_flattened_row_column_channel():
     images = jnp.arange(4 * 6 * 3, dtype=jnp.float32).reshape(1, 4, 6, 3)
     patches = mae.patchify(images, 2)
