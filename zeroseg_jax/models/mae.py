@@ -163,7 +163,8 @@ class Decoder(nnx.Module):
     def __call__(self, tokens: Float[Array, "b m d"], masking: Masking, grid: tuple[int, int]) -> Float[Array, "b n k"]:
         """Predicted pixels of each patch, in `patchify`'s order, normalised per patch; float32.
 
-        `tokens` are the encoder's, class token first; `grid` is the patches' (rows, columns), rows * columns = n.
+        `tokens` are the encoder's, class token first, of the patches that are visible by `masking`; `grid` is the
+        patches' (rows, columns), rows * columns = n.
         """
         x = self.embedding(tokens)
         hidden = masking.mask[..., None] > 0
