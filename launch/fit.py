@@ -83,7 +83,15 @@ def describe(where: Slice) -> Sequence[jax.Device]:
     if where.kind == "h100":
         shape = "x".join(map(str, (1, *where.shape)))
         return topologies.get_topology_desc(platform="cuda", topology=shape, target_config=H100).devices
-    return topologies.get_topology_desc(platform="tpu", topology_name=where.name).devices
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=where.name).devices
+    except jax.errors.JaxRuntimeError as error:
+        if "lockfile" not in str(error):
+            raise
+        raise InputError(
+            "another process uses the TPU's compiler (libtpu), which one at a time may load; wait for it to end, or if"
+            " there is none, remove /tmp/libtpu_lockfile"
+        ) from error
 
 
 def is_installed(module: str) -> bool:

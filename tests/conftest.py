@@ -28,7 +28,10 @@ os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    # one process at a time may load the TPU's compiler: those of launch/fit.py, which the tests start
+    "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
 }
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
 jax.config.update("jax_disable_most_optimizations", True)
