@@ -66,7 +66,7 @@ def random_masking(noise: Float[Array, "b n"], mask_ratio: float) -> Masking:
 
 
 def take_patches(x: Float[Array, "b n d"], indices: Int[Array, "b m"]) -> Float[Array, "b m d"]:
-    """`x[b, indices[b, m]]`."""
+    """`x[b, indices[b, m]]`; an index past the end takes the last."""
     return jnp.take_along_axis(x, indices[..., None], axis=1, mode="clip")
 
 
