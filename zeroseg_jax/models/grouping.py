@@ -16,7 +16,7 @@ from jax.lax import optimization_barrier
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
-from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, linear
+from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, kept_gelu, linear
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TokenMixer(nnx.Module):
     """An MLP over the token axis: turns n tokens into m."""
 
     def __init__(self, tokens: int, hidden: int, out: int, *, dtype: Any = None, rngs: nnx.Rngs):
-        self.mlp = MLP(tokens, hidden, out=out, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(tokens, hidden, out=out, activation=kept_gelu, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
         return self.mlp(x.swapaxes(1, 2)).swapaxes(1, 2)
@@ -83,7 +83,7 @@ class CrossAttention(nnx.Module):
     def __init__(self, width: int, heads: int, mlp_width: int, *, norm_eps: float, dtype: Any = None, rngs: nnx.Rngs):
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, mlp_width, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, mlp_width, activation=kept_gelu, dtype=dtype, rngs=rngs)
         self.post_norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b s d"], context: Float[Array, "b n d"]) -> Float[Array, "b s d"]:
@@ -142,7 +142,7 @@ class GroupingBlock(nnx.Module):
         self.mixer = TokenMixer(group_tokens, width // 2, segments, dtype=dtype, rngs=rngs)
         self.cross = CrossAttention(width, heads, mlp_width or 4 * width, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
         self.assignment = AssignAttention(width, how, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, 4 * width, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, 4 * width, activation=kept_gelu, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, tokens: Float[Array, "b n d"], groups: Float[Array, "b g d"], key: PRNGKeyArray | None = None

@@ -45,9 +45,31 @@ def gelu(x: Array) -> Array:
 @gelu.defjvp
 def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
+    return gelu(x), tangent * _gelu_slope(x)
+
+
+@jax.custom_jvp
+def kept_gelu(x: Array) -> Array:
+    """`gelu` that training computes once and keeps, together with its slope: two arrays instead of one.
+
+    Otherwise a TPU's compiler computes it again in each of the three matrix products that read it, whose programs grow.
+    That costs fewer cycles than memory does, so transformers have `gelu`; layers that are few, and so matter for the
+    time to compile alone, have this one.
+    """
+    return gelu(x)
+
+
+@kept_gelu.defjvp
+def _kept_gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    value, slope = jax.lax.optimization_barrier((gelu(x), _gelu_slope(x)))
+    return value, tangent * slope
+
+
+def _gelu_slope(x: Array) -> Array:
     y = x.astype(jnp.float32)
     slope = _normal_cdf(y, x.dtype) + y * jnp.exp(-0.5 * y * y) * (2 * np.pi) ** -0.5
-    return gelu(x), tangent * slope.astype(x.dtype)
+    return slope.astype(x.dtype)
 
 
 def _normal_cdf(y: Array, dtype: Any) -> Array:

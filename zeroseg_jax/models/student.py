@@ -16,7 +16,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import Assigning, GroupingStage, compose
 from zeroseg_jax.models.layer_norm import layer_norm
-from zeroseg_jax.models.layers import MLP, Remat
+from zeroseg_jax.models.layers import MLP, Remat, kept_gelu
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
 from zeroseg_jax.models.preprocessing import MEAN, STD
 
@@ -157,7 +157,9 @@ class Student(nnx.Module):
             stages.append(GroupingStage(*stage, previous=previous, **options))
         self.stages = nnx.List(stages)
         self.norm = layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
-        self.projection = MLP(config.width, config.projection_width, out=config.embed_dim, dtype=dtype, rngs=rngs)
+        self.projection = MLP(
+            config.width, config.projection_width, out=config.embed_dim, activation=kept_gelu, dtype=dtype, rngs=rngs
+        )
 
     def __call__(
         self,
