@@ -153,6 +153,7 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
     memory, text = compiled.memory_analysis(), read_text(compiled, where)
     result |= {"arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes}
     result |= {"temporaries": memory.temp_size_in_bytes, "peak": memory.peak_memory_in_bytes}
+    result |= {"program": memory.generated_code_size_in_bytes}
     if hlo:
         Path(hlo).write_text(text, encoding="utf-8")
     program = parse(text)
@@ -231,6 +232,7 @@ def table(result: dict[str, Any]) -> Table:
         shown.add_row("estimate: images/s of all chips, at most", f"{result['images_per_second']:.0f}")
         shown.add_row("estimate: chip-hours of the run, at least", f"{result['chip_hours']:.1f}")
         shown.add_row("compile, CPU-seconds", f"{result['compile_cpu_seconds']:.0f}")
+        shown.add_row("size of the program", f"{result['program'] / 2**20:.0f} MiB")
     shown.add_row("verdict", result["verdict"] + (f": try {result['change']}" if result["change"] else ""))
     return shown
 
