@@ -52,9 +52,9 @@ def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 def kept_gelu(x: Array) -> Array:
     """`gelu` that training computes once and keeps, together with its slope: two arrays instead of one.
 
-    Otherwise a TPU's compiler computes it again in each of the three matrix products that read it, whose programs grow.
-    That costs fewer cycles than memory does, so transformers have `gelu`; layers that are few, and so matter for the
-    time to compile alone, have this one.
+    Of `gelu` a TPU's compiler makes value and slope again in each of the three matrix products that read them, which
+    takes fewer cycles than to keep them, but larger programs. So transformers have `gelu`, and the layers that are few,
+    where cycles hardly count and the time to compile does, this one.
     """
     return gelu(x)
 
