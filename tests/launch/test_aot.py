@@ -43,7 +43,7 @@ def test_data_parallel(topology, remat, peak, flops, program):
     assert (result["batch_size"], result["verdict"]) == (4096, "fits")
     assert result["peak"] <= peak * GIB
     assert result["flops_by_model"] <= flops
-    assert result["program"] <= program * 2**20  # grows with the CPU-seconds of a compile, but is always the same
+    assert result["program"] <= program * 2**20  # grows with a compile's CPU-seconds, the same in every run
     assert bytes_per_parameter(result).keys() == {"all-reduce"}
     assert bytes_per_parameter(result)["all-reduce"] <= 1.05 * 2
 
