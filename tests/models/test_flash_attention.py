@@ -1,4 +1,7 @@
-"""cuDNN's attention, which needs a GPU, with JAX's other implementation of the same function in its place."""
+"""cuDNN's attention: on CPUs with JAX's other implementation of the same function in its place.
+
+`JAX_PLATFORMS=cuda pytest -n 0 tests/models/test_flash_attention.py` tests it itself, on an NVIDIA GPU.
+"""
 
 from types import SimpleNamespace
 
@@ -17,6 +20,8 @@ from zeroseg_jax.models.flash_attention import flash_attend, has_flash_attention
 from zeroseg_jax.models.layers import Attention
 from zeroseg_jax.sharding import make_mesh
 
+on_gpu = pytest.mark.skipif(not has_flash_attention(jnp.bfloat16), reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda")
+
 
 @pytest.fixture
 def stand_in(monkeypatch):
@@ -31,12 +36,50 @@ def test_values_and_gradients_are_those_of_plain_attention(stand_in, n, m):
     def loss(how, *inputs):
         return (how(*inputs) * weight).sum()
 
-    np.testing.assert_allclose(flash_attend(query, key, value), attend(query, key, value), atol=1e-5)
-    found, expected = (jax.grad(loss, argnums=(1, 2, 3))(how, query, key, value) for how in (flash_attend, attend))
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    with jax.default_matmul_precision("highest"):  # where a GPU would take fewer bits
+        np.testing.assert_allclose(flash_attend(query, key, value), attend(query, key, value), atol=1e-5)
+        found, expected = (jax.grad(loss, argnums=(1, 2, 3))(how, query, key, value) for how in (flash_attend, attend))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
     mask = jnp.asarray(rng.random((n, m)) < 0.5).at[:, 0].set(True)
     np.testing.assert_array_equal(flash_attend(query, key, value, mask), attend(query, key, value, mask))
+
+
+@on_gpu
+@pytest.mark.parametrize("n, m, width", [(50, 50, 64), (197, 197, 64), (8, 197, 64), (229, 229, 64), (197, 197, 32)])
+def test_cudnn_is_as_near_to_float32_as_plain_attention(n, m, width):
+    rng = np.random.default_rng(0)
+    exact = tuple(jnp.asarray(rng.normal(size=(4, t, 6, width)), jnp.bfloat16) for t in (n, m, m, n))
+    exact = tuple(x.astype(jnp.float32) for x in exact)
+
+    def values(how, *inputs):
+        value, pullback = jax.vjp(how, *inputs[:3])
+        return [value, *pullback(inputs[3])]
+
+    rounded = [x.astype(jnp.bfloat16) for x in exact]
+    with jax.default_matmul_precision("highest"):
+        truth = values(attend, *exact)
+    cudnn, plain = (jax.jit(values, static_argnums=0)(how, *rounded) for how in (flash_attend, attend))
+    for true, ours, theirs in zip(truth, cudnn, plain, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        ours, theirs = (float(jnp.linalg.norm(x.astype(jnp.float32) - true)) for x in (ours, theirs))
+        assert 0 < ours < 1.5 * theirs
+
+
+@on_gpu
+def test_a_step_with_it_is_a_step_with_plain_attention(tiny_config, monkeypatch):
+    tiny_config.dtype, tiny_config.student.gumbel = "bfloat16", False
+    batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)), jnp.uint8)}
+
+    def metrics():
+        teacher = load_teacher(tiny_config)
+        plan = make_plan(tiny_config, teacher, make_mesh(tiny_config.mesh))
+        return plan.train_step(jax.jit(plan.initial_state)(), batch, teacher.params)[1]
+
+    found = metrics()
+    monkeypatch.setattr(flash_attention, "has_flash_attention", lambda dtype: False)
+    for name, value in metrics().items():
+        np.testing.assert_allclose(found[name], value, rtol=0.02, err_msg=name)
 
 
 @pytest.mark.parametrize("width", [12, 136])
