@@ -18,10 +18,10 @@ class Collective(NamedTuple):
 def collectives(program: Program) -> dict[str, Collective]:
     """By kind, for the kinds that occur. A `while` of unknown length raises ValueError if there are any in it."""
     found: dict[str, Collective] = {}
-    seen: set[str] = set()  # channels: fused asynchronous operations are printed more than once
+    seen: set[tuple[str, str]] = set()  # fused asynchronous operations are printed more than once
     for instruction, _, times in program.run(into_fusions=True):
         kind = instruction.opcode.removesuffix("-start")
-        if kind not in KINDS or _repeated(instruction.line, seen):
+        if kind not in KINDS or _repeated(instruction, seen):
             continue
         if times is None:
             raise ValueError(f"a collective runs in a loop of unknown length: {instruction.line.strip()[:200]}")
@@ -30,12 +30,14 @@ def collectives(program: Program) -> dict[str, Collective]:
     return found
 
 
-def _repeated(line: str, seen: set[str]) -> bool:
-    channel = re.search(r"channel_id=(\d+)", line)
+def _repeated(instruction: Instruction, seen: set[tuple[str, str]]) -> bool:
+    """Whether one with its channel and shapes has been seen; all sums of a `shard_map` have the same channel."""
+    channel = re.search(r"channel_id=(\d+)", instruction.line)
     if channel is None:
         return False
-    known = channel[1] in seen
-    seen.add(channel[1])
+    key = channel[1], re.sub(r"\{[^}]*\}", "", instruction.shape)
+    known = key in seen
+    seen.add(key)
     return known
 
 

@@ -106,7 +106,7 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
     sizes = clip_sizes(config)
     clip = ClipEncoder(nnx.eval_shape(lambda: CLIP(sizes, rngs=nnx.Rngs(0), dtype=jnp.dtype(config.dtype))))
     boxes = view_boxes(config.views.grids, config.views.windows)
-    teacher = make_teacher(clip, boxes, config.teacher.chunk * sharding.batch_parts(mesh), config.views.local_size)
+    teacher = make_teacher(clip, boxes, config.teacher.chunk, config.views.local_size)
     plan = make_plan(config, teacher, mesh)
 
     split, side = sharding.batch_sharding(mesh), config.image_size

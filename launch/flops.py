@@ -28,4 +28,6 @@ def _flops(equation: Any) -> float:
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
                 inner += matmul_flops(part)
+    if name == "shard_map":  # each device's part
+        return inner * math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
     return inner * (parameters["length"] if name == "scan" else 1)

@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 from zeroseg_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+"""The axes that a batch is split over; devices along "tensor" work on the same images."""
 
 # End of a parameter's path -> logical name of each of its last axes. The first row that matches counts.
 TABLE: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -92,15 +94,32 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 def gathered(shardings: Any) -> Any:
     """The same shardings without "fsdp": how the step sees the parameters.
 
-    "fsdp" splits what is stored, the parameters and the optimiser's moments. The step gathers all parameters once, and
-    its gradients are split again. Left to itself, XLA splits activations along the feature axis to match split weights,
-    and moves hundreds of times as many bytes.
+    "fsdp" splits what is stored, the parameters and the optimiser's moments. The step gathers all parameters once.
     """
+    return jax.tree.map(lambda sharding: NamedSharding(sharding.mesh, _only(sharding.spec, ("data", "tensor"))), shardings)
 
-    def gather(sharding: NamedSharding) -> NamedSharding:
-        return NamedSharding(sharding.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
 
-    return jax.tree.map(gather, shardings)
+def over_batch(shardings: Any) -> Any:
+    """The PartitionSpecs of the shardings over `BATCH_AXES`: how a function on one device's images returns such a tree
+    (`mean_over_devices`)."""
+    return jax.tree.map(lambda sharding: _only(sharding.spec, BATCH_AXES), shardings)
+
+
+def _only(spec: P, axes: tuple[str, ...]) -> P:
+    return P(*(axis if axis in axes else None for axis in spec))
+
+
+def mean_over_devices(x: Array, spec: P, mesh: Mesh) -> Array:
+    """The mean of `x` over the devices of `BATCH_AXES`, in its dtype, of which each keeps the part that `spec` gives it.
+
+    To be called in `jax.shard_map` over these axes; the sum of a matrix that "fsdp" splits goes to its parts at once.
+    """
+    if batch_parts(mesh) == 1:  # nothing to sum, which the compiler does not take where "tensor" has all devices
+        return x
+    x = x / batch_parts(mesh)
+    if "fsdp" not in spec or mesh.shape["fsdp"] == 1:
+        return jax.lax.psum(x, BATCH_AXES)
+    return jax.lax.psum(jax.lax.psum_scatter(x, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True), "data")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -108,8 +127,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis over all devices of "data" and "fsdp"."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+    """The leading axis over all devices of `BATCH_AXES`."""
+    return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def batch_parts(mesh: Mesh | AbstractMesh) -> int:
@@ -151,13 +170,3 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
     """The global batch, made of the part that each process holds."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
-
-
-def split_batch(x: Array, parts: int) -> Array:
-    """(B, ...) -> (parts, B / parts, ...), each part spread over all devices as the batch is, without communication."""
-    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-
-
-def join_batch(x: Array) -> Array:
-    """The inverse of `split_batch`: (parts, B / parts, ...) -> (B, ...)."""
-    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

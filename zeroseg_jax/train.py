@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         readout_of(config)
         zero_shot.load_compared(config)
     source = open_source(config.data)
-    teacher = load_teacher(config, sharding.batch_parts(mesh))
+    teacher = load_teacher(config)
     teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
     cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
     batches = train_iterator(
@@ -167,4 +167,4 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | Path) -> dict[str,
 def embed(config: ConfigDict, workdir: Path) -> None:
     """Stores the teacher's embeddings of the training images, for runs with `config.teacher.source="cache"`."""
     validate(config)
-    open_cache(load_teacher(config, jax.local_device_count()), open_source(config.data), config, workdir)
+    open_cache(load_teacher(config), open_source(config.data), config, workdir)

@@ -67,7 +67,7 @@ def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     sizes, dtype = fit.clip_sizes(config), jnp.dtype(config.dtype)
     clip = ClipEncoder(CLIP(sizes, rngs=nnx.Rngs(0), dtype=dtype))
     boxes = view_boxes(config.views.grids, config.views.windows)
-    teacher = make_teacher(clip, boxes, config.teacher.chunk * sharding.batch_parts(mesh), config.views.local_size)
+    teacher = make_teacher(clip, boxes, config.teacher.chunk, config.views.local_size)
     plan = make_plan(config, teacher, mesh)
     state = jax.jit(plan.initial_state, out_shardings=plan.shardings)()
     rng, side = np.random.default_rng(0), config.image_size

@@ -63,13 +63,14 @@ ENTRY %main (q: bf16[12,8,4], g: f32[4]) -> f32[16] {
   %t = (s32[], bf16[12,8,4]{2,1,0}) tuple(%start, %q)
   %loop = (s32[], bf16[12,8,4]{2,1,0}) while(%t), condition=%condition, body=%body
   %ag = f32[16]{0} all-gather(%g), channel_id=2, dimensions={0}
-  ROOT %again = f32[16]{0} all-gather(%g), channel_id=2, dimensions={0}
+  %again = f32[16]{0:S(1)} all-gather(%g), channel_id=2, dimensions={0}
+  ROOT %other = f32[8]{0} all-gather(%g), channel_id=2, dimensions={0}
 }
 """
 
 
 def test_collectives_count_loops_and_channels_once():
-    expected = {"all-reduce": Collective(12, 12 * 64), "all-gather": Collective(1, 64)}
+    expected = {"all-reduce": Collective(12, 12 * 64), "all-gather": Collective(2, 64 + 32)}
     assert collectives(parse(HLO)) == expected
     noted = HLO.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}')
     assert collectives(parse(noted))["all-reduce"].times == 5

@@ -140,6 +140,9 @@ def _view_weights(weights: ViewWeights, teacher: Float[Array, "b v d"]) -> Float
 
 
 def _weighted_mean(x: Float[Array, "b v"], weights: Float[Array, "b v"]) -> Float[Array, ""]:
-    """0 where all weights are."""
-    total = weights.sum()
-    return (x * weights).sum() / jnp.where(total > 0, total, 1.0)
+    """The mean over images of each one's weighted mean, which is 0 where all its weights are.
+
+    So every image counts alike, and the mean of parts of a batch is that of the whole.
+    """
+    total = weights.sum(axis=1)
+    return ((x * weights).sum(axis=1) / jnp.where(total > 0, total, 1.0)).mean()

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
-from zeroseg_jax.distill.reduction import sum_in_float32
 from zeroseg_jax.distill.step import TrainState, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import Teacher, find_shipped
 from zeroseg_jax.models.clip_encoder import read_clip_config
@@ -43,8 +42,6 @@ def make_plan(config: ConfigDict, teacher: Teacher, mesh: Mesh) -> Plan:
 
     def make() -> Student:
         student = Student(sizes, rngs=nnx.Rngs(config.seed), dtype=jnp.dtype(config.dtype))
-        if config.optimizer.reduce_dtype == "float32":
-            sum_in_float32(student)
         use_flash_attention(student, config.dtype)
         return student
 

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.losses import total_loss
 from zeroseg_jax.distill.teacher import Teacher
-from zeroseg_jax.sharding import gathered, split_batch
+from zeroseg_jax.sharding import BATCH_AXES, gathered, mean_over_devices, over_batch
 
 TrainState = dict[str, Any]
 """`params` and `opt` (the optimiser's state) as trees of arrays, `step` an int32 scalar: the number of steps taken."""
@@ -92,45 +93,60 @@ def make_train_step(
     so that finite metrics mean a finite state) and `lr`.
     """
     schedule, weights = learning_rate(config.optimizer, config.steps), config.loss.to_dict()
-    patches = (config.image_size // config.student.patch_size) ** 2
+    patches, parts = (config.image_size // config.student.patch_size) ** 2, config.optimizer.accumulate
+    reduce_dtype = jnp.dtype(config.dtype if config.optimizer.reduce_dtype == "compute" else "float32")
+    mesh, specs = shardings["step"].mesh, over_batch(shardings["params"])
 
-    def loss_fn(params: Any, batch: Batch, gumbel_key: Array) -> tuple[Array, Metrics]:
+    def loss_fn(params: Any, batch: Batch) -> tuple[Array, Metrics]:
         student = nnx.merge(graphdef, params)
         images = batch["image"].astype(jnp.float32) / 255
-        output = student(images, noise=batch["noise"], gumbel_key=gumbel_key, reconstruct=config.loss.mae > 0)
+        output = student(images, noise=batch["noise"], gumbel_key=batch["gumbel"], reconstruct=config.loss.mae > 0)
         return total_loss(output, batch["teacher"].astype(jnp.float32), images, weights, teacher.boxes)
 
-    def gradient(params: Any, batch: Batch, key: Array, teacher_params: Any) -> tuple[Any, Metrics]:
-        if "teacher" not in batch:
-            batch = batch | {"teacher": teacher.embed(teacher_params, batch["image"])}
-        (_, terms), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, key)
+    def gradient(params: Any, batch: Batch) -> tuple[Any, Metrics]:
+        (_, terms), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
         return gradients, terms
 
-    def mean_gradient(params: Any, batch: Batch, key: Array, teacher_params: Any) -> tuple[Any, Metrics]:
-        """The mean over `accumulate` parts of the batch, one after the other.
-
-        It equals that of the whole batch, but for views without a visible patch: those are left out part by part.
-        """
-        parts = config.optimizer.accumulate
+    def accumulated(params: Any, batch: Batch) -> tuple[Any, Metrics]:
+        """The mean over `accumulate` parts of a device's images, one after the other."""
         if parts == 1:
-            return gradient(params, batch, key, teacher_params)
+            return gradient(params, batch)
 
-        def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(params, *part, teacher_params)), None
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            # added by programs of their own: in those that make the gradients, sums take longer to compile
+            return jax.tree.map(jnp.add, total, jax.lax.optimization_barrier(gradient(params, part))), None
 
-        split = jax.tree.map(lambda x: split_batch(x, parts), batch), jax.random.split(key, parts)
-        first = jax.tree.map(lambda x: x[0], split)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, *first, teacher_params)
-        )
-        total, _ = jax.lax.scan(add, zeros, split)
+        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], split))
+        total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), split)
         return jax.tree.map(lambda x: x / parts, total)
+
+    def mean_gradient(params: Any, batch: Batch, teacher_params: Any) -> tuple[Any, Metrics]:
+        """What one device does with its images, and the mean over all of them: the gradients are summed over devices
+        once a step, in `reduce_dtype`."""
+        if "teacher" not in batch:
+            batch = batch | {"teacher": teacher.embed(teacher_params, batch["image"])}
+        gradients, terms = accumulated(params, batch)
+        mean = lambda x, spec: mean_over_devices(x.astype(reduce_dtype), spec, mesh).astype(x.dtype)  # noqa: E731
+        return jax.tree.map(mean, gradients, specs), {name: mean_over_devices(x, P(), mesh) for name, x in terms.items()}
+
+    over_devices = jax.shard_map(
+        mean_gradient,
+        mesh=mesh,
+        in_specs=(P(), P(BATCH_AXES), P()),
+        out_specs=(specs, P()),
+        axis_names=set(BATCH_AXES),
+        check_vma=False,  # or JAX would sum the gradients of every part over the devices
+    )
 
     def train_step(state: TrainState, batch: Batch, teacher_params: Any) -> tuple[TrainState, Metrics]:
         noise_key, gumbel_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state["step"]))
-        batch = batch | {"noise": jax.random.uniform(noise_key, (len(batch["image"]), patches))}
+        images = len(batch["image"])
+        # a key for each image, so that the noise depends neither on the mesh nor on `accumulate`
+        batch = batch | {"gumbel": jax.random.split(gumbel_key, images)}
+        batch |= {"noise": jax.random.uniform(noise_key, (images, patches))}
         params = jax.lax.with_sharding_constraint(state["params"], gathered(shardings["params"]))
-        gradients, metrics = mean_gradient(params, batch, gumbel_key, teacher_params)
+        gradients, metrics = over_devices(params, batch, teacher_params)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings["params"])
         updates, opt = optimizer.update(gradients, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
@@ -138,5 +154,5 @@ def make_train_step(
         metrics |= norms | {"lr": schedule(state["step"])}
         return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
 
-    options = COMPILER_OPTIONS.get(shardings["step"].mesh.devices.flat[0].device_kind, {})
+    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {})
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=options)

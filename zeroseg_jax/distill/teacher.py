@@ -18,7 +18,6 @@ from zeroseg_jax.distill.views import crop_views, view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
 from zeroseg_jax.models.flash_attention import use_flash_attention
-from zeroseg_jax.sharding import join_batch, split_batch
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -27,7 +26,7 @@ class Teacher(NamedTuple):
     """The teacher of a run. `embed` is pure, so that it can be part of a jitted step; `params` are its weights."""
 
     embed: Callable[[Any, UInt8[Array, "b y x 3"]], Float[Array, "b v d"]]
-    """(params, uint8 images) -> unit-length float32 embeddings of all views of each image."""
+    """(params, uint8 images of one device) -> unit-length float32 embeddings of all views of each image."""
     params: Any
     boxes: Float[np.ndarray, "v 4"]
     embed_dim: int
@@ -41,14 +40,11 @@ def find_shipped(source: str | Path) -> str | Path:
     return shipped if (shipped / "config.json").is_file() else source
 
 
-def load_teacher(config: ConfigDict, parts: int = 1) -> Teacher:
-    """The teacher and the views that `config` names; raises InputError where its folder is missing or broken.
-
-    `parts` is how many parts of a batch devices work on side by side (`sharding.batch_parts`).
-    """
+def load_teacher(config: ConfigDict) -> Teacher:
+    """The teacher and the views that `config` names; raises InputError where its folder is missing or broken."""
     clip = load_clip(find_shipped(config.teacher.path), dtype=jnp.dtype(config.dtype))
     boxes = view_boxes(config.views.grids, config.views.windows)
-    return make_teacher(clip, boxes, chunk=config.teacher.chunk * parts, local_size=config.views.local_size)
+    return make_teacher(clip, boxes, chunk=config.teacher.chunk, local_size=config.views.local_size)
 
 
 def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int = 0, local_size: int = 0) -> Teacher:
@@ -88,8 +84,8 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
         part = next(n for n in range(min(wanted, batch), 0, -1) if batch % n == 0)
         if part == batch:
             return embed_part(params, images)
-        parts = split_batch(images, batch // part)
-        return join_batch(jax.lax.map(lambda x: embed_part(params, x), parts))
+        parts = images.reshape(-1, part, *images.shape[1:])
+        return jax.lax.map(lambda x: embed_part(params, x), parts).reshape(batch, len(boxes), -1)
 
     configuration = dataclasses.asdict(clip.model.config.vision)
     configuration |= {"mean": list(clip.preprocessing.mean), "std": list(clip.preprocessing.std)}

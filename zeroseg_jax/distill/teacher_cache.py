@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float16, Int, UInt8
 from ml_collections import ConfigDict
 
@@ -204,18 +207,18 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
     """Computes the shards that are missing in `folder`, those of this process, with a progress bar."""
     crops, forms = config.teacher.cached_crops, 2 if config.data.flip else 1
     shards = _shards(folder, len(source))
-    devices = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
-    split = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("data"))
+    devices = Mesh(np.array(jax.local_devices()), ("data",))
     batch_size = (config.teacher.chunk or 32) * len(jax.local_devices())
     augmentation = dataclasses.replace(augmentation_of(config), stored_crops=crops)
 
     @jax.jit
+    @partial(jax.shard_map, mesh=devices, in_specs=(P(), P("data")), out_specs=P("data"), check_vma=False)
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b f v d"]:
         both = jnp.stack([images, images[:, :, ::-1]][:forms], axis=1)
         embeddings = teacher.embed(params, both.reshape(-1, *images.shape[1:]))
         return embeddings.reshape(len(images), forms, *embeddings.shape[1:]).astype(jnp.float16)
 
-    params = jax.device_put(teacher.params, jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec()))
+    params = jax.device_put(teacher.params, NamedSharding(devices, P()))
     missing = [shard for shard in _own(shards) if not shard.exists()]
     parts = {shard: range(i * SHARD, min((i + 1) * SHARD, len(source))) for i, shard in enumerate(shards)}
     bar, done = ProgressBar("embed", sum(len(parts[shard]) for shard in missing) * crops), 0
@@ -230,7 +233,7 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
             workers=config.data.workers,
             max_broken_share=1.0,  # counted over the whole set, by the training that follows
         ):
-            embeddings = np.array(embed(params, jax.device_put(batch["image"], split)))
+            embeddings = np.array(embed(params, jax.device_put(batch["image"], NamedSharding(devices, P("data")))))
             # a broken image is never drawn for training; were it drawn, the NaN would stop the run
             embeddings[~batch["valid"]] = np.nan
             for embedding in embeddings[batch["index"] >= 0].reshape(-1, *embeddings.shape[2:]):

@@ -7,13 +7,14 @@ checkpoints, including the cross-attention before the assignment that the paper 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.lax import optimization_barrier
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
 from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, kept_gelu, linear
@@ -33,6 +34,10 @@ class Assigning:
     """Whether a segment's value is the sum over its tokens; otherwise it is the sum over (their weight + 1)."""
 
 
+Keys = Key[Array, ""] | Key[Array, " b"]
+"""Random keys of a batch: one for all of it, or one an image, whose noise then does not depend on the other images."""
+
+
 class Grouping(NamedTuple):
     """What a grouping block returns."""
 
@@ -42,7 +47,7 @@ class Grouping(NamedTuple):
 
 
 def assign(
-    logits: Float[Array, "b n s"], how: Assigning, key: PRNGKeyArray | None = None
+    logits: Float[Array, "b n s"], how: Assigning, key: Keys | None = None
 ) -> tuple[Float[Array, "b n s"], Float[Array, "b n s"]]:
     """The map that merges the features, and the soft map without noise. Rows of both sum to 1; float32.
 
@@ -52,7 +57,9 @@ def assign(
     clean = jax.nn.softmax(logits / how.tau, axis=-1)
     merging = clean
     if how.gumbel and key is not None:
-        merging = jax.nn.softmax((logits + jax.random.gumbel(key, logits.shape)) / how.tau, axis=-1)
+        draw = partial(jax.random.gumbel, shape=logits.shape[-2:])
+        noise = jax.vmap(draw)(key) if key.ndim else jax.random.gumbel(key, logits.shape)
+        merging = jax.nn.softmax((logits + noise) / how.tau, axis=-1)
     if how.kind == "hard":
         chosen = jax.nn.one_hot(jnp.argmax(merging, axis=-1), logits.shape[-1])
         merging = chosen - jax.lax.stop_gradient(merging) + merging
@@ -102,7 +109,7 @@ class AssignAttention(nnx.Module):
         self.out = linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, segments: Float[Array, "b s d"], tokens: Float[Array, "b n d"], key: PRNGKeyArray | None = None
+        self, segments: Float[Array, "b s d"], tokens: Float[Array, "b n d"], key: Keys | None = None
     ) -> Grouping:
         # float32 from here: the straight-through difference and small shares do not survive bfloat16
         query, keys, values = (
@@ -145,7 +152,7 @@ class GroupingBlock(nnx.Module):
         self.mlp = MLP(width, 4 * width, activation=kept_gelu, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, tokens: Float[Array, "b n d"], groups: Float[Array, "b g d"], key: PRNGKeyArray | None = None
+        self, tokens: Float[Array, "b n d"], groups: Float[Array, "b g d"], key: Keys | None = None
     ) -> Grouping:
         # kept apart: each is read by several products, which would all norm it again, in programs of their own
         tokens, groups = optimization_barrier((self.token_norm(tokens), self.group_norm(groups)))
@@ -201,7 +208,7 @@ class GroupingStage(nnx.Module):
         self,
         tokens: Float[Array, "b n d"],
         previous: Float[Array, "b h d"] | None = None,
-        key: PRNGKeyArray | None = None,
+        key: Keys | None = None,
     ) -> tuple[Grouping, Float[Array, "b g d"]]:
         """The segments and their map, and the group tokens after the transformer, for the next stage."""
         groups = self.group_tokens[...].astype(tokens.dtype)

@@ -18,11 +18,7 @@ from zeroseg_jax.models.layer_norm import layer_norm
 
 Activation = Callable[[Array], Array]
 Remat = Literal["none", "dots", "full"]
-PRODUCT = "product"
-"""The `checkpoint_name` of a matrix product that is hidden in a function with a gradient of its own."""
-_DOTS = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
-)
+_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
 def quick_gelu(x: Array) -> Array:

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
-from zeroseg_jax.models.grouping import Assigning, GroupingStage, compose
+from zeroseg_jax.models.grouping import Assigning, GroupingStage, Keys, compose
 from zeroseg_jax.models.layer_norm import layer_norm
 from zeroseg_jax.models.layers import MLP, Remat, kept_gelu
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
@@ -166,7 +166,7 @@ class Student(nnx.Module):
         images: Float[Array, "b y x 3"],
         *,
         noise: Float[Array, "b n"] | None = None,
-        gumbel_key: PRNGKeyArray | None = None,
+        gumbel_key: Keys | None = None,
         reconstruct: bool = True,
     ) -> StudentOutput:
         """Segments images.
@@ -174,7 +174,7 @@ class Student(nnx.Module):
         Args:
             images: in [0, 1], of any size divisible by the patch.
             noise: uniform noise that chooses the visible patches; None shows all of them.
-            gumbel_key: key of the assignment's noise; None for inference.
+            gumbel_key: key of the assignment's noise, or one an image; None for inference.
             reconstruct: whether to run the reconstruction decoder, where there is one and `noise` is given.
 
         Raises:
@@ -192,7 +192,7 @@ class Student(nnx.Module):
 
         segments, groups, maps = tokens[:, 1:], None, []
         for i, stage in enumerate(self.stages):
-            key = None if gumbel_key is None else jax.random.fold_in(gumbel_key, i)
+            key = None if gumbel_key is None else jnp.vectorize(jax.random.fold_in)(gumbel_key, i)
             (segments, stage_map), groups = stage(segments, groups, key)
             maps.append(stage_map)
 
