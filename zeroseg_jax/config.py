@@ -99,9 +99,9 @@ def default_config() -> ConfigDict:
     config.optimizer.weight_decay = 0.05
     config.optimizer.warmup_steps = 1000  # at most half of `steps` are used
     config.optimizer.clip = 1.0  # global norm of the gradient; 0 = no clipping
-    # dtype in which the gradients of matrices are summed over devices: "compute" (`dtype`) or "float32"
+    # dtype in which the gradients are summed over devices: "compute" (`dtype`) or "float32"
     config.optimizer.reduce_dtype = "compute"
-    config.optimizer.accumulate = 1  # batch_size is split into so many parts, whose gradients are averaged
+    config.optimizer.accumulate = 1  # a device's images are split into so many parts, one after the other
 
     config.eval = ConfigDict()
     config.eval.dataset = "scenes"  # "" = no evaluation at the end of training

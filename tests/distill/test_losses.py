@@ -103,6 +103,17 @@ def test_ground_counts_only_visible_patches():
     assert unseen == 0
 
 
+def test_every_image_counts_alike_in_ground():
+    rng = np.random.default_rng(0)
+    teacher, segments = (losses.unit(jnp.asarray(rng.normal(size=(2, 4, 3)), jnp.float32)) for _ in range(2))
+    visible = jnp.array([[0, 1, 4], [0, 3, 13]])  # in one cell, and in three
+    assignment = jnp.asarray(rng.dirichlet(np.ones(4), size=(2, 3)), jnp.float32)
+    both = ground(segments, assignment, teacher, visible)
+    single = [ground(segments[i, None], assignment[i, None], teacher[i, None], visible[i, None]) for i in range(2)]
+    np.testing.assert_allclose(both, sum(single) / 2, rtol=1e-6)
+    assert abs(single[0] - single[1]) > 0.1
+
+
 def test_ground_weights_of_views():
     teacher = jnp.stack([X, Y, Z, -X])[None]
     segments = jnp.stack([X, X, Z, -X])[None]

@@ -128,6 +128,14 @@ def test_gumbel_noise_chooses_in_proportion_to_the_softmax():
     np.testing.assert_allclose(quiet[0, 0], [0, 1], atol=1e-6)
 
 
+def test_with_a_key_an_image_the_noise_depends_on_nothing_else():
+    logits, keys = jnp.zeros((3, 4, 2)), jax.random.split(jax.random.key(0), 3)
+    merging, _ = assign(logits, Assigning("soft"), keys)
+    alone, _ = assign(logits[1:2], Assigning("soft"), keys[1:2])
+    np.testing.assert_array_equal(merging[1], alone[0])
+    assert np.abs(merging[0] - merging[1]).min() > 1e-3
+
+
 @pytest.mark.parametrize(("total", "expected"), [(False, [3 / 4, 0]), (True, [3, 0])])
 def test_segment_is_a_shrunken_mean_or_a_sum_of_its_tokens(total, expected):
     attention = AssignAttention(4, Assigning("hard", total=total), rngs=nnx.Rngs(0))

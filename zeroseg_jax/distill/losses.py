@@ -69,7 +69,7 @@ def ground_loss(
     """Pulls the mean segment of each view, weighted by how much of each segment lies there, to the view's embedding.
 
     `pool="unit"` gives every segment unit length before the mean, "raw" lets longer ones count for more. A view without
-    a visible patch has no say.
+    a visible patch has no say; the others of its image count for more, so that all images count alike.
     """
     inside = jnp.asarray(patch_weights).T[visible]  # (b, k, v)
     shares = jnp.einsum("bkv,bks->bvs", inside, assignment.astype(jnp.float32), precision="highest")

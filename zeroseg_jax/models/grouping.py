@@ -7,7 +7,6 @@ checkpoints, including the cross-attention before the assignment that the paper 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +34,7 @@ class Assigning:
 
 
 Keys = Key[Array, ""] | Key[Array, " b"]
-"""Random keys of a batch: one for all of it, or one an image, whose noise then does not depend on the other images."""
+"""Random keys of a batch (`jax.random.key`): one for all of it, or one an image, whose noise then depends on it alone."""
 
 
 class Grouping(NamedTuple):
@@ -57,13 +56,17 @@ def assign(
     clean = jax.nn.softmax(logits / how.tau, axis=-1)
     merging = clean
     if how.gumbel and key is not None:
-        draw = partial(jax.random.gumbel, shape=logits.shape[-2:])
-        noise = jax.vmap(draw)(key) if key.ndim else jax.random.gumbel(key, logits.shape)
-        merging = jax.nn.softmax((logits + noise) / how.tau, axis=-1)
+        merging = jax.nn.softmax((logits + _gumbel(key, logits.shape)) / how.tau, axis=-1)
     if how.kind == "hard":
         chosen = jax.nn.one_hot(jnp.argmax(merging, axis=-1), logits.shape[-1])
         merging = chosen - jax.lax.stop_gradient(merging) + merging
     return merging, clean
+
+
+def _gumbel(key: Keys, shape: tuple[int, ...]) -> Float[Array, "b n s"]:
+    if key.ndim == 0:
+        return jax.random.gumbel(key, shape)
+    return jax.vmap(lambda one: jax.random.gumbel(one, shape[1:]))(key)
 
 
 def compose(maps: Sequence[Float[Array, "b _ _"]]) -> Float[Array, "b n s"]:
