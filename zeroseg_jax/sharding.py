@@ -96,27 +96,28 @@ def gathered(shardings: Any) -> Any:
 
     "fsdp" splits what is stored, the parameters and the optimiser's moments. The step gathers all parameters once.
     """
-    return jax.tree.map(lambda sharding: NamedSharding(sharding.mesh, _only(sharding.spec, ("data", "tensor"))), shardings)
+    return jax.tree.map(
+        lambda sharding: NamedSharding(sharding.mesh, _only(sharding.spec, ("data", "tensor"))), shardings
+    )
 
 
 def over_batch(shardings: Any) -> Any:
     """The PartitionSpecs of the shardings over `BATCH_AXES`: how a function on one device's images returns such a tree
-    (`mean_over_devices`)."""
-    return jax.tree.map(lambda sharding: _only(sharding.spec, BATCH_AXES), shardings)
+    (`sum_over_devices`)."""
+    return jax.tree.map(lambda each: _only(each.spec, BATCH_AXES), shardings)
 
 
 def _only(spec: P, axes: tuple[str, ...]) -> P:
     return P(*(axis if axis in axes else None for axis in spec))
 
 
-def mean_over_devices(x: Array, spec: P, mesh: Mesh) -> Array:
-    """The mean of `x` over the devices of `BATCH_AXES`, in its dtype, of which each keeps the part that `spec` gives it.
+def sum_over_devices(x: Array, spec: P, mesh: Mesh) -> Array:
+    """The sum of `x` over the devices of `BATCH_AXES`, in its dtype, of which each keeps the part that `spec` gives it.
 
     To be called in `jax.shard_map` over these axes; the sum of a matrix that "fsdp" splits goes to its parts at once.
     """
     if batch_parts(mesh) == 1:  # nothing to sum, which the compiler does not take where "tensor" has all devices
         return x
-    x = x / batch_parts(mesh)
     if "fsdp" not in spec or mesh.shape["fsdp"] == 1:
         return jax.lax.psum(x, BATCH_AXES)
     return jax.lax.psum(jax.lax.psum_scatter(x, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True), "data")

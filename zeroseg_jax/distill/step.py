@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.losses import total_loss
 from zeroseg_jax.distill.teacher import Teacher
-from zeroseg_jax.sharding import BATCH_AXES, gathered, mean_over_devices, over_batch
+from zeroseg_jax.sharding import BATCH_AXES, batch_parts, gathered, over_batch, sum_over_devices
 
 TrainState = dict[str, Any]
 """`params` and `opt` (the optimiser's state) as trees of arrays, `step` an int32 scalar: the number of steps taken."""
@@ -96,19 +96,22 @@ def make_train_step(
     patches, parts = (config.image_size // config.student.patch_size) ** 2, config.optimizer.accumulate
     reduce_dtype = jnp.dtype(config.dtype if config.optimizer.reduce_dtype == "compute" else "float32")
     mesh, specs = shardings["step"].mesh, over_batch(shardings["params"])
+    share = 1 / (parts * batch_parts(mesh))
 
     def loss_fn(params: Any, batch: Batch) -> tuple[Array, Metrics]:
+        """Its share of the loss of the whole batch, and of each term."""
         student = nnx.merge(graphdef, params)
         images = batch["image"].astype(jnp.float32) / 255
         output = student(images, noise=batch["noise"], gumbel_key=batch["gumbel"], reconstruct=config.loss.mae > 0)
-        return total_loss(output, batch["teacher"].astype(jnp.float32), images, weights, teacher.boxes)
+        loss, terms = total_loss(output, batch["teacher"].astype(jnp.float32), images, weights, teacher.boxes)
+        return share * loss, jax.tree.map(lambda term: share * term, terms)
 
     def gradient(params: Any, batch: Batch) -> tuple[Any, Metrics]:
         (_, terms), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
         return gradients, terms
 
     def accumulated(params: Any, batch: Batch) -> tuple[Any, Metrics]:
-        """The mean over `accumulate` parts of a device's images, one after the other."""
+        """The sum over `accumulate` parts of a device's images, one after the other."""
         if parts == 1:
             return gradient(params, batch)
 
@@ -118,20 +121,18 @@ def make_train_step(
 
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
         shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], split))
-        total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), split)
-        return jax.tree.map(lambda x: x / parts, total)
+        return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), split)[0]
 
-    def mean_gradient(params: Any, batch: Batch, teacher_params: Any) -> tuple[Any, Metrics]:
-        """What one device does with its images, and the mean over all of them: the gradients are summed over devices
-        once a step, in `reduce_dtype`."""
+    def of_device(params: Any, batch: Batch, teacher_params: Any) -> tuple[Any, Metrics]:
+        """What one device does with its images. Gradients are summed over devices once a step, in `reduce_dtype`."""
         if "teacher" not in batch:
             batch = batch | {"teacher": teacher.embed(teacher_params, batch["image"])}
         gradients, terms = accumulated(params, batch)
-        mean = lambda x, spec: mean_over_devices(x.astype(reduce_dtype), spec, mesh).astype(x.dtype)  # noqa: E731
-        return jax.tree.map(mean, gradients, specs), {name: mean_over_devices(x, P(), mesh) for name, x in terms.items()}
+        total = lambda x, spec: sum_over_devices(x.astype(reduce_dtype), spec, mesh).astype(x.dtype)  # noqa: E731
+        return jax.tree.map(total, gradients, specs), jax.tree.map(lambda x: sum_over_devices(x, P(), mesh), terms)
 
     over_devices = jax.shard_map(
-        mean_gradient,
+        of_device,
         mesh=mesh,
         in_specs=(P(), P(BATCH_AXES), P()),
         out_specs=(specs, P()),

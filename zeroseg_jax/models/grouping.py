@@ -34,7 +34,7 @@ class Assigning:
 
 
 Keys = Key[Array, ""] | Key[Array, " b"]
-"""Random keys of a batch (`jax.random.key`): one for all of it, or one an image, whose noise then depends on it alone."""
+"""Random keys of a batch (`jax.random.key`): one for all, or one an image, whose noise then depends on it alone."""
 
 
 class Grouping(NamedTuple):
