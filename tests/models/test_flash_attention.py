@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
 
 from zeroseg_jax.distill.plan import make_plan
 from zeroseg_jax.distill.teacher import load_teacher, make_teacher
@@ -86,6 +87,17 @@ def test_a_step_with_it_is_a_step_with_plain_attention(tiny_config, monkeypatch)
 def test_heads_that_cudnn_does_not_take_attend_as_elsewhere(width):
     query = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3, width)), jnp.float32)
     np.testing.assert_array_equal(flash_attend(query, query, query), attend(query, query, query))
+
+
+def test_where_the_compiler_splits_heads_it_is_plain_attention(monkeypatch):
+    calls = []
+    monkeypatch.setattr(flash_attention, "_flash_attend", lambda *inputs: (calls.append(1), inputs[0])[1])
+    inputs = [jax.ShapeDtypeStruct((2, 4, 3, 8), jnp.float32)] * 3
+    for kinds, flash in (((AxisType.Manual, AxisType.Manual), True), ((AxisType.Manual, AxisType.Auto), False)):
+        with jax.sharding.use_abstract_mesh(AbstractMesh((2, 2), ("data", "tensor"), axis_types=kinds)):
+            jax.eval_shape(flash_attend, *inputs)
+        assert bool(calls) == flash
+        calls.clear()
 
 
 def test_only_bfloat16_on_nvidia_gpus_has_it(monkeypatch):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.losses import total_loss
 from zeroseg_jax.distill.teacher import Teacher
-from zeroseg_jax.sharding import BATCH_AXES, batch_parts, gathered, over_batch, sum_over_devices
+from zeroseg_jax.sharding import AXES, BATCH_AXES, batch_parts, gathered, over_batch, sum_over_devices
 
 TrainState = dict[str, Any]
 """`params` and `opt` (the optimiser's state) as trees of arrays, `step` an int32 scalar: the number of steps taken."""
@@ -136,7 +136,7 @@ def make_train_step(
         mesh=mesh,
         in_specs=(P(), P(BATCH_AXES), P()),
         out_specs=(specs, P()),
-        axis_names=set(BATCH_AXES),
+        axis_names=set(BATCH_AXES if mesh.shape["tensor"] > 1 else AXES),  # "tensor" is left to the compiler
         check_vma=False,  # or JAX would sum the gradients of every part over the devices
     )
 

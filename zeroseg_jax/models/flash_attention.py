@@ -44,11 +44,18 @@ def flash_attend(
     value: Float[Array, "b m h c"],
     mask: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "b n h c"]:
-    """As `attend.attend`, up to rounding; that itself with a mask, or with heads that cuDNN does not take."""
+    """As `attend.attend`, up to rounding; that itself with a mask, with heads that cuDNN does not take, and in a
+    `jax.shard_map` that leaves an axis of the mesh to the compiler, as the step does "tensor": it cannot be split there.
+    """
     width = query.shape[-1]
-    if mask is not None or width % 8 or width > WIDEST:
+    if mask is not None or width % 8 or width > WIDEST or _is_split_by_the_compiler():
         return attend(query, key, value, mask)
     return _flash_attend(query, key, value)
+
+
+def _is_split_by_the_compiler() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return bool(mesh.manual_axes and mesh.auto_axes)
 
 
 @jax.custom_vjp
