@@ -45,7 +45,7 @@ def flash_attend(
     mask: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "b n h c"]:
     """As `attend.attend`, up to rounding; that itself with a mask, with heads that cuDNN does not take, and in a
-    `jax.shard_map` that leaves an axis of the mesh to the compiler, as the step does "tensor": it cannot be split there.
+    `jax.shard_map` that leaves an axis of the mesh to the compiler, as the step does "tensor": none can split it there.
     """
     width = query.shape[-1]
     if mask is not None or width % 8 or width > WIDEST or _is_split_by_the_compiler():
