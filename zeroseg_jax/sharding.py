@@ -116,11 +116,11 @@ def sum_over_devices(x: Array, spec: P, mesh: Mesh) -> Array:
 
     To be called in `jax.shard_map` over these axes; the sum of a matrix that "fsdp" splits goes to its parts at once.
     """
-    if batch_parts(mesh) == 1:  # nothing to sum, which the compiler does not take where "tensor" has all devices
-        return x
-    if "fsdp" not in spec or mesh.shape["fsdp"] == 1:
-        return jax.lax.psum(x, BATCH_AXES)
-    return jax.lax.psum(jax.lax.psum_scatter(x, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True), "data")
+    axes = [axis for axis in BATCH_AXES if mesh.shape[axis] > 1]  # sums over one device would stay in the program
+    if "fsdp" in axes and "fsdp" in spec:
+        axes.remove("fsdp")
+        x = jax.lax.psum_scatter(x, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
+    return jax.lax.psum(x, tuple(axes)) if axes else x
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
