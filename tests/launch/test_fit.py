@@ -84,7 +84,7 @@ def test_collectives_in_a_loop_of_unknown_length():
 def test_main_memory_counts_what_is_cut_out_and_not_what_stays_inside_the_chip():
     cut = 12 * (64 + 4)  # a slice of the stack and the index; its result is in S(1)
     reduced = 12 * 64  # read inside the chip, written outside
-    gathers, counter = 2 * (16 + 64), 4 + 4
+    gathers, counter = (16 + 64) + 16 + (16 + 32), 4 + 4  # the second one's result is in S(1)
     assert main_memory_bytes(parse(HLO)) == cut + reduced + gathers + counter
 
 
