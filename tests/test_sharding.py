@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh
@@ -55,6 +56,21 @@ def test_meshes_and_batches_that_do_not_fit_are_told():
             sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)))
     with pytest.raises(InputError, match=r"a batch of 5 images does not split over 4 devices .* 4 would"):
         sharding.check_batch(5, MESH)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_sums_over_devices_are_made_in_the_dtype_asked_for(dtype):
+    def traced(mesh):
+        total = lambda x: sharding.sum_over_devices(x, P("fsdp"), mesh, dtype)  # noqa: E731
+        over = jax.shard_map(total, mesh=mesh, in_specs=P(), out_specs=P("fsdp"), check_vma=False)
+        program = jax.make_jaxpr(over)(jnp.ones((4, 3)))
+        assert [x.dtype for x in program.out_avals] == [jnp.float32]
+        return [each for each in program.eqns[0].params["jaxpr"].eqns if each.primitive.name != "convert_element_type"]
+
+    sums = traced(MESH)
+    assert [each.primitive.name for each in sums] == ["reduce_scatter", "psum"]
+    assert {each.outvars[0].aval.dtype for each in sums} == {jnp.dtype(dtype)}
+    assert not traced(AbstractMesh((1, 1, 2), sharding.AXES))
 
 
 EIGHT_DEVICES = """

@@ -111,16 +111,19 @@ def _only(spec: P, axes: tuple[str, ...]) -> P:
     return P(*(axis if axis in axes else None for axis in spec))
 
 
-def sum_over_devices(x: Array, spec: P, mesh: Mesh) -> Array:
-    """The sum of `x` over the devices of `BATCH_AXES`, in its dtype, of which each keeps the part that `spec` gives it.
+def sum_over_devices(x: Array, spec: P, mesh: Mesh | AbstractMesh, dtype: Any) -> Array:
+    """The sum of `x` over the devices of `BATCH_AXES`, made in `dtype`; each keeps the part that `spec` gives it.
 
     To be called in `jax.shard_map` over these axes; the sum of a matrix that "fsdp" splits goes to its parts at once.
     """
-    axes = [axis for axis in BATCH_AXES if mesh.shape[axis] > 1]  # sums over one device would stay in the program
+    axes = [axis for axis in BATCH_AXES if mesh.shape[axis] > 1]
+    if not axes:  # a sum over one device would stay in the program, and `x` be rounded for nothing
+        return x
+    total = x.astype(dtype)
     if "fsdp" in axes and "fsdp" in spec:
         axes.remove("fsdp")
-        x = jax.lax.psum_scatter(x, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
-    return jax.lax.psum(x, tuple(axes)) if axes else x
+        total = jax.lax.psum_scatter(total, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
+    return (jax.lax.psum(total, tuple(axes)) if axes else total).astype(x.dtype)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -128,8 +128,8 @@ def make_train_step(
         if "teacher" not in batch:
             batch = batch | {"teacher": teacher.embed(teacher_params, batch["image"])}
         gradients, terms = accumulated(params, batch)
-        total = lambda x, spec: sum_over_devices(x.astype(reduce_dtype), spec, mesh).astype(x.dtype)  # noqa: E731
-        return jax.tree.map(total, gradients, specs), jax.tree.map(lambda x: sum_over_devices(x, P(), mesh), terms)
+        gradients = jax.tree.map(lambda x, spec: sum_over_devices(x, spec, mesh, reduce_dtype), gradients, specs)
+        return gradients, jax.tree.map(lambda x: sum_over_devices(x, P(), mesh, x.dtype), terms)
 
     over_devices = jax.shard_map(
         of_device,

@@ -208,11 +208,12 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
     crops, forms = config.teacher.cached_crops, 2 if config.data.flip else 1
     shards = _shards(folder, len(source))
     devices = Mesh(np.array(jax.local_devices()), ("data",))
+    split = NamedSharding(devices, P("data"))
     batch_size = (config.teacher.chunk or 32) * len(jax.local_devices())
     augmentation = dataclasses.replace(augmentation_of(config), stored_crops=crops)
 
     @jax.jit
-    @partial(jax.shard_map, mesh=devices, in_specs=(P(), P("data")), out_specs=P("data"), check_vma=False)
+    @partial(jax.shard_map, mesh=devices, in_specs=(P(), split.spec), out_specs=split.spec, check_vma=False)
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b f v d"]:
         both = jnp.stack([images, images[:, :, ::-1]][:forms], axis=1)
         embeddings = teacher.embed(params, both.reshape(-1, *images.shape[1:]))
@@ -233,7 +234,7 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
             workers=config.data.workers,
             max_broken_share=1.0,  # counted over the whole set, by the training that follows
         ):
-            embeddings = np.array(embed(params, jax.device_put(batch["image"], NamedSharding(devices, P("data")))))
+            embeddings = np.array(embed(params, jax.device_put(batch["image"], split)))
             # a broken image is never drawn for training; were it drawn, the NaN would stop the run
             embeddings[~batch["valid"]] = np.nan
             for embedding in embeddings[batch["index"] >= 0].reshape(-1, *embeddings.shape[2:]):
