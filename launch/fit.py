@@ -53,6 +53,9 @@ JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the ta
 ROW = flags.DEFINE_bool("row", False, "print one row of the table in docs/performance.md instead")
 
 GIB = 2**30
+SMALL_PART = 16
+"""Images; in smaller parts a chip's matrix units would idle. Parts of 16 and of 64 images take 10.0 and 9.5 million
+cycles an image on v5e, by the compiler's count; one part of 256 with `dots` takes 10.1."""
 
 WITHOUT_GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 """Options of the GPU compiler: nothing can be tried out, so matrix products are cuBLAS's."""
@@ -136,10 +139,15 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
     mesh = topology_mesh(where, config.mesh)
     sharding.check_batch(config.batch_size // config.optimizer.accumulate, mesh)
     traced, parameters = trace_step(config, mesh)
-    flops, images = matmul_flops(traced.jaxpr) / where.chips, config.batch_size / where.chips
+    flops, model = matmul_flops(traced.jaxpr) / where.chips, flops_of_image(config) * config.batch_size / where.chips
+    images = config.batch_size // sharding.batch_parts(mesh)
     result: dict[str, Any] = {"topology": topology, "chips": where.chips, "mesh": list(mesh.devices.shape)}
-    result |= {"batch_size": config.batch_size, "remat": config.student.remat, "parameters": parameters}
-    result |= {"flops": flops, "flops_by_model": flops / images / flops_of_image(config), "limit": where.chip.memory}
+    result |= {
+        "batch_size": config.batch_size,
+        "remat": config.student.remat,
+        "accumulate": config.optimizer.accumulate,
+    }
+    result |= {"parameters": parameters, "flops": flops, "flops_by_model": flops / model, "limit": where.chip.memory}
     began = time.process_time()
     try:
         compiled = traced.lower().compile(WITHOUT_GPU if where.kind == "h100" else None)
@@ -148,7 +156,7 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
         if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
             raise
         peak = float(used[1]) * (GIB if used[2] == "G" else 2**20)
-        return result | {"temporaries": peak} | verdict(peak, config, where.chip)
+        return result | {"temporaries": peak} | verdict(peak, config, where.chip, images)
     result |= {"compile_cpu_seconds": time.process_time() - began}
     memory, text = compiled.memory_analysis(), read_text(compiled, where)
     result |= {"arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes}
@@ -159,7 +167,7 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
     program = parse(text)
     result["collectives"] = {kind: each._asdict() for kind, each in collectives(program).items()}
     result["main_memory_bytes"] = main_memory_bytes(program)
-    return result | roofline(result, config, where.chip) | verdict(result["peak"], config, where.chip)
+    return result | roofline(result, config, where.chip) | verdict(result["peak"], config, where.chip, images)
 
 
 def read_text(compiled: Any, where: Slice) -> str:
@@ -201,21 +209,29 @@ def roofline(result: dict[str, Any], config: ConfigDict, chip: Chip) -> dict[str
     }
 
 
-def verdict(peak: float, config: ConfigDict, chip: Chip) -> dict[str, str]:
-    """`fits`, or `too large` and the setting to change: the cheapest first."""
+def verdict(peak: float, config: ConfigDict, chip: Chip, images: int) -> dict[str, str]:
+    """`fits`, or `too large` and the setting to change: what slows the step least first. A chip has `images` a step."""
     if peak <= chip.memory:
         return {"verdict": "fits", "change": ""}
-    stronger = {"none": "dots", "dots": "full"}.get(config.student.remat)
-    if stronger:
-        return {"verdict": "too large", "change": f"--config.student.remat={stronger}"}
+    parts, stronger = config.optimizer.accumulate, {"none": "dots", "dots": "full"}.get(config.student.remat)
+    split = images % (2 * parts) == 0
     if config.teacher.source == "online" and config.teacher.chunk == 0:
-        return {"verdict": "too large", "change": "--config.teacher.chunk=2"}
-    return {"verdict": "too large", "change": f"--config.optimizer.accumulate={2 * config.optimizer.accumulate}"}
+        change = "--config.teacher.chunk=2"
+    elif stronger and not (split and images // parts > SMALL_PART):
+        change = f"--config.student.remat={stronger}"
+    elif split:
+        change = f"--config.optimizer.accumulate={2 * parts}"
+    elif config.mesh.fsdp == 1:
+        change = "--config.mesh.data=1 --config.mesh.fsdp=-1"
+    else:
+        change = f"--config.batch_size={config.batch_size // 2}"
+    return {"verdict": "too large", "change": change}
 
 
 def table(result: dict[str, Any]) -> Table:
     """The figures for a reader."""
-    shown = Table(title=f"{result['topology']}, {result['batch_size']} images a step, remat {result['remat']}")
+    parts = f"{result['batch_size']} images a step in {result['accumulate']} part(s)"
+    shown = Table(title=f"{result['topology']}, {parts}, remat {result['remat']}")
     shown.add_column("per chip")
     shown.add_column("", justify="right")
     for name in ("arguments", "outputs", "temporaries", "peak", "limit"):
@@ -238,10 +254,11 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def row(name: str, result: dict[str, Any]) -> str:
-    """A line of Markdown, a chip's: config, slice, mesh, remat, GiB (peak and limit), MB of each collective, estimated
-    ms of arithmetic, memory and network, images/s at most, chip-hours at least, CPU-seconds to compile, verdict."""
+    """A line of Markdown, a chip's: config, slice, mesh, remat, parts, GiB (peak and limit), MB of each collective,
+    estimated ms of arithmetic, memory and network, images/s at most, chip-hours at least, CPU-seconds to compile,
+    verdict."""
     peak = result["peak"] if "peak" in result else result["temporaries"]
-    cells = [name, result["topology"], "x".join(map(str, result["mesh"])), result["remat"]]
+    cells = [name, result["topology"], "x".join(map(str, result["mesh"])), result["remat"], str(result["accumulate"])]
     cells.append(f"{peak / GIB:.2f} of {result['limit'] / GIB:.2f}")
     if "collectives" in result:
         moved = result["collectives"].items()

@@ -35,15 +35,22 @@ def bytes_per_parameter(result: dict) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("topology", "remat", "peak", "flops", "program"),
-    [("v5e:4x4", "dots", 10.5, 1.03, 180), ("v5e:8x8", "none", 12.0, 1.01, 130)],
+    ("topology", "remat", "accumulate", "peak", "flops", "program"),
+    [
+        ("v5e:4x4", "dots", 1, 10.5, 1.03, 180),
+        ("v5e:4x4", "dots", 16, 5.0, 1.03, 130),
+        ("v5e:8x8", "none", 1, 12.0, 1.01, 130),
+        ("v5e:8x8", "none", 4, 5.0, 1.01, 130),
+    ],
 )
-def test_data_parallel(topology, remat, peak, flops, program):
-    result = fitted("vitb16", topology, f"student.remat={remat}")
+def test_data_parallel(topology, remat, accumulate, peak, flops, program):
+    result = fitted("vitb16", topology, f"student.remat={remat}", f"optimizer.accumulate={accumulate}")
     assert (result["batch_size"], result["verdict"]) == (4096, "fits")
     assert result["peak"] <= peak * GIB
     assert result["flops_by_model"] <= flops
     assert result["program"] <= program * 2**20  # grows with a compile's CPU-seconds, the same in every run
+    if accumulate > 1:  # parts of 16 images compile with a margin; the whole batch needs more, see docs/performance.md
+        assert result["compile_cpu_seconds"] <= 240
     assert bytes_per_parameter(result).keys() == {"all-reduce"}
     assert bytes_per_parameter(result)["all-reduce"] <= 1.05 * 2
 
@@ -55,7 +62,7 @@ def test_float32_sums_send_twice_as_much():
 
 def test_too_large_is_told():
     result = fitted("vitb16", "v5e:4x4")
-    assert (result["verdict"], result["change"]) == ("too large", "--config.student.remat=dots")
+    assert (result["verdict"], result["change"]) == ("too large", "--config.optimizer.accumulate=2")
 
 
 def test_fsdp_moves_parameters_and_no_activations():

@@ -130,15 +130,14 @@ def test_slices():
 
 
 def test_the_verdict_names_the_cheapest_change():
-    config = load_config(CONFIGS / "vitb16.py")
-    assert fit.verdict(1e9, config, CHIPS["v5e"]) == {"verdict": "fits", "change": ""}
-    changes = []
-    for _ in range(4):
-        told = fit.verdict(1e12, config, CHIPS["v5e"])
+    assert fit.verdict(1e9, load_config(CONFIGS / "vitb16.py"), CHIPS["v5e"], 64) == {"verdict": "fits", "change": ""}
+    changes, overrides = [], [("teacher.chunk", "0")]
+    for _ in range(12):
+        told = fit.verdict(1e12, load_config(CONFIGS / "vitb16.py", overrides), CHIPS["v5e"], 64)
         assert told["verdict"] == "too large"
-        changes.append(told["change"])
-        key, value = told["change"].removeprefix("--config.").split("=")
-        group, name = key.split(".")
-        config[group][name] = value if group == "student" else int(value)
-    assert changes[:2] == ["--config.student.remat=dots", "--config.student.remat=full"]
-    assert changes[2:] == ["--config.optimizer.accumulate=2", "--config.optimizer.accumulate=4"]
+        changes.append(told["change"].replace("--config.", ""))
+        overrides += [tuple(change.split("=")) for change in changes[-1].split()]
+    assert changes[:3] == ["teacher.chunk=2", "optimizer.accumulate=2", "optimizer.accumulate=4"]
+    assert changes[3:5] == ["student.remat=dots", "student.remat=full"]
+    assert changes[5:9] == [f"optimizer.accumulate={parts}" for parts in (8, 16, 32, 64)]
+    assert changes[9:] == ["mesh.data=1 mesh.fsdp=-1", "batch_size=2048", "batch_size=1024"]
