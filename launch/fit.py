@@ -54,8 +54,8 @@ ROW = flags.DEFINE_bool("row", False, "print one row of the table in docs/perfor
 
 GIB = 2**30
 SMALL_PART = 16
-"""Images; in smaller parts a chip's matrix units would idle. Parts of 16 and of 64 images take 10.0 and 9.5 million
-cycles an image on v5e, by the compiler's count; one part of 256 with `dots` takes 10.1."""
+"""Images; smaller parts are not proposed before recomputation is. Parts of 16 and of 64 images take 10.0 and 9.5
+million cycles an image on v5e, by the compiler's count; one part of 256 with `dots` takes 10.1."""
 
 WITHOUT_GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 """Options of the GPU compiler: nothing can be tried out, so matrix products are cuBLAS's."""
@@ -142,12 +142,9 @@ def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
     flops, model = matmul_flops(traced.jaxpr) / where.chips, flops_of_image(config) * config.batch_size / where.chips
     images = config.batch_size // sharding.batch_parts(mesh)
     result: dict[str, Any] = {"topology": topology, "chips": where.chips, "mesh": list(mesh.devices.shape)}
-    result |= {
-        "batch_size": config.batch_size,
-        "remat": config.student.remat,
-        "accumulate": config.optimizer.accumulate,
-    }
-    result |= {"parameters": parameters, "flops": flops, "flops_by_model": flops / model, "limit": where.chip.memory}
+    result |= {"batch_size": config.batch_size, "parameters": parameters, "limit": where.chip.memory}
+    result |= {"remat": config.student.remat, "accumulate": config.optimizer.accumulate}
+    result |= {"flops": flops, "flops_by_model": flops / model}
     began = time.process_time()
     try:
         compiled = traced.lower().compile(WITHOUT_GPU if where.kind == "h100" else None)
@@ -217,7 +214,7 @@ def verdict(peak: float, config: ConfigDict, chip: Chip, images: int) -> dict[st
     split = images % (2 * parts) == 0
     if config.teacher.source == "online" and config.teacher.chunk == 0:
         change = "--config.teacher.chunk=2"
-    elif stronger and not (split and images // parts > SMALL_PART):
+    elif stronger and not (split and images >= 2 * parts * SMALL_PART):
         change = f"--config.student.remat={stronger}"
     elif split:
         change = f"--config.optimizer.accumulate={2 * parts}"
