@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -54,18 +55,18 @@ class Noise:
         return {"image": self._images[i], "key": self.key(i)}
 
 
-def random_clip(patch_size: int) -> ClipEncoder:
+def random_clip(patch_size: int, dtype: str = "float32") -> ClipEncoder:
     """CLIP ViT-B with random weights and a text tower as small as can be, which is not used here."""
     vision = VisionConfig(patch_size=patch_size)
     text = TextConfig(vocabulary=8, context=4, width=8, depth=1, heads=1, mlp_width=8, start_id=1, end_id=3)
-    return ClipEncoder(CLIP(CLIPConfig(vision, text), rngs=nnx.Rngs(0)))
+    return ClipEncoder(CLIP(CLIPConfig(vision, text), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
 
 
 class Steps:
     """The training step of a config, ready to run with an online or a cached teacher; the first of each compiles."""
 
     def __init__(self, config: Any, folder: Path):
-        clip = random_clip(config.student.patch_size)
+        clip = random_clip(config.student.patch_size, config.dtype)
         boxes = view_boxes(config.views.grids, config.views.windows)
         teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk)
         source, self.mesh = Noise(config.batch_size, config.image_size), sharding.make_mesh(config.mesh)
@@ -84,9 +85,9 @@ class Steps:
         return state, float(metrics["loss"])
 
 
-def on_cpu(config: Any, batch: int, tiny: bool = False) -> Any:
-    """`config` as it is measured: float32, whole images, what fits a CPU's cache at once."""
-    config.batch_size, config.dtype, config.data.workers = batch, "float32", 0
+def on_cpu(config: Any, batch: int, tiny: bool = False, dtype: str = "float32") -> Any:
+    """`config` as it is measured: whole images, what fits a CPU's cache at once."""
+    config.batch_size, config.dtype, config.data.workers = batch, dtype, 0
     config.data.augment, config.data.flip = "none", False
     config.teacher.chunk = 1
     if tiny:

@@ -31,15 +31,23 @@ ROWS = {
     "online8": Row("training step, 14 views through the teacher, batch 8", ("plain", "onednn")),
     "stored2": Row("training step, stored embeddings, batch 2", ("plain", "onednn")),
     "stored8": Row("training step, stored embeddings, batch 8", ("plain", "onednn")),
+    "online2_bfloat16": Row(
+        "training step in bfloat16, 14 views through the teacher, batch 2",
+        ("plain", "onednn", "bfloat16", "bfloat16 compile"),
+    ),
+    "stored2_bfloat16": Row("training step in bfloat16, stored embeddings, batch 2", ("plain", "onednn", "bfloat16")),
 }
-"""plain: as transformers' documentation shows it. onednn: linear layers by oneDNN with packed weights instead of MKL.
-compile: torch.compile with weights frozen into the graph. cached: labels embedded once, images in batches.
-The training steps are not the same: torch's is MAE's alone, ours has the segment decoder and its losses besides."""
+"""plain: as transformers' documentation shows it, in float32. onednn: linear layers by oneDNN with packed weights
+instead of MKL, in float32. bfloat16: the teacher's weights in it and the student under autocast, which takes oneDNN by
+itself. compile: torch.compile with weights frozen into the graph; of a training step, the teacher. cached: labels
+embedded once, images in batches. Training steps are not the same: torch's is MAE's alone, ours has the segment decoder
+and its losses besides. Ours is in float32 but for the rows that say bfloat16, the dtype of configs/vitb16.py."""
 
 
-def step_batch(row: str) -> int:
-    """Images in a training step of a row such as "online8"."""
-    return int(row[len("online") :])
+def step_of(row: str) -> tuple[str, int, str]:
+    """What a row such as "online8" or "stored2_bfloat16" trains with: its teacher, images in a step, and our dtype."""
+    name, _, dtype = row.partition("_")
+    return name[:6], int(name[6:]), dtype or "float32"
 
 
 def rotated(index: int) -> list[str]:

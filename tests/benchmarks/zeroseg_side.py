@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from cached_step import Steps, on_cpu
-from rows import LABELS, TEMPLATE, rotated, step_batch
+from rows import LABELS, TEMPLATE, rotated, step_of
 from worker import Outputs, serve
 
 import zeroseg_jax
@@ -29,8 +29,7 @@ def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
     if row == "files":
         return _files(folder)
     if row.startswith(("online", "stored")):
-        kind = "cached" if row.startswith("stored") else "online"
-        return _step(kind, step_batch(row), folder / f"teacher_cache_{row}", inputs["image_size"] < 224)
+        return _step(row, folder / f"teacher_cache_{row}", inputs["image_size"] < 224)
     model = zeroseg_jax.load(folder / "groupvit")
     batch = images[: int(row.removeprefix("groupvit"))]
     segment = model.segment_fn(inputs["image_size"], LABELS, templates=TEMPLATE, guide=0.0)
@@ -50,14 +49,15 @@ def _files(folder: Path) -> Callable[[int], Outputs]:
     return run
 
 
-def _step(kind: str, batch: int, cache: Path, tiny: bool) -> Callable[[int], Outputs]:
-    config = on_cpu(load_config(Path(__file__).parents[2] / "configs" / "vitb16.py"), batch, tiny)
+def _step(row: str, cache: Path, tiny: bool) -> Callable[[int], Outputs]:
+    teacher, batch, dtype = step_of(row)
+    config = on_cpu(load_config(Path(__file__).parents[2] / "configs" / "vitb16.py"), batch, tiny, dtype)
     steps = Steps(config, cache)
     state = steps.initial()
 
     def run(index: int) -> Outputs:
         nonlocal state
-        state, loss = steps.run(kind, state)
+        state, loss = steps.run("cached" if teacher == "stored" else "online", state)
         assert np.isfinite(loss)
         return {}
 
