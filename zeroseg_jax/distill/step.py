@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from ml_collections import ConfigDict
@@ -33,6 +34,11 @@ COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
 }
 """By kind of device. With v5e's default, 16 MiB of fast memory for each operation, programs are larger and take longer
 to compile, and by the compiler's own count of cycles they run no faster (docs/performance.md)."""
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str | bool]:
+    """What `jax.jit` is given for programs with the teacher in them on these devices."""
+    return COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {})
 
 
 def learning_rate(options: ConfigDict, steps: int) -> optax.Schedule:
@@ -165,5 +171,6 @@ def make_train_step(
         metrics |= norms | {"lr": schedule(state["step"])}
         return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
 
-    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {})
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=options)
+    return jax.jit(
+        train_step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=compiler_options(mesh)
+    )

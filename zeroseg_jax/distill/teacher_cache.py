@@ -31,6 +31,7 @@ from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage
 from zeroseg_jax.data.images import ImageSource
 from zeroseg_jax.data.pipeline import ordered_batches
+from zeroseg_jax.distill.step import compiler_options
 from zeroseg_jax.distill.teacher import Teacher, fingerprint
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
@@ -212,7 +213,7 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
     batch_size = (config.teacher.chunk or 32) * len(jax.local_devices())
     augmentation = dataclasses.replace(augmentation_of(config), stored_crops=crops)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options(devices))
     @partial(jax.shard_map, mesh=devices, in_specs=(P(), split.spec), out_specs=split.spec, check_vma=False)
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b f v d"]:
         both = jnp.stack([images, images[:, :, ::-1]][:forms], axis=1)
