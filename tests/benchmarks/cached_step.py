@@ -55,7 +55,7 @@ class Noise:
         return {"image": self._images[i], "key": self.key(i)}
 
 
-def random_clip(patch_size: int, dtype: str = "float32") -> ClipEncoder:
+def random_clip(patch_size: int, dtype: str) -> ClipEncoder:
     """CLIP ViT-B with random weights and a text tower as small as can be, which is not used here."""
     vision = VisionConfig(patch_size=patch_size)
     text = TextConfig(vocabulary=8, context=4, width=8, depth=1, heads=1, mlp_width=8, start_id=1, end_id=3)
