@@ -1,4 +1,4 @@
-"""This package against torch and transformers, on one machine, in one run, on the CPU; float32 where a row says no dtype.
+"""This package against torch and transformers, on one CPU, in one run; in float32 where a row says no dtype.
 
     python tests/benchmarks/against_torch.py --out DIR [--rows image text] [--repeats 7] [--threads 1|all]
 
