@@ -44,6 +44,7 @@ from zeroseg_jax.distill.views import view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, read_clip_config
+from zeroseg_jax.models.layers import with_kernels_in
 
 TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4, v5p:2x2x4 or h100:2x8"
@@ -107,7 +108,8 @@ def is_installed(module: str) -> bool:
 def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
     """The train step of zeroseg_jax/distill/step.py, traced for `mesh` with shapes alone; also its parameter count."""
     sizes = clip_sizes(config)
-    clip = ClipEncoder(nnx.eval_shape(lambda: CLIP(sizes, rngs=nnx.Rngs(0), dtype=jnp.dtype(config.dtype))))
+    dtype = jnp.dtype(config.dtype)
+    clip = ClipEncoder(nnx.eval_shape(lambda: CLIP(sizes, rngs=nnx.Rngs(0), dtype=dtype)))
     boxes = view_boxes(config.views.grids, config.views.windows)
     teacher = make_teacher(clip, boxes, config.teacher.chunk, config.views.local_size)
     plan = make_plan(config, teacher, mesh)
@@ -118,7 +120,8 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
         shape = (config.batch_size, len(boxes), clip.embed_dim)
         batch["teacher"] = jax.ShapeDtypeStruct(shape, jnp.float16, sharding=split)
     whole = sharding.replicated(mesh)
-    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), teacher.params)
+    frozen = jax.eval_shape(lambda params: with_kernels_in(dtype, params), teacher.params)
+    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), frozen)
     traced = plan.train_step.trace(plan.state, batch, frozen)
     return traced, sum(leaf.size for leaf in jax.tree.leaves(plan.state["params"]))
 

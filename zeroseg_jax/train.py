@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 from flax import nnx
 from jax.experimental import multihost_utils
@@ -22,12 +21,13 @@ from zeroseg_jax.config import open_workdir, validate
 from zeroseg_jax.data.images import open_source
 from zeroseg_jax.data.pipeline import train_iterator
 from zeroseg_jax.distill.plan import make_plan
-from zeroseg_jax.distill.teacher import load_teacher
+from zeroseg_jax.distill.teacher import find_shipped, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.log import RunLog
+from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.pretrained_mae import load_mae
 from zeroseg_jax.processes import Preempted, Preemption
 from zeroseg_jax.segment.loading import load, readout_of
@@ -94,9 +94,10 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
             state = jax.jit(plan.initial_state, out_shardings=plan.shardings)()
             if config.student.encoder == "clip":
                 place = plan.shardings["params"]["encoder"]["tower"]
-                # a copy, because the state is donated to the first step and the teacher stays
-                tower = jax.tree.map(jnp.copy, teacher_params["vision_tower"])
-                state["params"]["encoder"]["tower"] = jax.device_put(tower, place)
+                # read again, because `teacher.params` need not be float32
+                tower = nnx.state(load_clip(find_shipped(config.teacher.path)).model.vision_tower)
+                state["params"]["encoder"]["tower"] = jax.device_put(nnx.to_pure_dict(tower), place)
+                del tower
             elif config.init.mae:
                 student = nnx.merge(plan.graphdef, state["params"])
                 parts = load_mae(student, config.init.mae)

@@ -36,6 +36,7 @@ from zeroseg_jax.distill.teacher import make_teacher
 from zeroseg_jax.distill.views import view_boxes
 from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.layers import with_kernels_in
 
 ROOT = Path(__file__).parents[2]
 SIDE = 8192
@@ -75,7 +76,7 @@ def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     if config.teacher.source == "cache":
         batch["teacher"] = rng.normal(0, 1, (config.batch_size, len(boxes), clip.embed_dim)).astype(np.float16)
     images = sharding.to_devices(batch, mesh)
-    frozen = jax.device_put(teacher.params, sharding.replicated(mesh))
+    frozen = jax.device_put(with_kernels_in(dtype, teacher.params), sharding.replicated(mesh))
     lowered = plan.train_step.lower(state, images, frozen)
     began = time.perf_counter()
     compiled = lowered.compile()

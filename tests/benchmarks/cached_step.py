@@ -31,6 +31,7 @@ from zeroseg_jax.distill.teacher_cache import open_cache
 from zeroseg_jax.distill.views import view_boxes
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.layers import with_kernels_in
 
 GOAL = 5.0
 """Images/s of the cached step by those of the online one."""
@@ -69,6 +70,7 @@ class Steps:
         clip = random_clip(config.student.patch_size, config.dtype)
         boxes = view_boxes(config.views.grids, config.views.windows)
         teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk)
+        teacher = teacher._replace(params=with_kernels_in(config.dtype, teacher.params))
         source, self.mesh = Noise(config.batch_size, config.image_size), sharding.make_mesh(config.mesh)
         self.plan = make_plan(config, teacher, self.mesh)
         self.initial = jax.jit(self.plan.initial_state, out_shardings=self.plan.shardings)

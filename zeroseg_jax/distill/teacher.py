@@ -18,6 +18,7 @@ from zeroseg_jax.distill.views import crop_views, view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
 from zeroseg_jax.models.flash_attention import use_flash_attention
+from zeroseg_jax.models.layers import with_kernels_in
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -41,10 +42,16 @@ def find_shipped(source: str | Path) -> str | Path:
 
 
 def load_teacher(config: ConfigDict) -> Teacher:
-    """The teacher and the views that `config` names; raises InputError where its folder is missing or broken."""
-    clip = load_clip(find_shipped(config.teacher.path), dtype=jnp.dtype(config.dtype))
+    """The teacher and the views that `config` names, with kernels in the dtype of the computation.
+
+    Raises InputError where the teacher's folder is missing or broken.
+    """
+    dtype = jnp.dtype(config.dtype)
+    clip = load_clip(find_shipped(config.teacher.path), dtype=dtype)
     boxes = view_boxes(config.views.grids, config.views.windows)
-    return make_teacher(clip, boxes, chunk=config.teacher.chunk, local_size=config.views.local_size)
+    teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk, local_size=config.views.local_size)
+    # they are never updated, so that float32 would only cost memory, and time to convert them in every step
+    return teacher._replace(params=with_kernels_in(dtype, teacher.params))
 
 
 def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int = 0, local_size: int = 0) -> Teacher:
@@ -60,6 +67,7 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
     del tower.text_tower, tower.text_projection  # neither memory nor transfers for the text side
     use_flash_attention(tower, tower.vision_tower.dtype)
     graphdef, state = nnx.split(tower)
+    normalise = clip.preprocessing.normalise  # not `clip.normalise`: `embed` would keep all of `clip` alive
     precision = "high" if tower.vision_tower.dtype == jnp.bfloat16 else "highest"  # bfloat16 keeps 8 bits of a view
     size, patch = clip.model.config.vision.image_size, clip.model.config.vision.patch_size
     if local_size % patch:
@@ -73,7 +81,7 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
         tower, found = nnx.merge(graphdef, params), []
         for side, chosen in groups.items():
             views = crop_views(images.astype(jnp.float32) / 255, boxes[chosen], side, precision=precision)
-            embeddings = tower.vision(clip.normalise(views).reshape(-1, side, side, 3))
+            embeddings = tower.vision(normalise(views).reshape(-1, side, side, 3))
             found.append(embeddings.reshape(len(images), len(chosen), -1))
         return unit(jnp.concatenate(found, axis=1)[:, order])
 

@@ -55,8 +55,7 @@ class DualEncoder:
 
     def normalise(self, images: Float[Array, "*b 3"] | Float[np.ndarray, "*b 3"]) -> Float[Array, "*b 3"]:
         """Images in [0, 1] -> what `vision` takes; pure, for use inside jitted functions."""
-        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.preprocessing.mean, self.preprocessing.std))
-        return (jnp.asarray(images) - mean) / std
+        return self.preprocessing.normalise(jnp.asarray(images))
 
     def preprocess(self, images: ImageInput, size: int | None = None) -> Float[np.ndarray, "b y x 3"]:
         """Resized, cropped and normalised as the checkpoint's `CLIPImageProcessor` does; `size` replaces its size."""

@@ -101,7 +101,11 @@ class Preprocessing:
         if self.scale is not None:
             # multiplied in float64, as in CLIPImageProcessor
             pixels = (pixels.astype(np.float64) * self.scale).astype(np.float32)
-        return (pixels.astype(np.float32) - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return self.normalise(pixels.astype(np.float32))
+
+    def normalise(self, images: Any) -> Any:
+        """By mean and standard deviation; float32 (..., 3), of numpy or JAX."""
+        return (images - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
 def check_images(images: ImageInput) -> None:
