@@ -2,8 +2,11 @@
 
 Every instruction (a fusion is one) reads its operands and writes its results, but for those that the compiler has
 placed in a memory inside the chip. What is only cut out of an operand, or replaced in it, counts instead of the whole.
-It knows nothing of the padding of tiles nor of what is moved twice inside an instruction.
+It knows nothing of the padding of tiles nor of what is moved twice inside an instruction, and leaves out what a
+collective moves that runs behind other work: that waits for the network.
 """
+
+import re
 
 from hlo import Computation, Instruction, Program, called, sizes
 
@@ -29,8 +32,9 @@ def _read(instruction: Instruction, computation: Computation, program: Program) 
         return _whole(computation, instruction.operands[1])
     body = _fused(instruction, program)
     total = 0
+    passed = {operand for _, operand in _passed(instruction)}
     for i, operand in enumerate(instruction.operands):
-        whole = _whole(computation, operand)
+        whole = 0 if i in passed else _whole(computation, operand)
         total += whole if body is None or not whole else min(whole, _used(body, i, program))
     return total
 
@@ -46,7 +50,16 @@ def _written(instruction: Instruction, computation: Computation, program: Progra
         )
     root = list(body.values())[-1]
     roots = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    for result, _ in _passed(instruction):
+        found[result] = 0
     return sum(min(size, _replaced(each, body)) for size, each in zip(found, roots, strict=False))
+
+
+def _passed(instruction: Instruction) -> list[tuple[int, int]]:
+    """Results and operands that are the arrays of a collective, which goes on behind the arithmetic of a fusion."""
+    if "calls=%async_collective_fusion" not in instruction.line:
+        return []
+    return [(int(i), int(j)) for i, j in re.findall(r"\{(\d+)\}: \((\d+),", instruction.line)]
 
 
 def _replaced(root: Instruction, body: Computation) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
@@ -114,16 +115,17 @@ def _only(spec: P, axes: tuple[str, ...]) -> P:
 def sum_over_devices(x: Array, spec: P, mesh: Mesh | AbstractMesh, dtype: Any) -> Array:
     """The sum of `x` over the devices of `BATCH_AXES`, made in `dtype`; each keeps the part that `spec` gives it.
 
-    To be called in `jax.shard_map` over these axes; the sum of a matrix that "fsdp" splits goes to its parts at once.
+    It is returned as float32. To be called in `jax.shard_map` over these axes; the sum of a matrix that "fsdp" splits
+    goes to its parts at once.
     """
     axes = [axis for axis in BATCH_AXES if mesh.shape[axis] > 1]
     if not axes:  # a sum over one device would stay in the program, and `x` be rounded for nothing
-        return x
+        return x.astype(jnp.float32)
     total = x.astype(dtype)
     if "fsdp" in axes and "fsdp" in spec:
         axes.remove("fsdp")
         total = jax.lax.psum_scatter(total, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
-    return (jax.lax.psum(total, tuple(axes)) if axes else total).astype(x.dtype)
+    return (jax.lax.psum(total, tuple(axes)) if axes else total).astype(jnp.float32)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

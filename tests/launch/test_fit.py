@@ -88,6 +88,29 @@ def test_main_memory_counts_what_is_cut_out_and_not_what_stays_inside_the_chip()
     assert main_memory_bytes(parse(HLO)) == cut + reduced + gathers + counter
 
 
+def test_main_memory_leaves_out_a_collective_behind_other_work():
+    hlo = """HloModule step
+
+%async_collective_fusion.1 (part: bf16[4], whole: bf16[16], x: f32[8]) -> (f32[8], bf16[4], bf16[16], bf16[16]) {
+  %part = bf16[4]{0} parameter(0)
+  %whole = bf16[16]{0} parameter(1)
+  %x = f32[8]{0} parameter(2)
+  %gathered = bf16[16]{0} all-gather(%part), channel_id=1, dimensions={0}
+  %twice = f32[8]{0} add(%x, %x)
+  ROOT %all = (f32[8]{0}, bf16[4]{0}, bf16[16]{0}, bf16[16]{0}) tuple(%twice, %part, %whole, %gathered)
+}
+
+ENTRY %main (part: bf16[4], whole: bf16[16], x: f32[8]) -> (f32[8], bf16[4], bf16[16], bf16[16]) {
+  %part = bf16[4]{0} parameter(0)
+  %whole = bf16[16]{0} parameter(1)
+  %x = f32[8]{0} parameter(2)
+  ROOT %f = (f32[8]{0}, bf16[4]{0}, bf16[16]{0}, bf16[16]{0}) fusion(%part, %whole, %x), kind=kLoop, ALIASES
+}
+"""
+    aliases = "output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {}), {3}: (1, {})}, calls=%async_collective_fusion.1"
+    assert main_memory_bytes(parse(hlo.replace("ALIASES", aliases))) == 8 * 4 + 8 * 4
+
+
 def test_a_compiled_program_is_read():
     def loss(weights, x):
         return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, weights)[0].sum()

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.losses import total_loss
 from zeroseg_jax.distill.teacher import Teacher
+from zeroseg_jax.models.layers import with_kernels_in
 from zeroseg_jax.sharding import AXES, BATCH_AXES, batch_parts, gathered, over_batch, sum_over_devices
 
 TrainState = dict[str, Any]
@@ -137,7 +138,7 @@ def make_train_step(
 
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
         shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], split))
-        return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), split)[0]
+        return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape), shapes), split)[0]
 
     def of_device(params: Any, batch: Batch, teacher_params: Any) -> tuple[Any, Metrics]:
         """What one device does with its images. Gradients are summed over devices once a step, in `reduce_dtype`."""
@@ -145,7 +146,7 @@ def make_train_step(
             batch = batch | {"teacher": teacher.embed(teacher_params, batch["image"])}
         gradients, terms = accumulated(params, batch)
         gradients = jax.tree.map(lambda x, spec: sum_over_devices(x, spec, mesh, reduce_dtype), gradients, specs)
-        return gradients, jax.tree.map(lambda x: sum_over_devices(x, P(), mesh, x.dtype), terms)
+        return gradients, jax.tree.map(lambda x: sum_over_devices(x, P(), mesh, jnp.float32), terms)
 
     over_devices = jax.shard_map(
         of_device,
@@ -162,7 +163,9 @@ def make_train_step(
         # a key for each image, so that the noise depends neither on the mesh nor on `accumulate`
         batch = batch | {"gumbel": jax.random.split(gumbel_key, images)}
         batch |= {"noise": jax.random.uniform(noise_key, (images, patches))}
-        params = jax.lax.with_sharding_constraint(state["params"], gathered(shardings["params"]))
+        # converted once, and not by each layer, which would keep them for the backward pass as well
+        params = with_kernels_in(config.dtype, state["params"])
+        params = jax.lax.with_sharding_constraint(params, gathered(shardings["params"]))
         gradients, metrics = over_devices(params, batch, teacher_params)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings["params"])
         updates, opt = optimizer.update(gradients, state["opt"], state["params"])

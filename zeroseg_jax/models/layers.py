@@ -86,12 +86,8 @@ def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Any = None, bias
 
 
 def with_kernels_in(dtype: Any, params: Any) -> Any:
-    """A tree of parameters, or an nnx state, with its kernels in `dtype` (None: as they are), the rest untouched."""
-
-    def convert(path: Any, a: Array) -> Array:
-        return a.astype(dtype or a.dtype) if any(getattr(key, "key", None) == "kernel" for key in path) else a
-
-    return jax.tree_util.tree_map_with_path(convert, params)
+    """A tree of parameters with its kernels in `dtype`; norms, tokens, positions and biases stay as they are."""
+    return jax.tree_util.tree_map_with_path(lambda path, a: a.astype(dtype) if path[-1].key == "kernel" else a, params)
 
 
 class MLP(nnx.Module):
@@ -201,7 +197,7 @@ class Transformer(nnx.Module):
         remat: Remat = "none",
         rngs: nnx.Rngs,
     ):
-        self.depth, self.remat, self.dtype = depth, remat, dtype
+        self.depth, self.remat = depth, remat
 
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(in_axes=0, out_axes=0)
@@ -214,14 +210,14 @@ class Transformer(nnx.Module):
         self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"]]:
         """Returns the output of the last block and the outputs of all of them (dropped by the compiler when unused)."""
-        graphdef, state = self._split()
+        graphdef, state = nnx.split(self.blocks)
         return jax.lax.scan(lambda x, block: self._apply(graphdef, block, x, mask), x, state)
 
     def before_last(
         self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None
     ) -> tuple[Float[Array, "b n d"], Block]:
         """The input of the last block, and that block: for who needs only a part of its work."""
-        graphdef, state = self._split()
+        graphdef, state = nnx.split(self.blocks)
 
         def block(i: Array | int) -> Any:
             return jax.tree.map(lambda a: a[i], state)
@@ -229,15 +225,6 @@ class Transformer(nnx.Module):
         # by index, because a scan over all but the last layer would copy their weights first
         x = jax.lax.fori_loop(0, self.depth - 1, lambda i, x: self._apply(graphdef, block(i), x, mask)[0], x)
         return x, nnx.merge(graphdef, block(-1))
-
-    def _split(self) -> tuple[nnx.GraphDef, Any]:
-        """The blocks' structure and stacked parameters, with kernels in the dtype of the computation.
-
-        Converted before the loop, they are what the backward pass reads too, where it would keep copies otherwise, and
-        their gradients are stacked in that dtype.
-        """
-        graphdef, state = nnx.split(self.blocks)
-        return graphdef, with_kernels_in(self.dtype, state)
 
     def _apply(self, graphdef: nnx.GraphDef, block: Any, x: Array, mask: Array | None) -> tuple[Array, Array]:
         def apply(x: Array, block: Any) -> Array:
