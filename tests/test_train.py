@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from zeroseg_jax.checkpoint import Checkpoints, load_student
 from zeroseg_jax.config import set_key, to_json
 from zeroseg_jax.distill import plan
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import RunLog
+from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.train import NotFiniteError, train
 
 
@@ -60,6 +62,15 @@ def test_a_run_leaves_what_it_should(tiny_config, tmp_path):
     assert metrics(tmp_path / "run") == lines
 
 
+def test_an_encoder_from_the_teacher_starts_with_all_its_digits(tiny_config, tmp_path):
+    tiny_config.student.encoder, tiny_config.dtype = "clip", "bfloat16"  # the teacher's own kernels are bfloat16 then
+    tiny_config.steps, tiny_config.optimizer.lr = 1, 0.0
+    train(tiny_config, tmp_path)
+    found = nnx.to_pure_dict(nnx.state(load_student(tmp_path)[0].encoder.tower))
+    expected = nnx.to_pure_dict(nnx.state(load_clip(tiny_config.teacher.path).model.vision_tower))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_the_loop_does_not_wait_for_the_device(tiny_config, tmp_path, monkeypatch):
     order, write = [], RunLog.write
 
@@ -98,6 +109,7 @@ from zeroseg_jax import train
 from zeroseg_jax.checkpoint import Checkpoints
 from zeroseg_jax.config import from_json
 from zeroseg_jax.log import RunLog
+from zeroseg_jax.models.clip_encoder import load_clip
 
 def die_after(method, last):
     def wrapped(self, step, *rest):

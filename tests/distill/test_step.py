@@ -54,6 +54,15 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), parts["params"], whole["params"])
 
 
+def test_kernels_converted_before_the_step_change_no_gradient(plain_config, monkeypatch):
+    plain_config.dtype = "bfloat16"
+    state, _ = one_step(plain_config, optax.sgd(1.0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {jnp.dtype("float32")}
+    monkeypatch.setattr("zeroseg_jax.distill.step.with_kernels_in", lambda dtype, params: params)
+    expected, _ = one_step(plain_config, optax.sgd(1.0))  # each layer converts its own
+    jax.tree.map(np.testing.assert_array_equal, state["params"], expected["params"])
+
+
 def test_noise_depends_on_the_step_alone(plain_config):
     losses = [float(one_step(plain_config, optax.sgd(1.0), step)[1]["loss"]) for step in (3, 3, 4)]
     assert losses[0] == losses[1] != losses[2]

@@ -38,3 +38,12 @@ def test_views_are_cut_as_precisely_as_the_teacher_sees(tiny_config, dtype, prec
     jaxpr = str(jax.make_jaxpr(teacher.embed)(teacher.params, jnp.zeros((2, 16, 16, 3), jnp.uint8)))
     found = set(re.findall(r"precision=\(?Precision\.(\w+)", jaxpr))
     assert found == {precision}
+
+
+def test_frozen_kernels_have_the_dtype_of_the_computation(tiny_config):
+    tiny_config.dtype = "bfloat16"
+    leaves = jax.tree_util.tree_leaves_with_path(load_teacher(tiny_config).params)
+    assert {(path[-1].key == "kernel", str(leaf.dtype)) for path, leaf in leaves} == {
+        (True, "bfloat16"),
+        (False, "float32"),
+    }
