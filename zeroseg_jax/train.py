@@ -68,8 +68,10 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         zero_shot.load_compared(config)
     source = open_source(config.data)
     teacher = load_teacher(config)
-    teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
     cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
+    if cached:
+        teacher = teacher._replace(params=None)  # nobody asks it anything, and its weights would take memory
+    teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
     batches = train_iterator(
         source,
         batch_size=config.batch_size // part_count,

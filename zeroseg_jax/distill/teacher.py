@@ -101,7 +101,7 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
 
 
 def fingerprint(teacher: Teacher) -> str:
-    """A hash of the teacher's weights."""
+    """A hash of the teacher's weights, in the dtypes that `params` has them in."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(teacher.params):
         digest.update(jax.tree_util.keystr(path).encode())
