@@ -43,6 +43,17 @@ def test_result_has_the_dtype_of_the_computation_and_statistics_are_float32():
     assert nnx.merge(graphdef, state)(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.float32
 
 
+def test_one_pass_over_bfloat16_loses_nothing_that_it_had():
+    x = jnp.asarray(np.random.default_rng(0).normal(100, 1, (64, 768)), jnp.bfloat16)
+    graphdef, state = norm_with(np.ones(768), np.zeros(768))  # float32, so that no rounding of the result hides it
+    found = nnx.merge(graphdef, state)(x)
+    exact = np.asarray(x, np.float64)
+    expected = (exact - exact.mean(axis=-1, keepdims=True)) / np.sqrt(exact.var(axis=-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)  # a quarter of what bfloat16 rounds off
+    same = nnx.merge(graphdef, state)(jnp.full((2, 768), 100.3, jnp.bfloat16))  # a variance below 0 would be a NaN
+    np.testing.assert_allclose(same, 0, atol=1e-2)
+
+
 def test_its_gradient_keeps_one_array_as_large_as_its_input():
     graphdef, state = norm_with(np.ones(64), np.zeros(64), jnp.bfloat16)
     x = jnp.ones((3, 64), jnp.bfloat16)

@@ -33,10 +33,14 @@ def _layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: Any)
 
 
 def _forwards(x: Array, scale: Array, bias: Array, epsilon: float, dtype: Any) -> tuple[Array, tuple[Array, ...]]:
-    mean = x.astype(jnp.float32).mean(axis=-1, keepdims=True)
-    centred = x.astype(jnp.float32) - mean  # before squaring; the "fast" E[x^2] - E[x]^2 loses digits
-    inverse = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
-    return (centred * (inverse * scale) + bias).astype(dtype), (x, scale, mean, inverse)
+    y = x.astype(jnp.float32)
+    mean = y.mean(axis=-1, keepdims=True)
+    if x.dtype == jnp.float32:
+        variance = jnp.square(y - mean).mean(axis=-1, keepdims=True)
+    else:  # E[x^2] - E[x]^2 takes one pass instead of two, and loses digits that bfloat16 never had
+        variance = jnp.maximum(jnp.square(y).mean(axis=-1, keepdims=True) - jnp.square(mean), 0)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    return ((y - mean) * (inverse * scale) + bias).astype(dtype), (x, scale, mean, inverse)
 
 
 def _backwards(epsilon: float, dtype: Any, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
