@@ -109,7 +109,6 @@ from zeroseg_jax import train
 from zeroseg_jax.checkpoint import Checkpoints
 from zeroseg_jax.config import from_json
 from zeroseg_jax.log import RunLog
-from zeroseg_jax.models.clip_encoder import load_clip
 
 def die_after(method, last):
     def wrapped(self, step, *rest):
