@@ -8,15 +8,9 @@ import pytest
 from flax import nnx
 
 from zeroseg_jax import sharding
+from zeroseg_jax.compiler_options import ONEDNN
 from zeroseg_jax.distill.plan import make_student_config
-from zeroseg_jax.distill.step import (
-    COMPILER_OPTIONS,
-    decayed,
-    learning_rate,
-    make_optimizer,
-    make_state,
-    make_train_step,
-)
+from zeroseg_jax.distill.step import decayed, learning_rate, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.models.attend import attend
 from zeroseg_jax.models.student import Student
@@ -122,6 +116,6 @@ def test_a_cpu_rounds_no_logits_to_bfloat16():
     """oneDNN's softmax, put in JAX's place, rounds bfloat16's logits: by an eighth at 40."""
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.normal(0, 3, (2, 24, 2, 16)), jnp.bfloat16) for _ in range(3))
-    found = jax.jit(attend, compiler_options=COMPILER_OPTIONS["cpu"])(query, key, value)
+    found = jax.jit(attend, compiler_options=ONEDNN)(query, key, value)
     expected = attend(*(x.astype(jnp.float32) for x in (query, key, value)))
     np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.08)

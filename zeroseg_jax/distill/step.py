@@ -1,17 +1,16 @@
 """The jitted training step: one pure function from the train state and a batch to the next state and its metrics."""
 
-import platform
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from zeroseg_jax.compiler_options import compiler_options
 from zeroseg_jax.distill.losses import total_loss
 from zeroseg_jax.distill.teacher import Teacher
 from zeroseg_jax.models.layers import with_kernels_in
@@ -22,24 +21,6 @@ TrainState = dict[str, Any]
 Batch = dict[str, Array]
 """`image` uint8 (B, S, S, 3), and `teacher` float (B, V, D) where the teacher's embeddings are cached."""
 Metrics = dict[str, Array]
-
-_ONEDNN: dict[str, str | bool] = {
-    "xla_cpu_experimental_onednn_custom_call": True,
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-}
-"""Matrix products by oneDNN, whose bfloat16 is twice as fast as float32 where the processor has it; XLA's own library
-keeps the sums and with them the attention. Before jaxlib 0.11 these options take the library away and give no other."""
-COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
-    "TPU v5 lite": {"xla_tpu_scoped_vmem_limit_kib": "12288"},
-    "cpu": _ONEDNN if jax.__version_info__ >= (0, 11) and platform.machine() in ("x86_64", "AMD64") else {},
-}
-"""By kind of device. With v5e's default, 16 MiB of fast memory for each operation, programs are larger and take longer
-to compile, and by the compiler's own count of cycles they run no faster (docs/performance.md)."""
-
-
-def compiler_options(mesh: Mesh) -> dict[str, str | bool]:
-    """What `jax.jit` is given for programs with the teacher in them on these devices."""
-    return COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind, {})
 
 
 def learning_rate(options: ConfigDict, steps: int) -> optax.Schedule:

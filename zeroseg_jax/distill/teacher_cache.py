@@ -27,11 +27,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float16, Int, UInt8
 from ml_collections import ConfigDict
 
+from zeroseg_jax.compiler_options import compiler_options
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage
 from zeroseg_jax.data.images import ImageSource
 from zeroseg_jax.data.pipeline import ordered_batches
-from zeroseg_jax.distill.step import compiler_options
 from zeroseg_jax.distill.teacher import Teacher, fingerprint
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
