@@ -29,7 +29,9 @@ def view_flops(vision: VisionConfig, embed_dim: int, size: int, image_size: int)
     """The teacher on a view of `size` pixels, cutting it out included."""
     patches, width = (size // vision.patch_size) ** 2, vision.width
     blocks = (vision.depth - 1) * _block(patches + 1, width, vision.mlp_width)
-    last = _attention(1, patches + 1, width) + _mlp(1, width, vision.mlp_width, width)  # for the class token only
+    # the last block for the class token only, whose heads attend to the tokens themselves (`Attention.of_one`)
+    last = 4 * _linear(1, width, width) + 2 * _linear(vision.heads, patches + 1, width)
+    last += _mlp(1, width, vision.mlp_width, width)
     tower = _linear(patches, 3 * vision.patch_size**2, width) + blocks + last + _linear(1, width, embed_dim)
     crop = 2 * 3 * size * image_size * (image_size + size)
     return tower + crop
