@@ -7,11 +7,11 @@ MAE and CLIP weights come from the Hugging Face hub, or from folders given as `-
 `--config.teacher.path`. The workdir's results are those of PASCAL VOC 2012 where `--config.eval.dataset=voc
 --config.eval.root=FOLDER` are given.
 
-What to expect: 167 million parameters in the student. Of the 531 GFLOP an image, 460 are the teacher's 14 views, so
+What to expect: 167 million parameters in the student. Of the 525 GFLOP an image, 453 are the teacher's 14 views, so
 `--config.teacher.source=cache` makes a step up to eight times cheaper, at the price of fixed crops (18 GB of
 embeddings for each of `teacher.cached_crops`, 37 with mirror images; docs/data.md). With 64 images to a chip the step
-takes 6.7 GiB without recomputation, with 256 and `--config.optimizer.accumulate=4` 8.2 GiB (compiled for TPU v5e;
-docs/performance.md). At full efficiency the 80 epochs would take 77 TPU v5e chip-hours; this recipe has not been run
+takes 6.5 GiB without recomputation, with 256 and `--config.optimizer.accumulate=4` 7.8 GiB (compiled for TPU v5e;
+docs/performance.md). At full efficiency the 80 epochs would take 76 TPU v5e chip-hours; this recipe has not been run
 at full length, so no accuracy is promised.
 """
 

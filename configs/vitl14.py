@@ -4,8 +4,9 @@
 
 Data, weights and evaluation are as configs/vitb16.py tells; the student is the same but for its last projection, to
 768 numbers. What to expect: four times the FLOPs of a step, 97 % of them the teacher's, so a cache of its embeddings
-(`--config.teacher.source=cache`) saves more here. With 64 images to a chip the step takes 7.5 GiB without
-recomputation (compiled for TPU v5e; docs/performance.md). At full efficiency the 80 epochs would take 327 TPU v5e
+(`--config.teacher.source=cache`) saves more here. With 64 images to a chip and
+`--config.optimizer.accumulate=4` the step takes 4.6 GiB without recomputation (compiled for TPU v5e;
+docs/performance.md). At full efficiency the 80 epochs would take 325 TPU v5e
 chip-hours; this recipe has not been run at full length, so no accuracy is promised.
 """
 
