@@ -167,7 +167,7 @@ def test_segmentation_logits(pair, seen, read):
     close(unit(out.image), expected.image_embeds, 1e-4)
     close(unit(text), expected.text_embeds, 1e-4)
     # transformers multiplies by the scale twice, once for the scores of the segments and once for those of the pixels
-    size, grid, scale = ours.config.vision.image_size, ours.config.vision.grid, np.exp(np.float64(ours.logit_scale[...]))
+    size, grid, scale = ours.config.vision.image_size, ours.config.vision.grid, np.exp(float(ours.logit_scale[...]))
     scores = scale * np.einsum("bsd,cd->bsc", unit(out.segments), unit(text))
     maps = np.asarray(out.assignment, np.float64).reshape(2, grid, grid, -1)
     enlarge = enlarging(grid, size).astype(np.float64)

@@ -160,8 +160,9 @@ class Attention(nnx.Module):
         query = jnp.einsum("bhc,dhc->bhd", query, kernel(self.key)) * self.heads**0.5
         tokens = context[:, :, None]
         mean = attend(query[:, :, None], tokens, tokens, None if mask is None else mask[:, None, None])[:, :, 0]
-        value = jnp.einsum("bhd,dhc->bhc", mean, kernel(self.value)).reshape(x.shape)
-        return self.out(value + self.value.bias[...].astype(value.dtype))
+        value, bias = jnp.einsum("bhd,dhc->bhc", mean, kernel(self.value)).reshape(x.shape), self.value.bias
+        assert bias is not None  # `linear` gave it one
+        return self.out(value + bias[...].astype(value.dtype))
 
 
 class Block(nnx.Module):
