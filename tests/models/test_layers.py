@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from scipy.special import ndtr
 
-from zeroseg_jax.models.layers import gelu, kept_gelu
+from zeroseg_jax.models.layers import Block, gelu, kept_gelu
 
 
 @pytest.mark.parametrize("function", [gelu, kept_gelu])
@@ -40,3 +41,23 @@ def test_kept_gelu_makes_value_and_slope_together():
     steps = jax.make_jaxpr(jax.grad(lambda x: kept_gelu(x).sum()))(jnp.ones(8, jnp.bfloat16)).eqns
     barriers = [step for step in steps if step.primitive.name == "optimization_barrier"]
     assert [len(step.outvars) for step in barriers] == [2]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_block_for_one_token_gives_what_the_whole_block_gives(causal):
+    """So do its gradients, with which a teacher learns; biases are made random, for one of them should fall out."""
+    graphdef, state = nnx.split(Block(24, 3, 48, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), jnp.float32), nnx.to_pure_dict(state))
+    x, token = jnp.asarray(rng.normal(0, 1, (4, 9, 24)), jnp.float32), jnp.asarray([0, 8, 3, 5])
+    mask = jnp.tril(jnp.ones((9, 9), bool)) if causal else None
+
+    def one(state, x):
+        return nnx.merge(graphdef, state).at(x, token, mask)
+
+    def whole(state, x):
+        return nnx.merge(graphdef, state)(x, mask)[jnp.arange(4), token]
+
+    np.testing.assert_allclose(one(state, x), whole(state, x), atol=1e-5)
+    slopes = [jax.grad(lambda state, x, f=f: jnp.sin(f(state, x)).sum(), (0, 1))(state, x) for f in (one, whole)]
+    jax.tree.map(lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=1e-5), *slopes)
