@@ -155,7 +155,7 @@ class Attention(nnx.Module):
         def kernel(layer: nnx.Linear) -> Array:
             return layer.kernel[...].astype(context.dtype).reshape(x.shape[-1], self.heads, -1)
 
-        query = self.query(x).reshape(len(x), self.heads, -1)
+        query = self.query(x).reshape(x.shape[0], self.heads, -1)
         # `attend` divides by the root of the width of the tokens, a head's logits are to be by that of the head's
         query = jnp.einsum("bhc,dhc->bhd", query, kernel(self.key)) * self.heads**0.5
         tokens = context[:, :, None]
