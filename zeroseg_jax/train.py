@@ -28,7 +28,7 @@ from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.models.pretrained_mae import load_mae
+from zeroseg_jax.models.weights.mae import load_mae
 from zeroseg_jax.processes import Preempted, Preemption
 from zeroseg_jax.segment.loading import load, readout_of
 

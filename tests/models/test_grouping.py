@@ -10,7 +10,7 @@ from transformers import GroupViTVisionConfig
 from transformers.models.groupvit.modeling_groupvit import GroupViTStage
 
 from zeroseg_jax.models.grouping import AssignAttention, Assigning, GroupingStage, assign
-from zeroseg_jax.models.pretrained import Entry, Layout, Table, affine, load_weights, norm
+from zeroseg_jax.models.weights.table import Entry, Layout, Table, affine, load_weights, norm
 
 WIDTH, HEADS = 16, 2
 TOKENS = Layout(lambda a: a[0], lambda a: a[None])

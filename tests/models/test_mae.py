@@ -16,8 +16,8 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models import mae
 from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.layers import sincos_positions
-from zeroseg_jax.models.pretrained_mae import load_mae
 from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.models.weights.mae import load_mae
 
 CONFIG = StudentConfig(
     image_size=32,

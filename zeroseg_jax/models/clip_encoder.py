@@ -11,7 +11,10 @@ from jaxtyping import Array, Float
 from zeroseg_jax.models.clip import CLIP, CLIPConfig
 from zeroseg_jax.models.dual_encoder import DualEncoder, check_pixels, load_preprocessing, load_tokenizer
 from zeroseg_jax.models.preprocessing import Preprocessing
-from zeroseg_jax.models.pretrained import CLIP_TABLE, find_folder, load_weights, read_config, read_tensors
+from zeroseg_jax.models.weights.clip import CLIP_TABLE
+from zeroseg_jax.models.weights.folder import read_config, read_tensors
+from zeroseg_jax.models.weights.hub import find_folder
+from zeroseg_jax.models.weights.table import load_weights
 
 
 class ClipEncoder(DualEncoder):

@@ -16,7 +16,8 @@ from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.groupvit import GroupViT
 from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
-from zeroseg_jax.models.pretrained import Table, dump_weights, read_json, write_folder
+from zeroseg_jax.models.weights.folder import read_json, write_folder
+from zeroseg_jax.models.weights.table import Table, dump_weights
 
 BATCHES = (1, 4, 16, 64)
 """Batches are padded to one of these sizes, so that each input shape compiles four times at most."""

@@ -8,8 +8,10 @@ from flax import nnx
 from zeroseg_jax.models.dual_encoder import DualEncoder, load_preprocessing, load_tokenizer
 from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig
 from zeroseg_jax.models.preprocessing import Preprocessing
-from zeroseg_jax.models.pretrained import find_folder, load_weights, read_config, read_tensors
-from zeroseg_jax.models.pretrained_groupvit import groupvit_table
+from zeroseg_jax.models.weights.folder import read_config, read_tensors
+from zeroseg_jax.models.weights.groupvit import groupvit_table
+from zeroseg_jax.models.weights.hub import find_folder
+from zeroseg_jax.models.weights.table import load_weights
 
 
 class GroupViTEncoder(DualEncoder):

@@ -1,7 +1,7 @@
 """MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"): masking, encoder and decoder.
 
 The encoder sees only the patches that are left visible, the decoder fills in the pixels of the others. Sizes and names
-follow the published checkpoints (ViT-B/L/H), which `pretrained_mae.load_mae` reads.
+follow the published checkpoints (ViT-B/L/H), which `weights.mae.load_mae` reads.
 """
 
 from math import isqrt

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,13 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.groupvit_encoder import load_groupvit
-from zeroseg_jax.models.pretrained import (
-    SAME,
-    Entry,
-    Table,
-    dump_weights,
-    find_folder,
-    flat,
-    load_weights,
-    read_json,
-    read_tensors,
-    write_folder,
-)
 from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.models.weights.folder import read_json, read_tensors, write_folder
+from zeroseg_jax.models.weights.hub import find_folder, upload_folder
+from zeroseg_jax.models.weights.table import SAME, Entry, Table, dump_weights, flat, load_weights
 from zeroseg_jax.segment.groupvit import GroupViTMethod
-from zeroseg_jax.segment.hub import model_card
 from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
+from zeroseg_jax.segment.model_card import model_card
 from zeroseg_jax.segment.readout import Readout, change
 from zeroseg_jax.segment.segmenter import Segmenter
 
@@ -99,6 +91,13 @@ def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
         raise InputError(f"a {type(method).__name__} cannot be saved; save the CLIP that it reads out")
     write_defaults(folder, defaults)
     (folder / "README.md").write_text(model_card(model, name or folder.resolve().name), encoding="utf-8")
+
+
+def push_to_hub(model: Segmenter, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Saves the model and uploads the folder to the Hugging Face hub, and returns its address; see `upload_folder`."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, folder, name=repo_id)
+        return upload_folder(repo_id, folder, private=private, token=token)
 
 
 def write_defaults(folder: Path, defaults: Mapping[str, Any]) -> None:

@@ -256,8 +256,8 @@ class Segmenter:
         export(self, path, labels, image_size=image_size, templates=templates, background=background, **options)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Saves the model to the Hugging Face hub, and returns its address there; see `hub.push_to_hub`."""
-        from zeroseg_jax.segment.hub import push_to_hub
+        """Saves the model to the Hugging Face hub, and returns its address there; see `loading.push_to_hub`."""
+        from zeroseg_jax.segment.loading import push_to_hub
 
         return push_to_hub(self, repo_id, private=private, token=token)
 

@@ -1,17 +1,8 @@
 """GroupViT's weights: the names in Hugging Face `GroupViTModel` files."""
 
 from zeroseg_jax.models.groupvit import GroupViTVisionConfig
-from zeroseg_jax.models.pretrained import (
-    PATCHES,
-    SAME,
-    Entry,
-    Layout,
-    Table,
-    affine,
-    encoder_layer,
-    norm,
-    text_tower,
-)
+from zeroseg_jax.models.weights.clip import encoder_layer, text_tower
+from zeroseg_jax.models.weights.table import PATCHES, SAME, Entry, Layout, Table, affine, norm
 
 TABLE_OF_TOKENS = Layout(lambda a: a[0], lambda a: a[None])
 """Tokens or positions (1, n, d) <-> (n, d)"""

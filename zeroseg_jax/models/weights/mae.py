@@ -14,20 +14,10 @@ from flax import nnx
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.layers import sincos_positions
-from zeroseg_jax.models.pretrained import (
-    PATCHES,
-    SAME,
-    Entry,
-    Layout,
-    Table,
-    affine,
-    find_folder,
-    load_weights,
-    norm,
-    read_config,
-    read_tensors,
-)
 from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.models.weights.folder import read_config, read_tensors
+from zeroseg_jax.models.weights.hub import find_folder
+from zeroseg_jax.models.weights.table import PATCHES, SAME, Entry, Layout, Table, affine, load_weights, norm
 
 TOKEN = Layout(lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
 """A token (1, 1, d) <-> (d,)"""

@@ -16,7 +16,9 @@ from safetensors.numpy import load_file, save_file
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.models.pretrained import CLIP_TABLE, dump_weights, write_folder
+from zeroseg_jax.models.weights.clip import CLIP_TABLE
+from zeroseg_jax.models.weights.folder import write_folder
+from zeroseg_jax.models.weights.table import dump_weights
 
 CONFIG = CLIPConfig(VisionConfig(16, 8, 8, 2, 2, 12), TextConfig(20, 6, 4, 1, 2, 8, start_id=18, end_id=19), 6)
 FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"

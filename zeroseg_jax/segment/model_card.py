@@ -1,38 +1,9 @@
-"""Sharing a model: its card, the README.md of a saved folder, and the upload to the Hugging Face hub."""
+"""A model's card: the README.md of a saved folder, which the Hugging Face hub shows."""
 
-import tempfile
 from typing import Any
 
-from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
 from zeroseg_jax.segment.segmenter import Segmenter
-
-
-def push_to_hub(model: Segmenter, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Saves the model and uploads the folder to `repo_id` ("owner/name"), which is made where it is not there yet.
-
-    `token` is None for the one that `hf auth login` left. Returns the address of the model. Raises InputError where
-    the hub refuses it or is out of reach.
-    """
-    from huggingface_hub import HfApi  # half a second that saving need not wait for
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import httpx
-
-    from zeroseg_jax.segment.loading import save
-
-    api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as folder:
-        save(model, folder, name=repo_id)
-        try:
-            url = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload by zeroseg_jax")
-        except (HFValidationError, httpx.HTTPError, OSError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise InputError(
-                f"{repo_id} could not be uploaded to the Hugging Face hub ({reason});"
-                " check the name owner/name, the connection, and the token (hf auth login)"
-            ) from error
-    return str(url)
 
 
 def model_card(model: Segmenter, name: str) -> str:

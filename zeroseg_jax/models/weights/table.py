@@ -1,0 +1,124 @@
+"""Tensors of a weight file <-> our parameters, by a table of names: `load_weights` and `dump_weights`.
+
+A table says for every tensor of a file which parameter it is and how its axes lie. Reading is all or nothing: a
+tensor that is missing, left over or of another shape raises, so that no model ever runs with a part of its weights.
+"""
+
+from collections.abc import Callable, Iterator
+from math import isqrt
+from typing import Any, NamedTuple, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, traverse_util
+
+from zeroseg_jax.errors import InputError
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+class Layout(NamedTuple):
+    """How the axes of a file's tensor become those of our parameter, and back."""
+
+    read: Callable[[np.ndarray], np.ndarray]
+    write: Callable[[np.ndarray], np.ndarray]
+
+
+def _patches_to_convolution(kernel: np.ndarray) -> np.ndarray:
+    p = isqrt(len(kernel) // 3)
+    return kernel.reshape(p, p, 3, -1).transpose(3, 2, 0, 1)
+
+
+SAME = Layout(lambda a: a, lambda a: a)
+LINEAR = Layout(np.transpose, np.transpose)
+"""torch (out, in) <-> (in, out)"""
+PATCHES = Layout(lambda a: a.transpose(2, 3, 1, 0).reshape(-1, len(a)), _patches_to_convolution)
+"""torch convolution (out, 3, p, p) <-> matrix over flattened patches (p p 3, out)"""
+
+
+class Entry(NamedTuple):
+    """One line of a table. A name with `{layer}` stands for the tensors of all layers, which we keep as one array."""
+
+    theirs: str
+    ours: str
+    layout: Layout
+
+
+class Table(NamedTuple):
+    """The names of a model family, and the names in its files that hold no weight."""
+
+    entries: tuple[Entry, ...]
+    ignored: tuple[str, ...] = ()
+
+
+def affine(theirs: str, ours: str) -> tuple[Entry, Entry]:
+    """The two lines of a linear layer."""
+    return Entry(f"{theirs}.weight", f"{ours}.kernel", LINEAR), Entry(f"{theirs}.bias", f"{ours}.bias", SAME)
+
+
+def norm(theirs: str, ours: str) -> tuple[Entry, Entry]:
+    """The two lines of a layer norm."""
+    return Entry(f"{theirs}.weight", f"{ours}.scale", SAME), Entry(f"{theirs}.bias", f"{ours}.bias", SAME)
+
+
+def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], table: Table, source: str) -> Model:
+    """Builds the model of `make` with the weights of a file, as float32 whatever the file holds.
+
+    Raises InputError, naming `source` and every tensor that is missing, left over or of another shape.
+    """
+    graphdef, state = nnx.split(nnx.eval_shape(make))  # no memory and no time for a random start
+    shapes = {path: leaf.shape for path, leaf in flat(state).items()}
+    left, missing, wrong, weights = dict(tensors), [], [], {}
+    for entry, names in _expand(table, shapes):
+        shape = shapes[entry.ours][1:] if "{layer}" in entry.theirs else shapes[entry.ours]
+        expected = entry.layout.write(np.broadcast_to(np.float32(0), shape)).shape
+        found = [left.pop(name, None) for name in names]
+        missing += [name for name, a in zip(names, found, strict=True) if a is None]
+        present = [(name, a) for name, a in zip(names, found, strict=True) if a is not None]
+        bad = [f"{name} {a.shape} instead of {expected}" for name, a in present if a.shape != expected]
+        wrong += bad
+        if not bad and len(present) == len(names):
+            parts = [entry.layout.read(np.asarray(a, np.float32)) for _, a in present]
+            weights[entry.ours] = jnp.asarray(np.stack(parts) if "{layer}" in entry.theirs else parts[0])
+    left_over = [name for name in left if name not in table.ignored]
+    if missing or left_over or wrong:
+        lists = {"missing": missing, "left over": left_over, "of another shape": wrong}
+        said = "; ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in lists.items())
+        raise InputError(f"the weights of {source} do not fit its config.json, fetch both again ({said})")
+    nnx.replace_by_pure_dict(state, _nested(weights))
+    return nnx.merge(graphdef, state)
+
+
+def dump_weights(model: nnx.Module, table: Table, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    """The reverse of `load_weights`: the tensors of a file."""
+    values = flat(nnx.split(model)[1])
+    tensors = {}
+    for entry, names in _expand(table, {path: leaf.shape for path, leaf in values.items()}):
+        value = np.asarray(values[entry.ours], dtype)
+        for name, part in zip(names, value if "{layer}" in entry.theirs else [value], strict=True):
+            tensors[name] = np.array(entry.layout.write(part), order="C")  # safetensors wants no views
+    return tensors
+
+
+def flat(state: Any) -> dict[str, Any]:
+    """The leaves of a module's state by dotted path; the items of a list are numbered."""
+    return {
+        ".".join(map(str, path)): leaf for path, leaf in traverse_util.flatten_dict(nnx.to_pure_dict(state)).items()
+    }
+
+
+def _nested(leaves: dict[str, Any]) -> dict[Any, Any]:
+    """The reverse of `flat`."""
+    paths = {tuple(int(k) if k.isdigit() else k for k in path.split(".")): leaf for path, leaf in leaves.items()}
+    return traverse_util.unflatten_dict(paths)
+
+
+def _expand(table: Table, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[Entry, list[str]]]:
+    """The table's lines with the file's names that they stand for; the table must cover the model exactly."""
+    ours = {entry.ours for entry in table.entries}
+    if ours != set(shapes):
+        raise AssertionError(f"the table of names and the model differ in {sorted(ours ^ set(shapes))}")
+    for entry in table.entries:
+        layered = "{layer}" in entry.theirs
+        depth = shapes[entry.ours][0] if layered else 1
+        yield entry, [entry.theirs.format(layer=i) for i in range(depth)] if layered else [entry.theirs]
