@@ -72,6 +72,8 @@ def test_bad_config_files_are_told(tmp_path):
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 10, "optimizer.accumulate": 4}, "does not split into optimizer.accumulate=4 parts"),
         ({"data.augment": "none", "teacher.cached_crops": 2}, "set it to 1, or data.augment=crop"),
+        ({"data.augment": "center", "teacher.cached_crops": 2}, "with data.augment=center every crop is the same"),
+        ({"data.augment": "centre"}, "data.augment is 'centre'; it must be one of crop, center, none"),
     ],
 )
 def test_impossible_values_are_told(changes, told):

@@ -56,7 +56,8 @@ def default_config() -> ConfigDict:
     config.data.root = ""
     config.data.split = "train"
     config.data.limit = 0  # use the first so many images; 0 = all
-    config.data.augment = "crop"  # "crop": random resized crop; "none": the whole image, resized
+    # "crop": random resized crop; "center": the largest centred square; "none": the whole image, resized
+    config.data.augment = "crop"
     config.data.flip = True
     config.data.scale = (0.2, 1.0)  # area of the random crop, as a share of the image
     config.data.ratio = (3 / 4, 4 / 3)
@@ -234,7 +235,7 @@ def validate(config: ConfigDict) -> None:
     choices = {
         "dtype": ("float32", "bfloat16"),
         "teacher.source": ("online", "cache"),
-        "data.augment": ("crop", "none"),
+        "data.augment": ("crop", "center", "none"),
         "student.assignment": ("soft", "hard"),
         "student.encoder": ("mae", "clip"),
         "loss.distance": ("l1", "cosine"),
@@ -259,10 +260,10 @@ def validate(config: ConfigDict) -> None:
     parts = config.optimizer.accumulate
     if config.batch_size % parts:
         raise InputError(f"batch_size {config.batch_size} does not split into optimizer.accumulate={parts} parts")
-    if config.teacher.cached_crops > 1 and config.data.augment == "none":
+    if config.teacher.cached_crops > 1 and config.data.augment != "crop":
         raise InputError(
-            f"teacher.cached_crops is {config.teacher.cached_crops}, but with data.augment=none every crop is the whole"
-            " image; set it to 1, or data.augment=crop"
+            f"teacher.cached_crops is {config.teacher.cached_crops}, but with data.augment={config.data.augment} every"
+            " crop is the same; set it to 1, or data.augment=crop"
         )
 
 

@@ -82,14 +82,7 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     # 4. The loop.
     state = {"params": params, "opt": jax.jit(optimizer.init)(params), "step": jnp.zeros((), jnp.int32)}
-    augmentation = Augmentation(
-        config.image_size,
-        crop=config.data.augment == "crop",
-        scale=config.data.scale,
-        ratio=config.data.ratio,
-        flip=config.data.flip,
-        seed=config.seed,
-    )
+    augmentation = Augmentation.from_config(config.data, config.image_size, config.seed)
     start = functools.partial(
         train_iterator,
         batch_size=config.batch_size,

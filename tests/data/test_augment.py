@@ -1,4 +1,4 @@
-"""Random resized crop and flip."""
+"""Random crops, centre crops and flip."""
 
 import io
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zeroseg_jax.data.augment import Augmentation, random_box
+from zeroseg_jax.data.augment import Augmentation, center_box, random_box
 from zeroseg_jax.data.decode import Picture, decode_reduced
 from zeroseg_jax.data.resize import resize
 from zeroseg_jax.errors import InputError
@@ -32,7 +32,7 @@ def test_same_seed_epoch_and_index_give_the_same():
 
 
 def test_without_crop_only_the_flip_is_random():
-    augmentation = Augmentation(16, crop=False)
+    augmentation = Augmentation(16, augment="none")
     prepared = augmentation.prepare(picture(50, 70))
     whole = resize(noise(50, 70), 16)
     flips = []
@@ -41,7 +41,66 @@ def test_without_crop_only_the_flip_is_random():
         assert np.array_equal(pixels, whole[:, ::-1] if flip else whole)
         flips.append(flip)
     assert 0.4 < np.mean(flips) < 0.6
-    assert not any(Augmentation(16, crop=False, flip=False).finish(prepared, 0, i)[1] for i in range(20))
+    assert not any(Augmentation(16, augment="none", flip=False).finish(prepared, 0, i)[1] for i in range(20))
+
+
+def largest_centred_square(pixels: np.ndarray) -> Image.Image:
+    """Found by taking rows or columns off, one at either end in turn, the last first."""
+    end = True
+    while pixels.shape[0] != pixels.shape[1]:
+        axis = int(pixels.shape[1] > pixels.shape[0])
+        pixels = np.delete(pixels, -1 if end else 0, axis)
+        end = not end
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(50, 70), (70, 50), (51, 70), (50, 71), (71, 50), (16, 16), (16, 29), (30, 16), (5, 9), (9, 4), (1, 1), (1, 8)],
+)
+def test_center_is_pillows_resize_of_the_largest_centred_square(height, width):
+    image = picture(height, width)
+    image = image._replace(pixels=(image.pixels // 2 + 64))  # no overshoot to be clipped
+    augmentation = Augmentation(16, augment="center", flip=False)
+    square = largest_centred_square(image.pixels)
+    left, top, right, bottom = center_box((height, width))
+    assert np.array_equal(image.pixels[top:bottom, left:right], square)
+    prepared = augmentation.prepare(image)
+    for epoch, index in [(0, 0), (3, 5)]:
+        found, flip = augmentation.finish(prepared, epoch, index)
+        assert not flip
+        again, _ = augmentation.finish(image, epoch, index)  # without `prepare`, as nothing but memory asks for it
+        assert np.array_equal(found, again)
+        # Pillow may look at pixels beside the square too, which `crop` would hide from it
+        expected = Image.fromarray(image.pixels).resize(
+            (16, 16), Image.Resampling.BICUBIC, box=(left, top, right, bottom)
+        )
+        assert np.abs(found.astype(int) - expected).max() <= 1
+        if square.size == (16, 16):
+            assert np.array_equal(found, square)
+
+
+def test_center_flips_where_asked():
+    augmentation = Augmentation(16, augment="center")
+    upright = augmentation.prepare(picture(50, 70))
+    flips = [augmentation.finish(upright, 0, index) for index in range(40)]
+    assert {flip for _, flip in flips} == {True, False}
+    assert all(np.array_equal(pixels[:, ::-1] if flip else pixels, upright.pixels) for pixels, flip in flips)
+
+
+def test_a_centre_crop_decodes_at_a_fraction():
+    """An eighth of a 501 x 703 JPEG has 62 pixels: too few for 64, enough for 16."""
+    for size, fraction in [(64, 4), (16, 8), (300, 1)]:
+        data, augmentation = photo(501, 703), Augmentation(size, augment="center", flip=False)
+        reduced = decode_reduced(data, "a", lambda *extent, a=augmentation: a.reduction(a.draw(extent, 0, 0)[0]))
+        assert reduced.reduction == fraction
+        square = largest_centred_square(decode_reduced(data, "a").pixels)
+        assert square.size == (501, 501)
+        expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), float)
+        found = augmentation.finish(augmentation.prepare(reduced), 0, 0)[0].astype(float)
+        assert np.abs(found - expected).mean() < 2
+        error = {dx: np.square(found - np.roll(expected, dx, 1))[2:-2, 2:-2].mean() for dx in (-1, 0, 1)}
+        assert error[0] < 0.2 * min(error[-1], error[1])
 
 
 def test_stored_crops_come_again_whatever_the_seed():
@@ -117,7 +176,7 @@ def test_a_box_that_cannot_fit_is_central():
 
 def test_from_config():
     data = SimpleNamespace(augment="none", scale=(0.5, 1), ratio=[1, 2], flip=False)
-    assert Augmentation.from_config(data, 32, 7) == Augmentation(32, False, (0.5, 1.0), (1.0, 2.0), False, 7)
+    assert Augmentation.from_config(data, 32, 7) == Augmentation(32, "none", (0.5, 1.0), (1.0, 2.0), False, 7)
     for key, value in {"augment": "crops", "scale": (0.5,), "ratio": ()}.items():
         with pytest.raises(InputError, match=rf"data\.{key} is"):
             Augmentation.from_config(SimpleNamespace(**(vars(data) | {key: value})), 32, 7)

@@ -127,7 +127,7 @@ def test_the_seed_decides_order_and_crops(whole):
 
 def test_images_are_those_of_the_index(whole):
     """Without crop an example can be compared with its image, and the memory cache changes nothing."""
-    augmentation = Augmentation(24, crop=False, seed=5)
+    augmentation = Augmentation(24, augment="none", seed=5)
     batches = take(whole, 12, augmentation=augmentation)
     assert_equal(batches, take(whole, 12, augmentation=augmentation, cache_bytes=0))
     assert_equal(batches, take(whole, 12, augmentation=augmentation, cache_bytes=5 * 24 * 24 * 4))
@@ -192,7 +192,7 @@ def test_nothing_but_broken_images(tmp_path):
 
 def test_ordered_batches_cover_all_once(damaged):
     """23 images on 2 hosts with batches of 5: three batches each, the last example of all is padding."""
-    augmentation = Augmentation(24, crop=False)
+    augmentation = Augmentation(24, augment="none")
     for process in range(2):
         options = {"process_index": process, "process_count": 2, "max_broken_share": 0.5, "log": lambda line: None}
         batches = list(ordered_batches(damaged, batch_size=5, augmentation=augmentation, **options))

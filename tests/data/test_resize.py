@@ -51,6 +51,11 @@ def test_within_a_level_of_pillows(size, box):
     assert abs(found.mean() - pillows(image, size, box).mean()) < 0.05
 
 
+def test_a_box_of_the_size_is_only_cut_out():
+    image = noise(50, 70)
+    assert np.array_equal(resize(image, 24, (10, 9.0, 34, 33)), image[9:33, 10:34])
+
+
 @pytest.mark.skipif(module.Resizer is None, reason="here Pillow resizes")
 @pytest.mark.parametrize(("size", "box"), CASES)
 def test_the_order_of_the_passes_is_the_only_difference_where_overshoot_is_clipped(size, box):

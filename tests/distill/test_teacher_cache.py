@@ -58,14 +58,22 @@ def test_cached_embeddings_are_those_of_the_online_teacher(cached_config, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"views.grids": (1,)}, "in views;"),
+        ({"views.grids": (1,)}, r"in views \(5 views there, 1 here\);"),
+        (
+            {"views.grids": (2, 1)},
+            r"in views \(view 0 is \[0\.0, 0\.0, 1\.0, 1\.0\] there, \[0\.0, 0\.0, 0\.5, 0\.5\] here\);",
+        ),
         ({"image_size": 32}, r"in image_size \(16 there, 32 here\);"),
         ({"data.flip": False}, r"in data\.flip \(True there, False here\);"),
         ({"teacher.cached_crops": 2}, r"in teacher\.cached_crops \(3 there, 2 here\);"),
         ({"data.scale": (0.5, 1.0)}, r"in data\.scale \(\[0\.2, 1\.0\] there, \[0\.5, 1\.0\] here\);"),
         ({"data.limit": 7}, r"in data\.images \(20 there, 7 here\), data\.fingerprint"),
-        ({"teacher.path": "weights"}, r"in teacher\.weights"),
-        ({"teacher.path": "activation"}, r"in teacher\.configuration;"),
+        ({"data.augment": "center"}, r"in data\.augment \(crop there, center here\);"),
+        (
+            {"teacher.path": "weights"},
+            r"in teacher\.path \(.*clip0 there, other here\), teacher\.weights \(.{16} there, .{16} here\);",
+        ),
+        ({"teacher.path": "activation"}, r"in .*, teacher\.configuration\.activation \(quick_gelu there, gelu here\);"),
     ],
 )
 def test_embeddings_of_something_else_are_refused(cached_config, tmp_path, changes, told):
@@ -76,16 +84,45 @@ def test_embeddings_of_something_else_are_refused(cached_config, tmp_path, chang
     (tmp_path / "teacher_cache").mkdir()
     found = teacher_cache.manifest(teacher, open_source(config.data), config)
     (tmp_path / "teacher_cache/manifest.json").write_text(json.dumps(found))
+    kind = changes.get("teacher.path")
     for key, value in changes.items():
-        set_key(config, key, str(value))
-    if changes.get("teacher.path") == "weights":
+        set_key(config, key, "other" if kind else str(value))
+    if kind == "weights":
         teacher = teacher._replace(params=jax.tree.map(lambda x: x + 1, teacher.params))
-    elif changes.get("teacher.path") == "activation":
+    elif kind == "activation":
         teacher = teacher._replace(configuration=teacher.configuration | {"activation": "gelu"})
     else:
         teacher = load_teacher(config)
     with pytest.raises(InputError, match=f"differ from what the config asks for {told}"):
         teacher_cache.open_cache(teacher, open_source(config.data), config, tmp_path)
+
+
+def test_the_same_teacher_may_lie_in_another_folder(cached_config, tmp_path):
+    config = cached_config
+    embed(config, tmp_path)
+    teacher, source = load_teacher(config), open_source(config.data)
+    config.teacher.path = "elsewhere"
+    teacher_cache.open_cache(teacher, source, config, tmp_path)
+
+
+def test_centre_crops_are_embedded_once(cached_config, tmp_path):
+    config = cached_config
+    config.data.augment, config.data.flip = "center", False
+    embed(config, tmp_path)
+    teacher, source = load_teacher(config), open_source(config.data)
+    cache = teacher_cache.open_cache(teacher, source, config, tmp_path)
+    squares = [np.asarray(source[i]["image"])[:, 2:22] for i in (3, 19)]  # of 20 x 24 pixels
+    expected = teacher.embed(teacher.params, jnp.asarray(np.stack([resize(square, 16) for square in squares])))
+    for epoch in (0, 5):
+        index, flip = np.array([3, 19], np.int32), np.zeros(2, bool)
+        np.testing.assert_allclose(cache(index, np.full(2, epoch, np.int32), flip), expected, atol=1e-2)
+    with train_iterator(source, batch_size=8, augmentation=teacher_cache.augmentation_of(config)) as batches:
+        for _ in range(6):  # more than two epochs
+            batch = next(batches)
+            assert not batch["flip"].any()
+            embedded = teacher.embed(teacher.params, jnp.asarray(batch["image"]))
+            found = cache(batch["index"], batch["epoch"], batch["flip"])
+            np.testing.assert_allclose(found, embedded, atol=1e-3)
 
 
 def test_a_damaged_shard_is_refused_and_computed_again_once_removed(cached_config, tmp_path, monkeypatch):

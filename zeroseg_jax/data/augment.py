@@ -1,4 +1,4 @@
-"""Random resized crop and flip. Every draw comes from (seed, epoch, index), never from the order of the work."""
+"""Crops and flip of training images. Every draw comes from (seed, epoch, index), never from the order of the work."""
 
 import dataclasses
 import math
@@ -14,6 +14,8 @@ from zeroseg_jax.errors import InputError
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
+AUGMENTS = ("crop", "center", "none")
+"""What `data.augment` may be."""
 _STORED = 3
 """Keeps the stored crops' random streams apart from the others'."""
 
@@ -24,8 +26,9 @@ class Augmentation:
 
     Attributes:
         size: side of the result in pixels.
-        crop: cut a random part (the random resized crop of Szegedy et al. 2015, with MAE's bicubic filter); otherwise
-            the whole image is resized, without keeping its aspect.
+        augment: the part of an image that is shown. "crop": a random one (the random resized crop of Szegedy et al.
+            2015, with MAE's bicubic filter); "center": the largest centred square; "none": all of it, resized without
+            keeping its aspect.
         scale: area of the crop as a share of the image, uniform.
         ratio: width by height of the crop, log-uniform.
         flip: mirror every other image, by chance.
@@ -35,7 +38,7 @@ class Augmentation:
     """
 
     size: int
-    crop: bool = True
+    augment: str = "crop"
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
@@ -43,6 +46,8 @@ class Augmentation:
     stored_crops: int = 0
 
     def __post_init__(self) -> None:
+        if self.augment not in AUGMENTS:
+            raise InputError(f"data.augment is {self.augment!r}; it must be one of {', '.join(AUGMENTS)}")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; it must be at least 0")
         low, high = self.scale
@@ -54,12 +59,10 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, data: Any, image_size: int, seed: int, stored_crops: int = 0) -> "Augmentation":
-        """Reads `augment` ("crop" or "none"), `scale`, `ratio` and `flip` of the `data` group of a config."""
-        if data.augment not in ("crop", "none"):
-            raise InputError(f"data.augment is {data.augment!r}; it must be crop or none")
+        """Reads `augment`, `scale`, `ratio` and `flip` of the `data` group of a config."""
         return cls(
             image_size,
-            crop=data.augment == "crop",
+            augment=data.augment,
             scale=_bounds("data.scale", data.scale),
             ratio=_bounds("data.ratio", data.ratio),
             flip=data.flip,
@@ -71,8 +74,10 @@ class Augmentation:
         """The part of image `index`, of `extent` (height, width), that `epoch` shows, and whether it is mirrored."""
         rng = np.random.default_rng((self.seed, epoch, index))
         mirrored = bool(self.flip and rng.random() < 0.5)
-        if not self.crop:
+        if self.augment == "none":
             return (0, 0, extent[1], extent[0]), mirrored
+        if self.augment == "center":
+            return center_box(extent), mirrored
         if self.stored_crops:
             rng = np.random.default_rng((epoch % self.stored_crops, index, _STORED))
         return random_box(rng, extent, self.scale, self.ratio), mirrored
@@ -87,13 +92,16 @@ class Augmentation:
 
     def keeps(self, picture: Picture) -> bool:
         """Whether `prepare` of it is what every epoch starts from: none decodes the image at a reduced size."""
-        return not self.crop or min(picture.extent) < 2 * self.size
+        return self.augment != "crop" or min(picture.extent) < 2 * self.size
 
     def prepare(self, picture: Picture) -> Picture:
-        """The part that is the same in every epoch: the resize, where nothing is cropped."""
-        if self.crop:
+        """The part that is the same in every epoch: the resize, where no crop is random."""
+        if self.augment == "crop":
             return picture
-        return Picture(resize(picture.pixels, self.size), (self.size, self.size), 1)
+        box = None
+        if self.augment == "center":
+            box = tuple(side / picture.reduction for side in center_box(picture.extent))
+        return Picture(resize(picture.pixels, self.size, box), (self.size, self.size), 1)
 
     def finish(self, picture: Picture, epoch: int, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], bool]:
         """What `draw` says; returns the pixels and whether they are mirrored."""
@@ -109,6 +117,15 @@ def _bounds(key: str, value: Any) -> tuple[float, float]:
     if len(value) != 2:
         raise InputError(f"{key} is {tuple(value)}; it must be two numbers, the smaller first")
     return float(value[0]), float(value[1])
+
+
+def center_box(extent: tuple[int, int]) -> Box:
+    """The largest centred square of an image of `extent` (height, width); half a pixel left of or above the centre
+    where the sides differ by an odd number."""
+    height, width = extent
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
 
 
 def random_box(

@@ -1,10 +1,10 @@
 """The teacher's embeddings of every training image, computed once: a step then costs the student alone.
 
-An image has `teacher.cached_crops` forms (one, the whole of it, with `data.augment="none"`), twice as many with
-`data.flip`. A folder holds `manifest.json`, which says what the embeddings are of, and ArrayRecord shards with one
-float16 array (views, width) for each form of each image: first by image, in the order of the source, then by crop, then
-as it is and mirrored. Beside each shard lies its SHA-256, as `sha256sum` writes it. Shards appear when they are
-complete, so a killed run goes on where it stopped.
+An image has `teacher.cached_crops` forms (one with `data.augment` "center" or "none", where no crop is random), twice
+as many with `data.flip`. A folder holds `manifest.json`, which says what the embeddings are of, and ArrayRecord shards
+with one float16 array (views, width) for each form of each image: first by image, in the order of the source, then by
+crop, then as it is and mirrored. Beside each shard lies its SHA-256, as `sha256sum` writes it. Shards appear when they
+are complete, so a killed run goes on where it stopped.
 """
 
 import concurrent.futures
@@ -141,16 +141,36 @@ def manifest(teacher: Teacher, source: ImageSource, config: ConfigDict) -> dict[
 
 
 def _check_manifest(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    # the same weights may lie in another folder
-    different = [key for key in wanted if key != "teacher.path" and found.get(key) != wanted[key]]
-    if not different:
+    there, here = _flat(found), _flat(wanted)
+    keys = [key for key in here | there if there.get(key) != here.get(key)]
+    if not any(key.startswith(("teacher.weights", "teacher.configuration")) for key in keys):
+        keys = [key for key in keys if key != "teacher.path"]  # the same teacher may lie in another folder
+    if "data.augment" in keys:  # only "crop" has the two
+        keys = [key for key in keys if key not in ("data.scale", "data.ratio")]
+    if not keys:
         return
-    values = [(key, str(found.get(key)), str(wanted[key])) for key in different]
-    told = [f"{key} ({there} there, {here} here)" if len(there + here) < 60 else key for key, there, here in values]
+    told = [f"{key} ({_difference(key, there.get(key), here.get(key))})" for key in keys]
     raise InputError(
         f"the teacher's embeddings in {folder} differ from what the config asks for in {', '.join(told)};"
         " set teacher.cache to another folder, or remove this one"
     )
+
+
+def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the entries of the teacher's configuration among its own."""
+    configuration = manifest.get("teacher.configuration", {})
+    flat = {key: value for key, value in manifest.items() if key != "teacher.configuration"}
+    return flat | {f"teacher.configuration.{key}": value for key, value in configuration.items()}
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    """The two values of a key that differ, in a few words."""
+    if key == "views" and there and here:
+        if len(there) != len(here):
+            return f"{len(there)} views there, {len(here)} here"
+        first = next(i for i in range(len(here)) if there[i] != here[i])
+        return f"view {first} is {there[first]} there, {here[first]} here"
+    return f"{there} there, {here} here"
 
 
 def _source_fingerprint(source: ImageSource) -> str:
