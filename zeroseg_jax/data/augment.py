@@ -98,19 +98,22 @@ class Augmentation:
         """The part that is the same in every epoch: the resize, where no crop is random."""
         if self.augment == "crop":
             return picture
-        box = None
-        if self.augment == "center":
-            box = tuple(side / picture.reduction for side in center_box(picture.extent))
+        box = _reduced(center_box(picture.extent), picture) if self.augment == "center" else None
         return Picture(resize(picture.pixels, self.size, box), (self.size, self.size), 1)
 
     def finish(self, picture: Picture, epoch: int, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], bool]:
         """What `draw` says; returns the pixels and whether they are mirrored."""
         box, mirrored = self.draw(picture.extent, epoch, index)
-        left, top, right, bottom = (side / picture.reduction for side in box)
-        pixels = resize(picture.pixels, self.size, (left, top, right, bottom))
+        pixels = resize(picture.pixels, self.size, _reduced(box, picture))
         if mirrored:  # Pillow does it in half of numpy's time
             pixels = np.asarray(Image.fromarray(pixels).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         return pixels, mirrored
+
+
+def _reduced(box: Box, picture: Picture) -> tuple[float, float, float, float]:
+    """A box of the stored image in the decoded pixels."""
+    left, top, right, bottom = box
+    return left / picture.reduction, top / picture.reduction, right / picture.reduction, bottom / picture.reduction
 
 
 def _bounds(key: str, value: Any) -> tuple[float, float]:
