@@ -9,10 +9,11 @@ DIR/SPLIT-broken.txt. A command that was stopped goes on where it was. Train on 
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.decode import BrokenImage, decode_image
 from zeroseg_jax.data.images import CaptionedSource, open_source
+from zeroseg_jax.data.text import read_json, readable
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
 
@@ -42,11 +44,13 @@ def convert(source: CaptionedSource, out: Path, split: str, *, images_per_shard:
     """Writes the shards of `source` that are missing in `out`; returns the reasons of the broken images by their keys.
 
     Raises:
-        InputError: `out` holds shards of another source, or of another number of images.
+        InputError: `out` holds shards of another source, or of another number of images, or cannot be written to, as
+            where the disk is full. What is complete stays, and the same call goes on with it.
     """
     if images_per_shard < 1 or threads < 1:
         raise InputError("--images-per-shard and --threads must be at least 1")
-    out.mkdir(parents=True, exist_ok=True)
+    with _told(out):
+        out.mkdir(parents=True, exist_ok=True)
     _same_source(out / f"{split}-source.json", source, images_per_shard)
     count = -(-len(source) // images_per_shard)
     shards = [out / f"{split}-{i:05d}-of-{count:05d}.array_record" for i in range(count)]
@@ -56,23 +60,53 @@ def convert(source: CaptionedSource, out: Path, split: str, *, images_per_shard:
     bar = ProgressBar("convert", len(source), done)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for shard in missing:
-            # a name that no reader takes for a shard, until it is complete
-            unfinished = shard.with_suffix(".unfinished")
-            writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
-            for record in pool.map(lambda i: _record(source, i), parts[shard]):
-                if isinstance(record, BrokenImage):
-                    with (out / f"{split}-broken.txt").open("a") as file:
-                        file.write(f"{record.key}\t{record.reason}\n")
-                else:
-                    writer.write(record)
-                done += 1
-                bar.update(done, "images")
-            writer.close()
+            with _open_shard(shard) as writer:
+                for record in pool.map(lambda i: _record(source, i), parts[shard]):
+                    if isinstance(record, BrokenImage):
+                        with (out / f"{split}-broken.txt").open("a", encoding="utf-8") as file:
+                            file.write(f"{readable(record.key)}\t{readable(record.reason)}\n")
+                    else:
+                        writer.write(record)
+                        if not writer.ok():  # what went wrong is told by close
+                            break
+                    done += 1
+                    bar.update(done, "images")
+    bar.close()
+    return _broken(out / f"{split}-broken.txt")
+
+
+@contextlib.contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """What the disk says to its body becomes one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{place} cannot be written ({error.strerror}); make room or choose another --out, and give the same"
+            " command again, which goes on after the shards that are complete"
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_shard(shard: Path) -> Iterator[ArrayRecordWriter]:
+    """The writer of a shard, which gets its name when it is complete and leaves nothing if it does not get so far."""
+    # a name that no reader takes for a shard
+    unfinished = shard.with_suffix(".unfinished")
+    try:
+        with _told(shard):
+            try:
+                writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
+                try:
+                    yield writer
+                finally:
+                    writer.close()
+            except RuntimeError as error:  # ArrayRecord's, for whatever the disk says
+                raise OSError(None, str(error).split(";")[0]) from error
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
             unfinished.rename(shard)
-    bar.close()
-    return _broken(out / f"{split}-broken.txt")
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _same_source(path: Path, source: CaptionedSource, images_per_shard: int) -> None:
@@ -80,8 +114,13 @@ def _same_source(path: Path, source: CaptionedSource, images_per_shard: int) -> 
     ends = [source.key(0), source.key(len(source) - 1)] if len(source) else []
     now = {"images": len(source), "first_and_last": ends, "images_per_shard": images_per_shard}
     if not path.exists():
-        path.write_text(json.dumps(now) + "\n")
-    before = json.loads(path.read_text())
+        with _told(path):
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(now) + "\n")
+            unfinished.rename(path)
+    before = read_json(path, "note of what was converted")
+    if not isinstance(before, dict):
+        raise InputError(f"{path} is no note of what was converted; choose another --out")
     different = sorted(key for key in now if before.get(key) != now[key])
     if different:
         told = ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in different)
@@ -90,20 +129,19 @@ def _same_source(path: Path, source: CaptionedSource, images_per_shard: int) -> 
 
 def _record(source: CaptionedSource, i: int) -> bytes | BrokenImage:
     try:
-        data = source.read(i)
+        data, text = source.read(i), source.text(i)
         assert isinstance(data, bytes)  # all sources that can be named here hold encoded images
         decode_image(data, source.key(i))
     except BrokenImage as error:
         return error
-    text = source.text(i)
     fields: dict[str, Any] = {"image": data, "key": source.key(i)}
     return msgpack.packb(fields if text is None else fields | {"text": text})
 
 
 def _broken(path: Path) -> dict[str, str]:
     """A shard that was begun again names its broken images twice."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return dict(line.split("\t", 1) for line in lines)  # type: ignore[misc]
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    return dict(line.split("\t", 1) for line in lines if "\t" in line)  # type: ignore[misc]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

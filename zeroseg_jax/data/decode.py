@@ -1,6 +1,10 @@
-"""Encoded image bytes to uint8 RGB, with Pillow; for training, ordinary JPEGs with libjpeg-turbo itself."""
+"""Encoded image bytes to uint8 RGB, with Pillow; for training, ordinary JPEGs with libjpeg-turbo itself.
+
+All files are opened by `open_picture`, which knows which formats are safe to open.
+"""
 
 import contextlib
+import functools
 import io
 import struct
 from collections.abc import Callable, Iterator
@@ -9,10 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zeroseg_jax.errors import InputError
+
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the formats that are opened, where it has them. Of the others some start programs, as EPS does
+Ghostscript, or open what they contain as any format, as IPTC does: a file may be one whatever its name ends in."""
 
 DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
@@ -42,8 +50,25 @@ class Picture(NamedTuple):
     """1, 2, 4 or 8: pixels of the stored image, along each side, in one of `pixels`."""
 
 
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def open_picture(file: str | Path | bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """Pillow's image of a file or of its bytes, not yet decoded; `formats` are some of `FORMATS`, all if None.
+
+    Raises:
+        OSError: it cannot be read; `UnidentifiedImageError`, which is one, for any other format. What else Pillow
+            raises for damaged files is in `DAMAGE`.
+    """
+    opened = io.BytesIO(file) if isinstance(file, bytes) else file
+    return Image.open(opened, formats=_known_formats() if formats is None else formats)
+
+
 def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes any format that Pillow reads (JPEG, PNG, WebP, BMP, PPM, ...) to RGB.
+    """Decodes any of `FORMATS` (JPEG, PNG, WebP, BMP, PPM, ...) to RGB.
 
     Grey, palette, 16-bit and CMYK images are converted, transparency is laid on white (as `CLIPImageProcessor` does),
     and the orientation that a camera wrote into EXIF is applied. Of an animation it is the first frame.
@@ -61,7 +86,7 @@ def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] |
     `reduction` is told height and width and answers 1, 2, 4 or 8. A JPEG that EXIF turns, and other formats, are
     decoded whole.
     """
-    with _named_damage(data, key), Image.open(io.BytesIO(data)) as image:
+    with _named_damage(data, key), open_picture(data) as image:
         if reduction and image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1:
             extent = image.height, image.width
             factor = reduction(*extent)
@@ -77,6 +102,18 @@ def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] |
         return Picture(np.asarray(to_rgb(image)), (image.height, image.width), 1)
 
 
+def read_orientation(data: bytes, key: str) -> int:
+    """EXIF's number for how an image must be turned to be upright, 1 (not at all) to 8; raises BrokenImage."""
+    with _named_damage(data, key), open_picture(data) as image:
+        found = image.getexif().get(_ORIENTATION, 1)
+        return found if found in _TURNS else 1
+
+
+def turn_upright(pixels: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.ndarray, "y x *c"]:
+    """An array of the pixels as they are stored, turned as EXIF's `orientation` asks for."""
+    return _TURNS.get(orientation, np.asarray)(pixels)
+
+
 def _decode_jpeg(data: bytes, extent: tuple[int, int], reduction: int) -> UInt8[np.ndarray, "h w 3"] | None:
     """The pixels that Pillow decodes, but without its copies of them; None for a file with any damage."""
     if max(extent) < 8:  # a smaller fraction could have as many pixels, and would be taken
@@ -90,6 +127,16 @@ def _decode_jpeg(data: bytes, extent: tuple[int, int], reduction: int) -> UInt8[
 
 _ORIENTATION = 0x0112
 """The EXIF tag."""
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda x: np.rot90(x, 2),
+    4: np.flipud,
+    5: lambda x: np.swapaxes(x, 0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(np.swapaxes(x, 0, 1), 2),
+    8: np.rot90,
+}
+"""By the tag's value, as `ImageOps.exif_transpose` does it."""
 
 
 @contextlib.contextmanager
@@ -100,7 +147,8 @@ def _named_damage(data: bytes, key: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:  # Pillow's own message is the address of the buffer
-        raise BrokenImage(key, "it is not in an image format that Pillow knows") from error
+        known = ", ".join(_known_formats())
+        raise BrokenImage(key, f"it is not in an image format that is read here: {known}") from error
     except DAMAGE as error:
         raise BrokenImage(key, " ".join(str(error).split()).rstrip(".") or type(error).__name__) from error
 
@@ -117,6 +165,8 @@ def read_file(path: str | Path, key: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise BrokenImage(key, error.strerror or type(error).__name__) from error
+    except ValueError as error:  # a path with a null byte, or with characters that no file has
+        raise BrokenImage(key, str(error)) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -2,10 +2,15 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from zeroseg_jax.data.decode import decode_image, read_file
+from zeroseg_jax.data.split_list import read_split_list
+from zeroseg_jax.data.text import is_text, numbered_lines, read_text, readable
 from zeroseg_jax.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
@@ -20,9 +25,11 @@ class FolderSource:
 
     `split` picks a part: by the `split` field of `metadata.jsonl`, else by VOC's `ImageSets/Segmentation/{split}.txt`,
     else by a subfolder of that name. A folder without any of these is one whole, which "train" means too.
-    With `metadata.jsonl` the images are its rows; in VOC layout they are those of `JPEGImages`, never the masks.
+    With `metadata.jsonl` the images are its rows; in VOC layout they are those of `JPEGImages`, never the masks. Hidden
+    files and folders, whose names begin with a dot, are left out, and so is the `__MACOSX` that archives bring.
 
-    An item is `{"image": uint8 (H, W, 3), "key": path relative to root, "text": caption if there is one}`.
+    An item is `{"image": uint8 (H, W, 3), "key": path relative to root, "text": caption if there is one}`. Bytes of a
+    path that are no UTF-8 are written \\xNN in its key.
 
     Raises:
         InputError: no such folder, no images in it, no such split, or a broken `metadata.jsonl`.
@@ -41,61 +48,110 @@ class FolderSource:
         return len(self._names)
 
     def key(self, i: int) -> str:
-        return self._names[i]
+        return readable(self._names[i])
+
+    def path(self, i: int) -> Path:
+        """The file of item `i`."""
+        return self.root / self._names[i]
 
     def text(self, i: int) -> str | None:
         return self._texts.get(self._names[i])
 
     def read(self, i: int) -> bytes:
-        return read_file(self.root / self._names[i], str(self.root / self._names[i]))
+        return read_file(self.path(i), readable(str(self.path(i))))
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        name, text = self._names[i], self.text(i)
-        item: dict[str, Any] = {"image": decode_image(self.read(i), str(self.root / name)), "key": name}
+        text, data = self.text(i), self.read(i)
+        item: dict[str, Any] = {"image": decode_image(data, readable(str(self.path(i)))), "key": self.key(i)}
         return item if text is None else item | {"text": text}
 
 
 def _choose(root: Path, split: str) -> tuple[list[str], dict[str, str]]:
     """The sorted names of the split's images, relative to `root`, and the captions of those that have one."""
     rows = _metadata(root / "metadata.jsonl")
-    voc_list = root / VOC_LISTS / f"{split}.txt"
+    lists = files_by_name(root / VOC_LISTS, (".txt",))
     names = sorted(rows) if rows else _walk(root, "JPEGImages" if (root / "JPEGImages").is_dir() else "")
     splits = sorted({row["split"] for row in rows.values() if "split" in row})
     if split in WHOLE:
         pass
     elif split in splits:
         names = [name for name in names if rows[name].get("split") == split]
-    elif voc_list.is_file():
-        wanted = set(voc_list.read_text().split())
-        names = [name for name in names if Path(name).stem in wanted]
+    elif split in lists:
+        names = _listed(lists[split], names)
     elif not rows and (root / split).is_dir():
         names, texts = _choose(root / split, "")
         return [f"{split}/{name}" for name in names], {f"{split}/{name}": text for name, text in texts.items()}
     elif split != "train" or splits:
-        known = splits or sorted(path.stem for path in (root / VOC_LISTS).glob("*.txt"))
+        known = splits or sorted(lists)
         hint = f"it has {', '.join(known)}" if known else "set data.split to all to use the whole folder"
         raise InputError(f"the folder {root} has no split {split!r}; {hint}")
     return names, {name: rows[name]["text"] for name in names if "text" in rows.get(name, {})}
 
 
+def _listed(path: Path, names: Sequence[str]) -> list[str]:
+    """Those of `names` that a list of VOC has; says how many of the list's are not there."""
+    stems = {Path(name).stem for name in names}
+    wanted = read_split_list(path, stems)
+    if gone := [name for name in wanted if name not in stems]:
+        said = f"{len(gone)} of the {len(wanted)} images that {path} lists are not there, the first of them {gone[0]}"
+        if len(gone) == len(wanted):
+            raise InputError(f"{said}; it must name files of {path.parents[2] / 'JPEGImages'}")
+        logging.warning("%s; they are left out", said)
+    chosen = set(wanted)
+    return [name for name in names if Path(name).stem in chosen]
+
+
 def _metadata(path: Path) -> dict[str, dict[str, str]]:
     """The rows of a `metadata.jsonl` by file name; empty if there is none."""
     rows: dict[str, dict[str, str]] = {}
+    numbers: dict[str, int] = {}
     if not path.is_file():
         return rows
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(read_text(path)):
         try:
             row = json.loads(line)
             name = row["file_name"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"line {number} of {path} must be a JSON object with a file_name") from error
+        row = {field: value for field, value in row.items() if value is not None}  # null is as good as left out
         wrong = [field for field in ("file_name", "text", "split") if not isinstance(row.get(field, ""), str)]
-        if wrong:
-            raise InputError(f"{wrong[0]} in line {number} of {path} is not a string, as it must be")
-        rows[name] = row
+        if wrong or "file_name" not in row:
+            raise InputError(f"{(*wrong, 'file_name')[0]} in line {number} of {path} is not a string, as it must be")
+        if not is_text(row.get("text", "")):
+            raise InputError(f"the text in line {number} of {path} holds half of a surrogate pair; write it again")
+        if name in rows:
+            raise InputError(
+                f"{path} names {readable(name)} in line {numbers[name]} and again in line {number}; give each image one"
+                " line"
+            )
+        rows[name], numbers[name] = row, number
     return rows
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: what macOS and editors put beside theirs."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder with one of these endings, in either case, by their names without it; sorted.
+
+    Empty where there is no such folder. Hidden files and folders are left out.
+
+    Raises:
+        InputError: two files have the same name but for the ending.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() not in endings or hidden(path.name) or path.is_dir():
+            continue
+        if path.stem in found:
+            raise InputError(
+                f"{readable(str(folder))} holds {readable(found[path.stem].name)} and {readable(path.name)}, which"
+                " differ in nothing but the ending; remove one"
+            )
+        found[path.stem] = path
+    return found
 
 
 def _walk(root: Path, below: str) -> list[str]:
@@ -107,10 +163,10 @@ def _walk(root: Path, below: str) -> list[str]:
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if not hidden(name)]
         found += [
             os.path.relpath(os.path.join(folder, name), root)
             for name in files
-            if name.lower().endswith(ENDINGS) and not name.startswith(".")
+            if name.lower().endswith(ENDINGS) and not hidden(name)
         ]
     return sorted(found)

@@ -1,6 +1,9 @@
 """Cityscapes' 19 classes."""
 
-from zeroseg_jax.evaluate.benchmarks.masks import MaskPairs, Pair, find_root, table_reader, value_table
+from pathlib import Path
+
+from zeroseg_jax.data.folder import hidden
+from zeroseg_jax.evaluate.benchmarks.masks import MaskPairs, Pair, find_root, mask_files, table_reader, value_table
 from zeroseg_jax.evaluate.metrics import IGNORE
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary
 
@@ -13,16 +16,22 @@ def open_cityscapes(root: str, split: str, limit: int = 0) -> MaskPairs:
     split = "val" if split == "validation" else split
     needed = (f"leftImg8bit/{split}", f"gtFine/{split}")
     folder = find_root(root, ("cityscapes",), needed, "Cityscapes")
-    end = "_leftImg8bit.png"
-    images = sorted((folder / needed[0]).glob(f"*/*{end}"))[: limit or None]
-    names = [str(path.relative_to(folder / needed[0])).removesuffix(end) for path in images]
-    trained = bool(names) and (folder / needed[1] / f"{names[0]}_gtFine_labelTrainIds.png").is_file()
-    kind = "labelTrainIds" if trained else "labelIds"
-    pairs = [
-        Pair(name, path, folder / needed[1] / f"{name}_gtFine_{kind}.png")
-        for name, path in zip(names, images, strict=True)
-    ]
+    images = _files(folder / needed[0], "_leftImg8bit.png")
+    names = list(images)[: limit or None]
+    masks = _files(folder / needed[1], "_gtFine_labelTrainIds.png")
+    trained = bool(names) and names[0] in masks
+    if not trained:
+        masks = _files(folder / needed[1], "_gtFine_labelIds.png")
+    end = "_gtFine_labelTrainIds.png" if trained else "_gtFine_labelIds.png"
+    pairs = [Pair(name, images[name], masks.get(name, folder / needed[1] / f"{name}{end}")) for name in names]
     classes = load_vocabulary("cityscapes_mmseg").classes
     ids = dict.fromkeys(range(34), IGNORE) | {value: i for i, value in enumerate(EVALUATED)}
     read = table_reader(value_table(range(len(classes)) if trained else ids))
     return MaskPairs("cityscapes", pairs, classes, read, vocabulary="cityscapes_mmseg")
+
+
+def _files(folder: Path, end: str) -> dict[str, Path]:
+    """The files below the folders of the cities whose names end in `end`, by CITY/NAME without it; sorted."""
+    cities = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    found = {f"{city.name}/{name}": path for city in cities for name, path in mask_files(city, end).items()}
+    return dict(sorted(found.items()))

@@ -1,14 +1,13 @@
 """The benchmarks on the images of COCO 2017: COCO-Object, COCO-Stuff and panoptic segmentation."""
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from zeroseg_jax.data.text import read_json
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import (
     MaskPairs,
@@ -17,6 +16,9 @@ from zeroseg_jax.evaluate.benchmarks.masks import (
     decode_png,
     find_root,
     image_files,
+    mask_files,
+    read_mask_file,
+    show,
     table_reader,
     value_table,
 )
@@ -42,11 +44,10 @@ def open_object(root: str, split: str, limit: int = 0) -> MaskPairs:
     """
     folder, images, split = _images(root, split, limit, "COCO-Object")
     classes = load_vocabulary("coco_object_groupvit").classes
-    masks, end, converted = _masks(folder, split, "_instanceTrainIds.png", images)
+    pairs, converted = _pairs(folder, split, "_instanceTrainIds.png", images)
     table = np.zeros(256, np.int64)
     table[[i - 1 for i in THINGS]] = range(1, 1 + len(THINGS))
     read = table_reader(value_table(range(len(classes))) if converted else table)
-    pairs = [Pair(name, path, masks / f"{name}{end}") for name, path in images.items()]
     return MaskPairs("coco_object", pairs, classes, read, background=0, vocabulary="coco_object_groupvit")
 
 
@@ -57,10 +58,9 @@ def open_stuff(root: str, split: str, limit: int = 0) -> MaskPairs:
     """
     folder, images, split = _images(root, split, limit, "COCO-Stuff")
     classes = load_vocabulary("coco_stuff_mmseg").classes
-    masks, end, converted = _masks(folder, split, "_labelTrainIds.png", images)
+    pairs, converted = _pairs(folder, split, "_labelTrainIds.png", images)
     original = {category - 1: i for i, category in enumerate(CATEGORIES)}
     read = table_reader(value_table(range(len(classes)) if converted else original))
-    pairs = [Pair(name, path, masks / f"{name}{end}") for name, path in images.items()]
     return MaskPairs("coco_stuff", pairs, classes, read, vocabulary="coco_stuff_mmseg")
 
 
@@ -73,11 +73,14 @@ def open_panoptic(root: str, split: str, limit: int = 0) -> MaskPairs:
     folder, images, split = _images(root, split, 0, "COCO panoptic")
     path = folder / "annotations" / f"panoptic_{split}.json"
     classes, segments = _read_panoptic(path)
-    masks = path.with_suffix("")
-    names = [Path(name).stem for name in segments][: limit or None]
+    folder = path.with_suffix("")
+    masks = mask_files(folder)
     # an image that is not there is one that ends in .jpg, next to the others
     place = next(iter(images.values())).parent
-    pairs = [Pair(name, images.get(name, place / f"{name}.jpg"), masks / f"{name}.png") for name in names]
+    pairs = [
+        Pair(name, images.get(name, place / f"{name}.jpg"), masks.get(name, folder / f"{name}.png"))
+        for name in list(segments)[: limit or None]
+    ]
     vocabulary = load_vocabulary("coco_panoptic_plain")
     return MaskPairs(
         "coco_panoptic",
@@ -90,24 +93,24 @@ def open_panoptic(root: str, split: str, limit: int = 0) -> MaskPairs:
 
 
 def read_panoptic_mask(segments: Mapping[str, Mapping[int, int]], path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Class indices from a panoptic PNG, where `segments[name of the file]` gives the class of each segment's id.
+    """Class indices from a panoptic PNG, where `segments[name of the image]` gives the class of each segment's id.
 
     Raises:
         InputError: a missing or broken file, one that is not in colours, or a segment that the JSON does not have.
     """
-    if not path.is_file():
-        raise InputError(f"there is no mask {path}; unpack the panoptic PNG files of this split there")
-    image = decode_png(path.read_bytes(), str(path))
-    if image.mode != "RGB":
-        raise InputError(f"the panoptic mask {path} has the mode {image.mode}; its segments' ids are RGB colours")
-    red, green, blue = np.moveaxis(np.asarray(image).astype(np.int32), -1, 0)
+    mode, bits, values = decode_png(read_mask_file(path), show(path))
+    if mode != "RGB" or bits != 8:
+        raise InputError(
+            f"the panoptic mask {show(path)} has the mode {mode} of {bits} bits; its segments' ids are RGB colours of 8"
+        )
+    red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
     ids = red + 256 * green + 65536 * blue
-    classes = {0: IGNORE} | dict(segments[path.name])
+    classes = {0: IGNORE} | dict(segments[path.stem])
     known = np.array(sorted(classes))
     places = np.searchsorted(known, ids).clip(max=len(known) - 1)
     strange = known[places] != ids
     if strange.any():
-        raise UnknownValues(str(path), np.unique(ids[strange]).tolist(), "its JSON has no such segments")
+        raise UnknownValues(show(path), np.unique(ids[strange]).tolist(), "its JSON has no such segments")
     return np.array([classes[i] for i in known.tolist()], np.uint8)[places]
 
 
@@ -124,36 +127,46 @@ def _images(root: str, split: str, limit: int, dataset: str) -> tuple[Path, dict
     return folder, images, split
 
 
-def _masks(folder: Path, split: str, end: str, images: Mapping[str, Path]) -> tuple[Path, str, bool]:
-    """The folder of the masks, the ending of their names, and whether they are converted (not COCO-Stuff's maps)."""
+def _pairs(folder: Path, split: str, end: str, images: Mapping[str, Path]) -> tuple[list[Pair], bool]:
+    """The images with their masks, and whether these are converted (not COCO-Stuff's maps)."""
     first = next(iter(images))
-    own = folder / "annotations" / split
-    if (own / f"{first}{end}").is_file():
-        return own, end, True
-    for maps in (folder / "stuffthingmaps" / split, own):
-        if (maps / f"{first}.png").is_file():
-            return maps, ".png", False
-    if not any(own.glob(f"*{end}")):
+    own, maps = folder / "annotations" / split, folder / "stuffthingmaps" / split
+    for place, ending in ((own, end), (maps, ".png"), (own, ".png")):
+        masks = mask_files(place, ending)
+        if first in masks:
+            break
+    else:
+        place, ending, masks = own, end, mask_files(own, end)
+    if not masks:
         command = "make them with `python -m zeroseg_jax.evaluate.benchmarks.coco_object`, or "
         raise InputError(
-            f"there are no masks NAME{end} in {own}, nor maps in {folder / 'stuffthingmaps' / split};"
+            f"there are no masks NAME{end} in {own}, nor maps in {maps};"
             f" {command if end.startswith('_instance') else ''}unpack stuffthingmaps_trainval2017.zip there"
         )
-    return own, end, True
+    pairs = [Pair(name, path, masks.get(name, place / f"{name}{ending}")) for name, path in images.items()]
+    return pairs, ending == end
 
 
 def _read_panoptic(path: Path) -> tuple[tuple[str, ...], dict[str, dict[int, int]]]:
-    """The names of the categories by id, and for each mask's file the class of each segment."""
+    """The names of the categories by id, and for each image the class of each segment."""
     if not path.is_file():
         raise InputError(f"there is no {path}; unpack COCO's panoptic annotations into {path.parent}")
+    content = read_json(path, "file of COCO's panoptic annotations")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        index = {category["id"]: i for i, category in enumerate(categories)}
+        names = {int(category["id"]): str(category["name"]) for category in content["categories"]}
+        index = {category: i for i, category in enumerate(sorted(names))}
         segments = {
-            annotation["file_name"]: {s["id"]: index[s["category_id"]] for s in annotation["segments_info"]}
+            Path(annotation["file_name"]).stem: {
+                int(segment["id"]): index[segment["category_id"]] for segment in annotation["segments_info"]
+            }
             for annotation in content["annotations"]
         }
-        return tuple(category["name"] for category in categories), segments
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is no file of COCO's panoptic annotations ({error!r}); fetch it again") from error
+    count = len(content["annotations"]), len(content["categories"])
+    if (len(segments), len(names)) != count or len(names) > IGNORE:
+        raise InputError(
+            f"{path} has {count[0]} annotations of {len(segments)} images and {count[1]} categories with {len(names)}"
+            f" ids; each needs its own, and {IGNORE} categories are the most"
+        )
+    return tuple(names[category] for category in sorted(names)), segments

@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 from absl import logging
 
+from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import MaskPairs, Pair, find_root, read_mask, table_reader, value_table
 from zeroseg_jax.evaluate.benchmarks.voc import list_pairs
@@ -85,7 +86,7 @@ def _read_order(folder: Path, names: Sequence[str]) -> tuple[Sequence[str], str]
     path = next((folder / name for name in LABELS if (folder / name).is_file()), None)
     if path is None:
         return names, "alphabetical order"
-    lines = [re.sub(r"^\d+\s*[:.]\s*", "", line.strip()) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [re.sub(r"^\d+\s*[:.]\s*", "", line) for _, line in numbered_lines(read_text(path))]
     found = [SAME.get(line, line) for line in lines if line]
     if len(found) == len(names) - 1:
         found.insert(0, "background")

@@ -1,17 +1,17 @@
 """What the readers share: an example, a benchmark, and masks in PNG files beside images."""
 
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
-from PIL import Image
+from jaxtyping import Int, Integer, Shaped, UInt8
+from PIL import UnidentifiedImageError
 
-from zeroseg_jax.data.decode import DAMAGE, read_image
-from zeroseg_jax.data.folder import ENDINGS
+from zeroseg_jax.data.decode import DAMAGE, decode_image, open_picture, read_file, read_orientation, turn_upright
+from zeroseg_jax.data.folder import ENDINGS, files_by_name
+from zeroseg_jax.data.text import numbered_lines, read_text, readable
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.metrics import IGNORE
 
@@ -99,55 +99,94 @@ class MaskPairs:
     def __getitem__(self, i: int) -> Example:
         name, image_path, mask_path = self.pairs[i]
         if not image_path.is_file():
-            raise InputError(f"there is no image {image_path}, but a mask may be; complete the dataset")
-        image, mask = read_image(image_path), self.read(mask_path)
-        check_sizes(str(mask_path), mask, image)
-        return Example(image, mask, name)
+            raise InputError(f"there is no image {show(image_path)}, but a mask may be; complete the dataset")
+        data = read_file(image_path, show(image_path))
+        return make_example(readable(name), data, show(image_path), self.read(mask_path), show(mask_path))
 
     def missing(self) -> list[Path]:
         """The files that are not there."""
         return [path for pair in self.pairs for path in (pair.image, pair.mask) if not path.is_file()]
 
 
-def check_sizes(name: str, mask: UInt8[np.ndarray, "h w"], image: UInt8[np.ndarray, "y x 3"]) -> None:
-    """Raises InputError unless the mask has the pixels of the image."""
+def make_example(name: str, data: bytes, image_name: str, mask: UInt8[np.ndarray, "h w"], mask_name: str) -> Example:
+    """The upright image of the bytes `data`, with its mask.
+
+    Where EXIF turns the image, the mask is turned with it, as it labels the pixels that are stored. A mask that has the
+    size of the turned image only was drawn on that, and stays as it is.
+
+    Raises:
+        InputError: the image cannot be read (`BrokenImage`), or the mask has neither of its sizes.
+    """
+    image, orientation = decode_image(data, image_name), read_orientation(data, image_name)
+    stored = image.shape[1::-1] if orientation > 4 else image.shape[:2]  # 5 to 8 change height and width
+    if mask.shape == stored:
+        return Example(image, np.ascontiguousarray(turn_upright(mask, orientation)), name)
     if mask.shape != image.shape[:2]:
         sizes = f"{mask.shape[1]}x{mask.shape[0]}", f"{image.shape[1]}x{image.shape[0]}"
         raise InputError(
-            f"the mask {name} has {sizes[0]} pixels, its image {sizes[1]}; they must agree, so take both from the same"
-            " release of the dataset"
+            f"the mask {mask_name} has {sizes[0]} pixels, its image {sizes[1]}; they must agree, so take both from the"
+            " same release of the dataset"
         )
+    return Example(image, mask, name)
 
 
-def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """The values of a PNG: a palette image's indices (not its colours), or a grey image's values.
+def show(path: Path) -> str:
+    """A path in a sentence."""
+    return readable(str(path))
+
+
+def read_mask(path: Path) -> Integer[np.ndarray, "h w"]:
+    """The values of a PNG: a palette image's indices (not its colours), or a grey image's values of 1 to 16 bits.
+
+    Returns:
+        uint8, or uint16 for an image of 16 bits.
 
     Raises:
-        InputError: a missing or broken file, or an image in colours, which holds no indices.
+        InputError: a missing or broken file, another format, or an image in colours, which holds no indices.
     """
+    return decode_mask(read_mask_file(path), show(path))
+
+
+def read_mask_file(path: Path) -> bytes:
+    """The bytes of a mask's file; raises InputError for one that is not there or cannot be read."""
     if not path.is_file():
-        raise InputError(f"there is no mask {path}; complete the dataset, or leave its image out of the split")
-    return decode_mask(path.read_bytes(), str(path))
-
-
-def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
-    """`read_mask` for the bytes of a file; `name` is for messages."""
-    image = decode_png(data, name)
-    if image.mode not in ("P", "L"):
-        raise InputError(
-            f"the mask {name} has the mode {image.mode}; it must be a palette or an 8-bit grey PNG of indices"
-        )
-    return np.array(image)
-
-
-def decode_png(data: bytes, name: str) -> Image.Image:
-    """An image of any mode, as it is; raises InputError for a broken one."""
+        raise InputError(f"there is no mask {show(path)}; complete the dataset, or leave its image out of the split")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the mask {show(path)} cannot be read ({error.strerror}); allow it, or fetch it again"
+        ) from error
+
+
+def decode_mask(data: bytes, name: str) -> Integer[np.ndarray, "h w"]:
+    """`read_mask` for the bytes of a file; `name` is for messages."""
+    mode, bits, values = decode_png(data, name)
+    if values.ndim != 2:
+        raise InputError(f"the mask {name} has the mode {mode}; it must be a palette or a grey PNG of indices")
+    if mode == "L" and bits in (2, 4):  # which Pillow spreads over 0 to 255
+        values = values // (255 // (2**bits - 1))
+    return values.astype(np.uint16 if bits == 16 else np.uint8)
+
+
+def decode_png(data: bytes, name: str) -> tuple[str, int, Shaped[np.ndarray, "h w *c"]]:
+    """Pillow's mode of a PNG, its bits for each channel, and its values as Pillow reads them.
+
+    No other format is read, since JPEG and WebP change values, and PGM and TIFF may scale them.
+
+    Raises:
+        InputError: another format, or a broken file.
+    """
+    try:
+        with open_picture(data, ("PNG",)) as image:
             image.load()
+            return image.mode, data[24], np.asarray(image)  # a PNG's header says how many bits there
+    except UnidentifiedImageError as error:  # Pillow's own message is the address of the buffer
+        raise InputError(
+            f"the mask {name} cannot be read, as it is no PNG; other formats do not keep values"
+        ) from error
     except DAMAGE as error:
         raise InputError(f"the mask {name} cannot be read ({error}); fetch it again") from error
-    return image
 
 
 def value_table(classes: Mapping[int, int] | Sequence[int]) -> Int[np.ndarray, " 256"]:
@@ -160,9 +199,13 @@ def value_table(classes: Mapping[int, int] | Sequence[int]) -> Int[np.ndarray, "
     return table
 
 
-def apply_table(mask: UInt8[np.ndarray, "h w"], table: Int[np.ndarray, " 256"], name: str) -> UInt8[np.ndarray, "h w"]:
-    """The mask with the classes of its values; raises UnknownValues for a value that has none."""
-    found = table[mask]
+def apply_table(
+    mask: Integer[np.ndarray, "h w"], table: Int[np.ndarray, " 256"], name: str
+) -> UInt8[np.ndarray, "h w"]:
+    """The mask with the classes of its values; raises UnknownValues for a value that has none, as above 255."""
+    found = table[mask] if mask.dtype == np.uint8 else table[mask.clip(0, 255)]
+    if mask.dtype != np.uint8:
+        found[(mask < 0) | (mask > 255)] = UNKNOWN
     if (found == UNKNOWN).any():
         known = np.flatnonzero(table[:IGNORE] != UNKNOWN)
         classes = f"{len(known)} values from {known.min()} to {known.max()}, and 255, are known"
@@ -176,7 +219,7 @@ def table_reader(table: Int[np.ndarray, " 256"]) -> Callable[[Path], UInt8[np.nd
 
 
 def _read_by_table(table: Int[np.ndarray, " 256"], path: Path) -> UInt8[np.ndarray, "h w"]:
-    return apply_table(read_mask(path), table, str(path))
+    return apply_table(read_mask(path), table, show(path))
 
 
 def find_root(root: str | Path, below: Sequence[str], needed: Sequence[str], dataset: str) -> Path:
@@ -197,15 +240,24 @@ def find_root(root: str | Path, below: Sequence[str], needed: Sequence[str], dat
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """The images of a folder by their names without the ending."""
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in ENDINGS}
+    """The images of a folder by their names without the ending, sorted; `files_by_name` says what it refuses."""
+    return files_by_name(folder, ENDINGS)
+
+
+def mask_files(folder: Path, end: str = ".png") -> dict[str, Path]:
+    """The masks of a folder by the names of their images: what stands before `end`, in either case."""
+    return {
+        path.name[: -len(end)]: path
+        for path in files_by_name(folder, (".png",)).values()
+        if path.name.lower().endswith(end.lower())
+    }
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """Class names from a text file, one on each line; raises InputError for a missing one, or one that repeats."""
     if not path.is_file():
         raise InputError(f"there is no {path}; write one class name on each line, in the order of the masks' values")
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    names = tuple(name for _, name in numbered_lines(read_text(path)))
     double = sorted({name for name in names if names.count(name) > 1})
     if double or not names or len(names) > IGNORE:
         problem = f"names {', '.join(double)} twice" if double else f"holds {len(names)} names, not 1 to {IGNORE}"

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from zeroseg_jax.data.decode import decode_image
 from zeroseg_jax.data.prepared import PreparedSource
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import (
     Example,
     apply_table,
-    check_sizes,
     decode_mask,
+    make_example,
     read_classes,
     value_table,
 )
@@ -54,13 +53,9 @@ class PreparedMasks:
         if not 0 <= i < self._count:
             raise IndexError(i)
         record, key = self._source.record(i), self._source.key(i)
-        image, value = decode_image(record[self._source.image_feature], key), record[self._mask]
-        if isinstance(value, bytes):
-            mask = decode_mask(value, key)
-        else:
-            mask = np.asarray(value).reshape(np.shape(value)[:2]).astype(np.uint8)
-        check_sizes(key, mask, image)
-        return Example(image, apply_table(mask, self._table, key), key)
+        value = record[self._mask]
+        mask = decode_mask(value, key) if isinstance(value, bytes) else np.asarray(value).reshape(np.shape(value)[:2])
+        return make_example(key, record[self._source.image_feature], key, apply_table(mask, self._table, key), key)
 
 
 def _find_mask(features: Mapping[str, Any], image: str, wanted: str, dataset: str) -> str:

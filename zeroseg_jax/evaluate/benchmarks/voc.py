@@ -1,15 +1,17 @@
 """PASCAL VOC 2012, with and without background, and any folder in its layout."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from zeroseg_jax.data.folder import VOC_LISTS, WHOLE
+from zeroseg_jax.data.folder import VOC_LISTS, WHOLE, files_by_name
+from zeroseg_jax.data.split_list import read_split_list
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import (
     MaskPairs,
     Pair,
     find_root,
     image_files,
+    mask_files,
     read_classes,
     table_reader,
     value_table,
@@ -56,20 +58,23 @@ def _voc_pairs(root: str, split: str, limit: int) -> list[Pair]:
 
 def list_pairs(root: Path, split: str, limit: int, images: str, masks: str, lists: str = VOC_LISTS) -> list[Pair]:
     """The images of a split with their masks; an image that is not there is one that ends in .jpg."""
-    names = read_split(root, split, masks, lists)[: limit or None]
+    files, drawn = image_files(root / images), mask_files(root / masks)
+    names = _read_split(root / lists, split, files, drawn)[: limit or None]
     if not names:
         raise InputError(f"the split {split!r} of {root} has no images; its list, or {root / masks}, is empty")
-    files = image_files(root / images)
-    return [Pair(name, files.get(name, root / images / f"{name}.jpg"), root / masks / f"{name}.png") for name in names]
+    return [
+        Pair(name, files.get(name, root / images / f"{name}.jpg"), drawn.get(name, root / masks / f"{name}.png"))
+        for name in names
+    ]
 
 
-def read_split(root: Path, split: str, masks: str, lists: str) -> Sequence[str]:
+def _read_split(folder: Path, split: str, images: Collection[str], masks: Collection[str]) -> Sequence[str]:
     """The names of a split's images, from its list; without any list, or for "all", every image with a mask."""
-    known = sorted(path.stem for path in (root / lists).glob("*.txt"))
-    split = "val" if split == "validation" and split not in known else split
-    if split in known:
-        lines = (root / lists / f"{split}.txt").read_text(encoding="utf-8").splitlines()
-        return [line.split()[0] for line in lines if line.strip()]
-    if known and split not in WHOLE:
-        raise InputError(f"there is no {root / lists / split}.txt; set eval.split to one of {', '.join(known)}, or all")
-    return sorted(path.stem for path in (root / masks).glob("*.png"))
+    lists = files_by_name(folder, (".txt",))
+    split = "val" if split == "validation" and split not in lists else split
+    if split in lists:
+        return read_split_list(lists[split], {*images, *masks})
+    if lists and split not in WHOLE:
+        known = ", ".join(lists)
+        raise InputError(f"there is no {folder / split}.txt; set eval.split to one of {known}, or all")
+    return sorted(masks)
