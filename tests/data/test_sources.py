@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from absl import logging
 from PIL import Image
 
 from zeroseg_jax.data.decode import BrokenImage
@@ -84,6 +85,67 @@ class TestFolder:
         assert len(FolderSource(tmp_path, "train")) == 4  # there is no list of this name
         with pytest.raises(InputError, match="no split 'test'; it has val"):
             FolderSource(tmp_path, "test")
+
+    def test_lists_with_columns_spaces_and_a_byte_order_mark(self, tmp_path, monkeypatch):
+        said: list[str] = []
+        monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+        for name in ("a", "b c", "b", "c", "1"):
+            save(tmp_path / f"JPEGImages/{name}.jpg")
+        lists = tmp_path / "ImageSets/Segmentation"
+        lists.mkdir(parents=True)
+        (lists / "val.TXT").write_text("\ufeffa 1\r\nb c 1\r\ngone\r\n")
+        assert keys(FolderSource(tmp_path, "val")) == ["JPEGImages/a.jpg", "JPEGImages/b c.jpg"]
+        assert len(said) == 1 and "1 of the 3 images that" in said[0] and "the first of them gone; they are" in said[0]
+        (lists / "val.TXT").write_text("gone\n")
+        with pytest.raises(InputError, match=r"1 of the 1 images .*val\.TXT lists are not there, .*JPEGImages"):
+            FolderSource(tmp_path, "val")
+
+    def test_what_macos_and_windows_add(self, tmp_path):
+        for name in ("a.png", "._a.png", "__MACOSX/a.png", "sub/._b.jpg"):
+            save(tmp_path / name)
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (tmp_path / name).write_bytes(b"?")
+        assert keys(FolderSource(tmp_path)) == ["a.png"]
+
+    def test_names_that_are_no_utf8(self, tmp_path):
+        save(tmp_path / "a.png")
+        (tmp_path / "a.png").rename(tmp_path / "caf\udce9.png")
+        source = FolderSource(tmp_path)
+        assert keys(source) == [r"caf\xe9.png"] and source.path(0).name == "caf\udce9.png"
+        assert np.array_equal(source[0]["image"], pixels(0))
+        (tmp_path / "caf\udce9.png").write_bytes(b"?")
+        with pytest.raises(BrokenImage, match=r"caf\\xe9\.png cannot be read"):
+            source[0]
+
+    def test_odd_lines_of_metadata(self, tmp_path):
+        save(tmp_path / "a.png")
+        save(tmp_path / "b.png")
+        lines = [
+            '\ufeff{"file_name": "a.png", "text": "one\u2028line\x85"}',
+            "",
+            '{"file_name": "b.png", "text": null}\r',
+        ]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+        source = FolderSource(tmp_path)
+        assert [source.text(i) for i in range(len(source))] == ["one\u2028line\x85", None]
+        for line, words in {
+            '{"file_name": "a.png"}': r"metadata\.jsonl names a\.png in line 1 and again in line 2",
+            '{"file_name": null}': "file_name in line 2 .* is not a string",
+            '{"file_name": "b.png", "text": "\\ud83d"}': "line 2 .* holds half of a surrogate pair",
+            "[" * 100_000: r"line 2 of .* must be a JSON object",
+            "1" * 5_000: r"line 2 of .* must be a JSON object",
+        }.items():
+            (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n' + line)
+            with pytest.raises(InputError, match=words):
+                FolderSource(tmp_path)
+        (tmp_path / "metadata.jsonl").write_bytes('{"file_name": "a.png", "text": "café"}'.encode("latin-1"))
+        with pytest.raises(InputError, match=r"metadata\.jsonl is not UTF-8 text \(see its line 1\)"):
+            FolderSource(tmp_path)
+        (tmp_path / "metadata.jsonl").write_text('{"file_name": "a\\u0000.png"}\n{"file_name": "\\ud800.png"}')
+        source = FolderSource(tmp_path)
+        for i in range(2):
+            with pytest.raises(BrokenImage, match="cannot be read"):
+                source[i]
 
     def test_a_subfolder_is_a_split(self, tmp_path):
         save(tmp_path / "train/n01/a.png")

@@ -68,7 +68,7 @@ def test_labels_of_other_types(labels, words):
     [
         (jpeg()[:900], "the image of 900 bytes cannot be read (image file is truncated"),
         (b"", "the image of 0 bytes cannot be read (the file is empty)"),
-        (b"no image", "it is not in an image format that Pillow knows"),
+        (b"no image", "it is not in an image format that is read here"),
         (bomb(), "Image size (900000000 pixels) exceeds limit"),
         ("gone.png", "the image gone.png cannot be read (No such file or directory)"),
         (np.full((4, 4, 3), np.nan), "an image array has NaN in it"),

@@ -1,5 +1,6 @@
 """Lists of the images of a split, one on each line, as VOC's ImageSets have them."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +12,8 @@ def read_split_list(path: Path, known: Collection[str]) -> list[str]:
     """The names that a list holds, in its order.
 
     A line is the name of an image, with or without its folder and ending; more columns may stand behind it and are not
-    read. A name may have spaces: the whole line counts where `known`, the names of the images that are there without
-    their endings, has it. A name that is not among them is returned as well.
+    read. As a name may have spaces, it is the longest beginning of the line that is in `known`, the names of the images
+    that are there, without their endings. A name that is not among them is returned as well.
 
     Raises:
         InputError: the list cannot be read, is not in UTF-8, or holds a name twice.
@@ -27,12 +28,12 @@ def read_split_list(path: Path, known: Collection[str]) -> list[str]:
 
 
 def _name(line: str, known: Collection[str]) -> str:
-    columns = line.split()
-    for entry in (line, line.split("\t")[0].strip(), columns[0]):
-        path = PurePosixPath(entry)
-        for name in (entry, path.name, path.stem):
+    for end in [len(line), *reversed([gap.start() for gap in re.finditer(r"\s+", line)])]:
+        path = PurePosixPath(line[:end])
+        for name in (line[:end], path.name, path.stem):
             if name in known:
                 return name
+    columns = line.split()
     # not there: the first column, unless the others look like parts of a name
     rest = all(column.lstrip("+-").isdigit() or "/" in column or "." in column for column in columns[1:])
     return PurePosixPath(columns[0] if rest else line).name

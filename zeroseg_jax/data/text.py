@@ -9,7 +9,7 @@ from typing import Any
 
 from zeroseg_jax.errors import InputError
 
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """They would break lines of lists, or do something to a terminal."""
 
 
@@ -55,8 +55,13 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def readable(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8, which Python keeps as surrogates, become \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    r"""A file's name as text: bytes that are no UTF-8, which Python keeps as surrogates, and control characters become
+    \xNN."""
+    try:
+        text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # other halves of surrogate pairs, which no file's name has
+        text = name.encode("utf-8", "backslashreplace").decode()
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def is_text(value: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zeroseg_jax.data.decode import open_picture
 from zeroseg_jax.errors import InputError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -127,7 +128,7 @@ def open_image(image: Any) -> Image.Image:
         return Image.fromarray(image)
     if isinstance(image, str | Path):
         try:
-            with Image.open(image) as file:
+            with open_picture(image) as file:
                 file.load()
                 image = ImageOps.exif_transpose(file)
         except FileNotFoundError as error:

@@ -17,6 +17,7 @@ from typing import Any
 
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.folder import FolderSource
+from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
 from zeroseg_jax.segment.images import to_pixels
@@ -50,11 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_labels(arguments: argparse.Namespace) -> list[str]:
     if arguments.labels is not None:
         return [label.strip() for label in arguments.labels.split(",")]
-    try:
-        text = arguments.labels_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the labels cannot be read from {arguments.labels_file} ({error})") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [label for _, label in numbered_lines(read_text(arguments.labels_file))]
 
 
 def parse_background(text: str | None) -> float | list[str] | None:
@@ -74,7 +71,7 @@ def find_images(sources: Sequence[str]) -> list[tuple[Path, str]]:
         path = Path(source)
         if path.is_dir():
             folder = FolderSource(path, "all")
-            found += [(path / folder.key(i), folder.key(i)) for i in range(len(folder))]
+            found += [(folder.path(i), folder.key(i)) for i in range(len(folder))]
         elif path.exists():
             found.append((path, path.name))
         else:

@@ -97,7 +97,7 @@ def load_vocabulary(name: str) -> Vocabulary:
             f"there is no vocabulary {name!r}; did you mean {nearest(name, names())!r}? Your own file ends in .toml"
         )
     try:
-        return _from_toml(name, tomllib.loads(path.read_text(encoding="utf-8")))
+        return _from_toml(name, tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, InputError) as error:
         raise InputError(f"the vocabulary {path} cannot be used: {error}") from error
 
