@@ -1,8 +1,9 @@
-"""CLIP's two towers (Radford et al. 2021), as OpenAI, OpenCLIP/LAION and MetaCLIP checkpoints have them.
+"""CLIP's two towers (Radford et al. 2021), as OpenAI, OpenCLIP/LAION and MetaCLIP 1 and 2 checkpoints have them.
 
 All of these are one architecture: a pre-norm ViT with a class token and an extra norm before the first block, and a
 causal text transformer read out at the end-of-text token. They differ in sizes, in the activation and in which token
-ends a text. Names follow the Hugging Face `CLIPModel` configuration where ours have no better word.
+ends a text. SigLIP (`siglip`) has the same text transformer without the mask. Names follow the Hugging Face `CLIPModel`
+configuration where ours have no better word.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
 from zeroseg_jax.models.layers import ACTIVATIONS, Remat, Transformer, linear, sincos_positions
 from zeroseg_jax.models.positions import resize_positions
 
-_VISION_FIELDS = TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
+VISION_FIELDS = TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
 _FIELDS = {"projection_dim": "embed_dim", "logit_scale_init_value": "logit_scale"}
 
 
@@ -45,11 +46,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of the text tower and the ids of its special tokens; the defaults are Hugging Face's.
-
-    `end_id == 2` is the mark of OpenAI's converted files, whose real end-of-text token is the highest id of the
-    vocabulary: there a text is read out at its largest id, otherwise at its first `end_id`.
-    """
+    """Sizes of the text tower and the ids of its special tokens; the defaults are Hugging Face's."""
 
     vocabulary: int = 49408
     context: int = 77
@@ -62,15 +59,27 @@ class TextConfig:
     start_id: int | None = 49406
     end_id: int = 49407
     pad_id: int | None = 1
+    pooled: Literal["clip", "end", "last"] = "clip"
+    """Where a text is read out. "end", MetaCLIP 2's: at its first `end_id`. "last", SigLIP's: at the last position,
+    which is padding in most texts. "clip": at the first `end_id`, but at the largest id where `end_id` is 2. That is
+    the mark of OpenAI's converted files, whose real end-of-text token is the highest id of the vocabulary."""
+    causal: bool = True
+    """Whether a token attends only to itself and to those before it; in SigLIP it attends to all, padding too."""
 
     def end(self, tokens: Int[Array | np.ndarray, "c t"]) -> Int[Array, " c"]:
-        """Where each text is read out; what follows it does not count."""
-        return jnp.argmax(tokens if self.end_id == 2 else tokens == self.end_id, axis=1)
+        """Where each text is read out; in a causal tower what follows it does not count."""
+        if self.pooled == "last":
+            return jnp.full(tokens.shape[0], tokens.shape[1] - 1)
+        highest = self.pooled == "clip" and self.end_id == 2
+        return jnp.argmax(tokens if highest else tokens == self.end_id, axis=1)
 
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Both towers, the width of the space that they share, and the initial log of the inverse temperature."""
+    """Both towers, the width of the space that they share, and the initial log of the inverse temperature.
+
+    MetaCLIP 2 is the CLIP whose texts are `pooled` at their "end".
+    """
 
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
@@ -79,28 +88,33 @@ class CLIPConfig:
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> "CLIPConfig":
-        """Reads the content of a Hugging Face `CLIPModel` config.json; raises InputError where it cannot be built."""
+        """Reads the content of a Hugging Face `CLIPModel` or `MetaClip2Model` config.json.
+
+        Raises InputError where it cannot be built.
+        """
         vision, text = read_section(raw, "vision_config"), read_section(raw, "text_config")
+        pooled: Literal["clip", "end"] = "end" if raw.get("model_type") == "metaclip_2" else "clip"
         return cls(
-            vision=VisionConfig(**read_fields(vision, _VISION_FIELDS, "vision_config")),
-            text=TextConfig(**read_fields(text, TEXT_FIELDS, "text_config")),
+            vision=VisionConfig(**read_fields(vision, VISION_FIELDS, "vision_config")),
+            text=TextConfig(**read_fields(text, TEXT_FIELDS, "text_config"), pooled=pooled),
             **read_fields(raw, _FIELDS),
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a config.json that `transformers.CLIPModel.from_pretrained` accepts."""
+        """The content of a config.json that `from_pretrained` of the model's class in `transformers` accepts."""
+        model_class, kind = ("MetaClip2Model", "metaclip_2") if self.text.pooled == "end" else ("CLIPModel", "clip")
 
-        def section(config: VisionConfig | TextConfig, names: dict[str, str], model_type: str) -> dict[str, Any]:
+        def section(config: VisionConfig | TextConfig, names: dict[str, str], tower: str) -> dict[str, Any]:
             fields = {theirs: getattr(config, ours) for theirs, ours in names.items()}
-            return {"model_type": model_type, "projection_dim": self.embed_dim} | fields
+            return {"model_type": f"{kind}_{tower}_model", "projection_dim": self.embed_dim} | fields
 
         return {
-            "architectures": ["CLIPModel"],
-            "model_type": "clip",
+            "architectures": [model_class],
+            "model_type": kind,
             "projection_dim": self.embed_dim,
             "logit_scale_init_value": self.logit_scale,
-            "vision_config": section(self.vision, _VISION_FIELDS, "clip_vision_model"),
-            "text_config": section(self.text, TEXT_FIELDS, "clip_text_model"),
+            "vision_config": section(self.vision, VISION_FIELDS, "vision"),
+            "text_config": section(self.text, TEXT_FIELDS, "text"),
         }
 
 
@@ -139,31 +153,25 @@ class VisionTower(nnx.Module):
         else:
             table = width**-0.5 * jax.random.normal(rngs.params(), (grid * grid + 1, width))
         self.position_embedding = nnx.Param(table)
-        self.pre_norm = _norm(config, dtype, rngs)
-        self.transformer = _transformer(config, dtype, remat, rngs)
-        self.post_norm = _norm(config, dtype, rngs)
+        self.pre_norm = tower_norm(config, dtype, rngs)
+        self.transformer = tower_transformer(config, dtype, remat, rngs)
+        self.post_norm = tower_norm(config, dtype, rngs)
 
     def embed(self, pixels: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None) -> Float[Array, "b n d"]:
         """Class token and patches with their positions, normed: the input of the first block.
 
         `visible` are the patches to take, row-major; None takes all.
         """
-        b, height, width, _ = pixels.shape
-        p, grid = self.config.patch_size, self.config.grid
-        h, w = height // p, width // p
-        if not h or not w:
-            raise InputError(f"an image of {height}x{width} pixels is smaller than the model's patch of {p}x{p} pixels")
-        # a border narrower than a patch is left out, as the strided convolution of the checkpoints leaves it
-        patches = pixels[:, : h * p, : w * p].reshape(b, h, p, w, p, 3).swapaxes(2, 3).reshape(b, h * w, -1)
+        patches, shape = cut_patches(pixels, self.config.patch_size)
         table = self.position_embedding[...]
-        positions = resize_positions(table[1:], (grid, grid), (h, w))
+        positions = resize_positions(table[1:], (self.config.grid, self.config.grid), shape)
         if visible is not None:  # before the embedding: what is hidden costs nothing
             patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
             positions = positions[visible]
         x = self.patch_embedding(patches)
         x = x + positions.astype(x.dtype)
         first = (self.class_embedding[...] + table[0]).astype(x.dtype)
-        return self.pre_norm(jnp.concatenate([jnp.broadcast_to(first, (b, 1, x.shape[-1])), x], axis=1))
+        return self.pre_norm(jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, x.shape[-1])), x], axis=1))
 
     def __call__(self, pixels: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None) -> TowerOutput:
         embedded = self.embed(pixels, visible)
@@ -188,14 +196,14 @@ class VisionTower(nnx.Module):
 
 
 class TextTower(nnx.Module):
-    """CLIP's causal text transformer."""
+    """CLIP's and SigLIP's text transformer."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: Any = None, remat: Remat = "none"):
         self.config, self.dtype = config, dtype
         self.token_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.vocabulary, config.width)))
         self.position_embedding = nnx.Param(0.01 * jax.random.normal(rngs.params(), (config.context, config.width)))
-        self.transformer = _transformer(config, dtype, remat, rngs)
-        self.final_norm = _norm(config, dtype, rngs)
+        self.transformer = tower_transformer(config, dtype, remat, rngs)
+        self.final_norm = tower_norm(config, dtype, rngs)
 
     def embed(self, tokens: Int[Array, "c t"]) -> Float[Array, "c t d"]:
         """Tokens with their positions: the input of the first block."""
@@ -207,15 +215,21 @@ class TextTower(nnx.Module):
 
     def __call__(self, tokens: Int[Array, "c t"]) -> TowerOutput:
         embedded = self.embed(tokens)
-        x, layers = self.transformer(embedded, _causal(tokens.shape[1]))
+        x, layers = self.transformer(embedded, self._mask(tokens))
         x = self.final_norm(x)
         return TowerOutput(x[jnp.arange(len(x)), self.config.end(tokens)], x, embedded, layers)
 
     def pool(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
-        """`pooled` alone. The last block is computed for the end-of-text token only."""
-        mask = _causal(tokens.shape[1])
+        """`pooled` alone. The last block is computed only for the token that is read out."""
+        mask = self._mask(tokens)
         x, block = self.transformer.before_last(self.embed(tokens), mask)
         return self.final_norm(block.at(x, self.config.end(tokens), mask))
+
+    def _mask(self, tokens: Int[Array, "c t"]) -> Bool[Array, "t t"] | None:
+        """What a token may attend to. No padding mask: in a causal tower padding follows what is read out, which
+        cannot reach it, and SigLIP was trained to attend to it."""
+        length = tokens.shape[1]
+        return jnp.tril(jnp.ones((length, length), bool)) if self.config.causal else None
 
 
 class CLIP(nnx.Module):
@@ -253,16 +267,27 @@ class CLIP(nnx.Module):
         return self.visual_projection(self.vision_tower.values(pixels)).astype(jnp.float32)
 
 
-def _causal(length: int) -> Bool[Array, "t t"]:
-    """What a token may attend to. No padding mask: padding follows the end-of-text token, which it cannot reach."""
-    return jnp.tril(jnp.ones((length, length), bool))
+def cut_patches(pixels: Float[Array, "b y x 3"], size: int) -> tuple[Float[Array, "b n c"], tuple[int, int]]:
+    """The patches of `size` pixels, row-major and each flattened, and how many there are in (height, width).
+
+    A border narrower than a patch is left out, as the strided convolution of the checkpoints leaves it. Raises
+    InputError for an image smaller than a patch.
+    """
+    b, height, width, _ = pixels.shape
+    h, w = height // size, width // size
+    if not h or not w:
+        raise InputError(
+            f"an image of {height}x{width} pixels is smaller than the model's patch of {size}x{size} pixels"
+        )
+    cut = pixels[:, : h * size, : w * size].reshape(b, h, size, w, size, 3)
+    return cut.swapaxes(2, 3).reshape(b, h * w, -1), (h, w)
 
 
-def _norm(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> LayerNorm:
+def tower_norm(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> LayerNorm:
     return layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
 
 
-def _transformer(config: VisionConfig | TextConfig, dtype: Any, remat: Remat, rngs: nnx.Rngs) -> Transformer:
+def tower_transformer(config: VisionConfig | TextConfig, dtype: Any, remat: Remat, rngs: nnx.Rngs) -> Transformer:
     activation = ACTIVATIONS[config.activation]
     sizes = config.depth, config.width, config.heads, config.mlp_width
     return Transformer(*sizes, activation=activation, norm_eps=config.norm_eps, dtype=dtype, remat=remat, rngs=rngs)

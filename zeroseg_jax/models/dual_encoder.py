@@ -1,7 +1,7 @@
-"""What CLIP and GroupViT share around their two towers: tokenizer, image preprocessing, and the folder of all three."""
+"""What CLIP, SigLIP and GroupViT share around their two towers: tokenizer, image preprocessing, and the folder of all three."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.groupvit import GroupViT
 from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
+from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.weights.folder import read_json, write_folder
 from zeroseg_jax.models.weights.table import Table, dump_weights
 
@@ -29,14 +30,18 @@ LENGTHS = (8, 12, 16, 24, 32, 48)
 class DualEncoder:
     """A model that embeds images and texts in one space, and takes both as users have them.
 
-    `model` is the bare module, `tokenizer` a `transformers.CLIPTokenizer` (None where the folder has none: then only
+    `model` is the bare module, `tokenizer` one of `transformers` (None where the folder has none: then only
     images can be encoded), `preprocessing` what the checkpoint's images went through, `table` the names of its weights
     in Hugging Face files.
     """
 
     table: Table
+    image_processor = "CLIPImageProcessor"
+    """The class of `transformers` that does the preprocessing."""
 
-    def __init__(self, model: CLIP | GroupViT, tokenizer: Any = None, preprocessing: Preprocessing | None = None):
+    def __init__(
+        self, model: CLIP | GroupViT | Siglip, tokenizer: Any = None, preprocessing: Preprocessing | None = None
+    ):
         self.model, self.tokenizer = model, tokenizer
         self.preprocessing = preprocessing or Preprocessing.square(model.config.vision.image_size)
         self._vision = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).vision(x), static_argnums=0)
@@ -59,7 +64,7 @@ class DualEncoder:
         return self.preprocessing.normalise(jnp.asarray(images))
 
     def preprocess(self, images: ImageInput, size: int | None = None) -> Float[np.ndarray, "b y x 3"]:
-        """Resized, cropped and normalised as the checkpoint's `CLIPImageProcessor` does; `size` replaces its size."""
+        """Resized, cropped and normalised as the checkpoint's image processor does; `size` replaces its size."""
         preprocessing = self.preprocessing if size is None else self.preprocessing.resized(size)
         return preprocessing(images)
 
@@ -126,13 +131,13 @@ class DualEncoder:
         write_folder(folder, config, dump_weights(self.model, self.table, np.dtype(dtype)))
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
-        content = json.dumps(self.preprocessing.to_hf(), indent=2)
+        content = json.dumps(self.preprocessing.to_hf(self.image_processor), indent=2)
         (folder / "preprocessor_config.json").write_text(content + "\n", encoding="utf-8")
 
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:
             raise InputError(
-                "the model's folder has no tokenizer.json (nor vocab.json and merges.txt), so that it cannot read text;"
+                "the model's folder has no tokenizer.json (nor the files of older tokenizers), so that it cannot read text;"
                 " add the tokenizer's files of the same checkpoint"
             )
         return self.tokenizer
@@ -152,18 +157,22 @@ def check_pixels(pixels: Array | np.ndarray) -> Float[Array, "b y x 3"]:
     return jnp.asarray(pixels)
 
 
-def load_tokenizer(folder: Path, vocabulary: int) -> Any:
-    """The folder's `CLIPTokenizer`, None where it has none; InputError where it is broken or has other ids."""
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's `CLIPTokenizer`, None where it has none; InputError where it is broken."""
     parts = [(folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")]
     if not (parts[0] or (parts[1] and parts[2])):  # transformers would make up an empty vocabulary
         return None
     from transformers import CLIPTokenizer
 
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        return CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
         raise InputError(f"the tokenizer in {folder} cannot be read ({error}), fetch its files again") from error
-    highest = max(tokenizer.get_vocab().values())
+
+
+def check_tokenizer(tokenizer: Any, vocabulary: int, folder: Path) -> Any:
+    """The tokenizer itself, which may be None; raises InputError where it has ids that the model does not have."""
+    highest = -1 if tokenizer is None else max(tokenizer.get_vocab().values())
     if highest >= vocabulary:
         raise InputError(
             f"the tokenizer in {folder} has ids up to {highest}, but its config.json has"
@@ -172,10 +181,12 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
     return tokenizer
 
 
-def load_preprocessing(folder: Path, image_size: int) -> Preprocessing:
-    """The folder's preprocessing; CLIP's own where it does not say."""
+def load_preprocessing(
+    folder: Path, image_size: int, own: Callable[[int], Preprocessing] = Preprocessing.square
+) -> Preprocessing:
+    """The folder's preprocessing. `own` makes that of the model's family for a size, for what no file says."""
     if (folder / "preprocessor_config.json").is_file():
-        return Preprocessing.from_hf(read_json(folder / "preprocessor_config.json"))
-    if (folder / "processor_config.json").is_file():  # where transformers 5 saves a whole CLIPProcessor
-        return Preprocessing.from_hf(read_json(folder / "processor_config.json").get("image_processor", {}))
-    return Preprocessing.square(image_size)
+        return Preprocessing.from_hf(read_json(folder / "preprocessor_config.json"), own(224))
+    if (folder / "processor_config.json").is_file():  # where transformers 5 saves a whole processor
+        return Preprocessing.from_hf(read_json(folder / "processor_config.json").get("image_processor", {}), own(224))
+    return own(image_size)

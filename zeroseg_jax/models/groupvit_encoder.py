@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from zeroseg_jax.models.dual_encoder import DualEncoder, load_preprocessing, load_tokenizer
+from zeroseg_jax.models.dual_encoder import DualEncoder, check_tokenizer, load_preprocessing, load_tokenizer
 from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.weights.folder import read_config, read_tensors
@@ -35,5 +35,5 @@ def load_groupvit(source: str | Path, dtype: Any = None) -> GroupViTEncoder:
     make = lambda: GroupViT(config, rngs=nnx.Rngs(0), dtype=dtype)  # noqa: E731
     tensors = read_tensors(folder, "GroupViTModel")
     model = load_weights(make, tensors, groupvit_table(config.vision), str(source))
-    tokenizer = load_tokenizer(folder, config.text.vocabulary)
+    tokenizer = check_tokenizer(load_tokenizer(folder), config.text.vocabulary, folder)
     return GroupViTEncoder(model, tokenizer, load_preprocessing(folder, config.vision.image_size))

@@ -50,7 +50,7 @@ def read_fields(section: dict[str, Any], names: dict[str, str], where: str = "")
                 raise InputError(f"{prefix}{name} is {fields[name]}, only squares are supported")
             fields[name] = fields[name][0]
     if fields.get("activation", "gelu") not in ACTIVATIONS:
-        known = " and ".join(ACTIVATIONS)
+        known = ", ".join(ACTIVATIONS)
         raise InputError(f"{prefix}hidden_act is {fields['activation']!r}, known are {known}")
     for name, value in fields.items():
         expected = str if name == "activation" else float | int if name in _FRACTIONS else int

@@ -74,7 +74,12 @@ def _normal_cdf(y: Array, dtype: Any) -> Array:
     return 0.5 * (1 + jax.lax.erf(y * 0.5**0.5))
 
 
-ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": gelu}
+def tanh_gelu(x: Array) -> Array:
+    """SigLIP's activation: the approximation of GELU by tanh."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": gelu, "gelu_pytorch_tanh": tanh_gelu}
 """By the names of Hugging Face configurations."""
 
 

@@ -1,4 +1,5 @@
-"""CLIP's image preprocessing, equal to `transformers.CLIPImageProcessor` on its Pillow backend.
+"""CLIP's and SigLIP's image preprocessing, equal to `transformers.CLIPImageProcessor` and `SiglipImageProcessor` on
+their Pillow backend.
 
 OpenAI's preprocessing is Pillow's: bicubic with antialiasing on uint8. Other libraries' "bicubic" differ by up to a
 whole unit of normalised intensity, so this part stays on the CPU.
@@ -44,28 +45,34 @@ class Preprocessing:
         return cls(resize=size, crop=(size, size))
 
     @classmethod
-    def from_hf(cls, raw: dict[str, Any]) -> "Preprocessing":
-        """Reads preprocessor_config.json; what it does not say is as in `CLIPImageProcessor`."""
-        size, crop = raw.get("size") or 224, raw.get("crop_size") or 224
+    def whole(cls, size: int) -> "Preprocessing":
+        """SigLIP's own preprocessing: the whole image becomes a square, whatever its aspect, in [-1, 1]."""
+        return cls(resize=(size, size), crop=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any], default: "Preprocessing | None" = None) -> "Preprocessing":
+        """Reads preprocessor_config.json; what it does not say is as in `default`, by default `CLIPImageProcessor`."""
+        default = default or cls()
+        size, crop = raw.get("size") or default.resize or 224, raw.get("crop_size") or default.crop or 224
         if isinstance(size, dict):
             size = size["shortest_edge"] if size.get("shortest_edge") else _pair(size, "size")
-        crop = _pair(crop, "crop_size") if isinstance(crop, dict) else (crop, crop)
-        normalise = raw.get("do_normalize", True)
+        crop = _pair(crop, "crop_size") if isinstance(crop, dict) else (crop, crop) if isinstance(crop, int) else crop
+        normalise = _said(raw, "do_normalize", True)
         return cls(
-            resize=size if raw.get("do_resize", True) else None,
-            crop=crop if raw.get("do_center_crop", True) else None,
-            resample=raw.get("resample", Image.Resampling.BICUBIC),
-            scale=raw.get("rescale_factor", 1 / 255) if raw.get("do_rescale", True) else None,
-            mean=tuple(raw.get("image_mean", MEAN)) if normalise else (0.0, 0.0, 0.0),
-            std=tuple(raw.get("image_std", STD)) if normalise else (1.0, 1.0, 1.0),
+            resize=size if _said(raw, "do_resize", True) else None,
+            crop=crop if _said(raw, "do_center_crop", default.crop is not None) else None,
+            resample=_said(raw, "resample", default.resample),
+            scale=_said(raw, "rescale_factor", default.scale) if _said(raw, "do_rescale", True) else None,
+            mean=tuple(_said(raw, "image_mean", default.mean)) if normalise else (0.0, 0.0, 0.0),
+            std=tuple(_said(raw, "image_std", default.std)) if normalise else (1.0, 1.0, 1.0),
         )
 
-    def to_hf(self) -> dict[str, Any]:
-        """The content of a preprocessor_config.json."""
+    def to_hf(self, processor: str = "CLIPImageProcessor") -> dict[str, Any]:
+        """The content of a preprocessor_config.json for `processor`, a class of `transformers`."""
         square = self.resize if isinstance(self.resize, tuple) else None
         crop = self.crop or (224, 224)
         return {
-            "image_processor_type": "CLIPImageProcessor",
+            "image_processor_type": processor,
             "do_resize": self.resize is not None,
             "size": {"height": square[0], "width": square[1]} if square else {"shortest_edge": self.resize or 224},
             "resample": int(self.resample),
@@ -141,6 +148,11 @@ def open_image(image: Any) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return image.convert("RGB")
+
+
+def _said(raw: dict[str, Any], name: str, default: Any) -> Any:
+    """A value of the file; null is as good as nothing, as in files of transformers 4.50 and later."""
+    return default if raw.get(name) is None else raw[name]
 
 
 def _pair(raw: dict[str, Any], name: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ tensor that is missing, left over or of another shape raises, so that no model e
 """
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from math import isqrt
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,6 +50,9 @@ class Table(NamedTuple):
 
     entries: tuple[Entry, ...]
     ignored: tuple[str, ...] = ()
+    packed: tuple[str, ...] = ()
+    """Attention layers of torch, `MultiheadAttention`, whose files have the projections of queries, keys and values in
+    one tensor, `in_proj_*`; the entries have them as `q_proj`, `k_proj` and `v_proj`."""
 
 
 def affine(theirs: str, ours: str) -> tuple[Entry, Entry]:
@@ -68,7 +72,7 @@ def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], tabl
     """
     graphdef, state = nnx.split(nnx.eval_shape(make))  # no memory and no time for a random start
     shapes = {path: leaf.shape for path, leaf in flat(state).items()}
-    left, missing, wrong, weights = dict(tensors), [], [], {}
+    left, missing, wrong, weights = _unpacked(tensors, table.packed), [], [], {}
     for entry, names in _expand(table, shapes):
         shape = shapes[entry.ours][1:] if "{layer}" in entry.theirs else shapes[entry.ours]
         expected = entry.layout.write(np.broadcast_to(np.float32(0), shape)).shape
@@ -97,7 +101,26 @@ def dump_weights(model: nnx.Module, table: Table, dtype: Any = np.float32) -> di
         value = np.asarray(values[entry.ours], dtype)
         for name, part in zip(names, value if "{layer}" in entry.theirs else [value], strict=True):
             tensors[name] = np.array(entry.layout.write(part), order="C")  # safetensors wants no views
-    return tensors
+    return _repacked(tensors, table.packed)
+
+
+def _unpacked(tensors: dict[str, np.ndarray], packed: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The tensors with one for each projection; a packed tensor that is no three equal parts stays as it is."""
+    found = dict(tensors)
+    for layer, kind in product(packed, ("weight", "bias")):
+        whole = found.get(f"{layer}.in_proj_{kind}")
+        if whole is not None and whole.ndim and len(whole) % 3 == 0:
+            del found[f"{layer}.in_proj_{kind}"]
+            found |= {f"{layer}.{x}_proj.{kind}": part for x, part in zip("qkv", np.split(whole, 3), strict=True)}
+    return found
+
+
+def _repacked(tensors: dict[str, np.ndarray], packed: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The reverse of `_unpacked`."""
+    found = dict(tensors)
+    for layer, kind in product(packed, ("weight", "bias")):
+        found[f"{layer}.in_proj_{kind}"] = np.concatenate([found.pop(f"{layer}.{x}_proj.{kind}") for x in "qkv"])
+    return found
 
 
 def flat(state: Any) -> dict[str, Any]:
