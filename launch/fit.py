@@ -42,9 +42,10 @@ from zeroseg_jax.distill.plan import make_plan, make_student_config
 from zeroseg_jax.distill.teacher import find_shipped, make_teacher
 from zeroseg_jax.distill.views import view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip import CLIP, CLIPConfig, VisionConfig
-from zeroseg_jax.models.clip_encoder import ClipEncoder, read_clip_config
+from zeroseg_jax.models.clip import CLIPConfig, VisionConfig
+from zeroseg_jax.models.clip_encoder import ClipEncoder, make_model, read_clip_config
 from zeroseg_jax.models.layers import with_kernels_in
+from zeroseg_jax.models.siglip import SiglipConfig
 
 TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4, v5p:2x2x4 or h100:2x8"
@@ -109,7 +110,7 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
     """The train step of zeroseg_jax/distill/step.py, traced for `mesh` with shapes alone; also its parameter count."""
     sizes = clip_sizes(config)
     dtype = jnp.dtype(config.dtype)
-    clip = ClipEncoder(nnx.eval_shape(lambda: CLIP(sizes, rngs=nnx.Rngs(0), dtype=dtype)))
+    clip = ClipEncoder(nnx.eval_shape(lambda: make_model(sizes, dtype)))
     boxes = view_boxes(config.views.grids, config.views.windows)
     teacher = make_teacher(clip, boxes, config.teacher.chunk, config.views.local_size)
     plan = make_plan(config, teacher, mesh)
@@ -126,7 +127,7 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
     return traced, sum(leaf.size for leaf in jax.tree.leaves(plan.state["params"]))
 
 
-def clip_sizes(config: ConfigDict) -> CLIPConfig:
+def clip_sizes(config: ConfigDict) -> CLIPConfig | SiglipConfig:
     """The sizes of the teacher."""
     path = config.teacher.path
     return CLIPS[path] if path in CLIPS else read_clip_config(find_shipped(path))
@@ -190,7 +191,7 @@ def flops_of_image(config: ConfigDict) -> float:
         return student
     boxes = view_boxes(config.views.grids, config.views.windows)
     sides = view_sizes(boxes, clip.vision.image_size, config.views.local_size).tolist()
-    return student + sum(view_flops(clip.vision, clip.embed_dim, side, config.image_size) for side in sides)
+    return student + sum(view_flops(clip, side, config.image_size) for side in sides)
 
 
 def roofline(result: dict[str, Any], config: ConfigDict, chip: Chip) -> dict[str, float]:

@@ -4,7 +4,8 @@ Held against the count of the traced program (`flops.matmul_flops`), it shows wo
 softmaxes and the losses are left out; they are less than a hundredth.
 """
 
-from zeroseg_jax.models.clip import VisionConfig
+from zeroseg_jax.models.clip import CLIPConfig
+from zeroseg_jax.models.siglip import SiglipConfig
 from zeroseg_jax.models.student import StudentConfig
 
 
@@ -25,14 +26,18 @@ def _block(tokens: int, width: int, hidden: int) -> int:
     return _attention(tokens, tokens, width) + _mlp(tokens, width, hidden, width)
 
 
-def view_flops(vision: VisionConfig, embed_dim: int, size: int, image_size: int) -> int:
+def view_flops(teacher: CLIPConfig | SiglipConfig, size: int, image_size: int) -> int:
     """The teacher on a view of `size` pixels, cutting it out included."""
+    vision, has_head = teacher.vision, isinstance(teacher, SiglipConfig)
     patches, width = (size // vision.patch_size) ** 2, vision.width
-    blocks = (vision.depth - 1) * _block(patches + 1, width, vision.mlp_width)
-    # the last block for the class token only, whose heads attend to the tokens themselves (`Attention.of_one`)
-    last = 4 * _linear(1, width, width) + 2 * _linear(vision.heads, patches + 1, width)
+    tokens = patches if has_head else patches + 1  # a class token
+    blocks = (vision.depth if has_head else vision.depth - 1) * _block(tokens, width, vision.mlp_width)
+    # the last block for the class token only, or SigLIP's head for its one query, whose heads attend to the tokens
+    # themselves (`Attention.of_one`)
+    last = 4 * _linear(1, width, width) + 2 * _linear(vision.heads, tokens, width)
     last += _mlp(1, width, vision.mlp_width, width)
-    tower = _linear(patches, 3 * vision.patch_size**2, width) + blocks + last + _linear(1, width, embed_dim)
+    projection = 0 if has_head else _linear(1, width, teacher.embed_dim)
+    tower = _linear(patches, 3 * vision.patch_size**2, width) + blocks + last + projection
     crop = 2 * 3 * size * image_size * (image_size + size)
     return tower + crop
 

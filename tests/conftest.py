@@ -15,11 +15,14 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.siglip import Siglip, SiglipConfig
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
+from zeroseg_jax.models.tokenizer_files import load_siglip_tokenizer
 
 # Compiling takes most of the time of these tests, and many of them, and their subprocesses, compile the same program.
 # Without most optimisations it takes half as long; what is compiled here is too small to run long.
@@ -83,6 +86,23 @@ def tiny_clip(tmp_path_factory) -> Path:
     vision = VisionConfig(image_size=8, patch_size=4, width=16, depth=1, heads=2, mlp_width=32)
     config = CLIPConfig(vision, text, embed_dim=8)
     ClipEncoder(random_module(lambda: CLIP(config, rngs=nnx.Rngs(0))), tokenizer).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(tmp_path_factory) -> Path:
+    """The Hugging Face folder of a SigLIP with random weights, for images of 8 pixels; its tokens are letters."""
+    folder = tmp_path_factory.mktemp("siglip")
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
+    backend = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.save(str(folder / "tokenizer.json"))
+    tower = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+    vision = tower | {"image_size": 8, "patch_size": 4}
+    text = tower | {"vocab_size": len(pieces), "max_position_embeddings": 24, "eos_token_id": 1}
+    config = SiglipConfig.from_hf({"vision_config": vision, "text_config": text})
+    model = random_module(lambda: Siglip(config, rngs=nnx.Rngs(0)))
+    ClipEncoder(model, load_siglip_tokenizer(folder)).save(folder)
     return folder
 
 

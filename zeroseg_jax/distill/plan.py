@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 from zeroseg_jax import sharding
 from zeroseg_jax.distill.step import TrainState, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import Teacher, find_shipped
+from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import read_clip_config
 from zeroseg_jax.models.flash_attention import use_flash_attention
+from zeroseg_jax.models.siglip import SiglipConfig
 from zeroseg_jax.models.student import Student, StudentConfig
 
 
@@ -62,6 +64,12 @@ def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
     """
     sizes = config.student.to_dict()
     if sizes.pop("encoder") == "clip":
-        tower = read_clip_config(find_shipped(config.teacher.path)).vision
+        sizes_of_teacher = read_clip_config(find_shipped(config.teacher.path))
+        if isinstance(sizes_of_teacher, SiglipConfig):
+            raise InputError(
+                f"student.encoder is 'clip', but the teacher {config.teacher.path} is a SigLIP, whose image tower has"
+                " no class token; set student.encoder='mae'"
+            )
+        tower = sizes_of_teacher.vision
         sizes |= {"tower": tower, "width": tower.width, "depth": tower.depth, "heads": tower.heads}
     return StudentConfig(image_size=config.image_size, embed_dim=embed_dim, **sizes)

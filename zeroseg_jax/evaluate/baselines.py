@@ -24,6 +24,7 @@ from zeroseg_jax.evaluate.metrics import IGNORE
 from zeroseg_jax.evaluate.question import Answer, Predict, Question
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.dual_encoder import DualEncoder
+from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.segment.inference import DenseClipMethod, Encoding, Method, Renaming, StudentMethod
 from zeroseg_jax.segment.readout import Readout
@@ -201,7 +202,7 @@ def make_baselines(
         raise InputError(f"eval.baselines holds {unknown[0]!r}; it may hold {', '.join(BASELINES)}")
     clip, own, asked = model.clip, model.clip.model.config.vision.image_size, model.method
     size = max(asked.image_size, 3 * own)  # so that cells and windows are no enlarged ones
-    scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
+    scale = clip.logit_scale
     found: dict[str, Predict] = {}
 
     def readouts(kind: str, method: Method) -> Predict:
@@ -219,7 +220,8 @@ def make_baselines(
             "3x": DenseClipMethod(clip, 3 * own),
             "3x3 tiles": TiledDenseClip(clip, 3),
         }
-        found["MaskCLIP readout"] = merge([readouts(kind, method) for kind, method in dense.items()])
+        name = "pooling head's readout" if isinstance(clip.model, Siglip) else "MaskCLIP readout"
+        found[name] = merge([readouts(kind, method) for kind, method in dense.items()])
     if "cells" in options.baselines:
         found["painted 3x3 cells"] = readouts("3x3", PaintedViews(clip, size, cells(3)))
     if "windows" in options.baselines:

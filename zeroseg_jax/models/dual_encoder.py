@@ -1,4 +1,4 @@
-"""What CLIP, SigLIP and GroupViT share around their two towers: tokenizer, image preprocessing, and the folder of all three."""
+"""What CLIP, SigLIP and GroupViT share around two towers: tokenizer, preprocessing, and the folder of all three."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -46,6 +46,15 @@ class DualEncoder:
         self.preprocessing = preprocessing or Preprocessing.square(model.config.vision.image_size)
         self._vision = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).vision(x), static_argnums=0)
         self._text = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).text(x), static_argnums=0)
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied with before they are compared by a softmax.
+
+        The training of a CLIP keeps it at 100 at most, the stored number may be above. A SigLIP has no such limit.
+        """
+        scale = float(np.exp(self.model.logit_scale[...]))
+        return scale if isinstance(self.model, Siglip) else min(scale, 100.0)
 
     @property
     def embed_dim(self) -> int:
@@ -137,8 +146,8 @@ class DualEncoder:
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:
             raise InputError(
-                "the model's folder has no tokenizer.json (nor the files of older tokenizers), so that it cannot read text;"
-                " add the tokenizer's files of the same checkpoint"
+                "the model's folder has no tokenizer.json (nor vocab.json and merges.txt, nor spiece.model), so that it"
+                " cannot read text; add the tokenizer's files of the same checkpoint"
             )
         return self.tokenizer
 

@@ -27,7 +27,7 @@ from zeroseg_jax.models.hf_config import TEXT_FIELDS, read_fields, read_section
 from zeroseg_jax.models.layers import ACTIVATIONS, MLP, Attention, linear
 from zeroseg_jax.models.positions import resize_positions
 
-_TOWER = {"width": 768, "depth": 12, "heads": 12, "mlp_width": 3072, "activation": "gelu_pytorch_tanh"}
+_TOWER: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12, "mlp_width": 3072, "activation": "gelu_pytorch_tanh"}
 _VISION = _TOWER | {"norm_eps": 1e-6, "image_size": 224, "patch_size": 16}
 _TEXT = _TOWER | {"norm_eps": 1e-6, "vocabulary": 32000, "context": 64}
 

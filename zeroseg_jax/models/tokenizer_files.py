@@ -30,7 +30,7 @@ def load_siglip_tokenizer(folder: Path) -> Any:
     backend = _read(_from_json, fast)
     end, pad = ("<eos>", "<pad>") if isinstance(backend.model, models.BPE) else ("</s>", "</s>")
     _check_tokens(backend, fast, end, pad)
-    steps = [normalizers.Lowercase()] if end == "<eos>" else _canonical()
+    steps: list[Any] = [normalizers.Lowercase()] if end == "<eos>" else _canonical()
     if not _begins_with(backend.normalizer, steps):
         backend.normalizer = normalizers.Sequence([*steps, *([backend.normalizer] if backend.normalizer else [])])
     backend.post_processor = processors.TemplateProcessing(
@@ -83,7 +83,7 @@ def _wrap(backend: Tokenizer, end: str, pad: str) -> Any:
     )
 
 
-def _canonical() -> list[normalizers.Normalizer]:
+def _canonical() -> list[Any]:
     """big_vision's canonical text, as `transformers.SiglipTokenizer` has it."""
     return [
         normalizers.Lowercase(),
@@ -93,7 +93,7 @@ def _canonical() -> list[normalizers.Normalizer]:
     ]
 
 
-def _begins_with(normalizer: Any, steps: list[normalizers.Normalizer]) -> bool:
+def _begins_with(normalizer: Any, steps: list[Any]) -> bool:
     """Whether these are its first steps already, as in a file that was saved here."""
     found = json.loads(normalizer.__getstate__()).get("normalizers", []) if normalizer else []
     return found[: len(steps)] == [json.loads(step.__getstate__()) for step in steps]

@@ -71,7 +71,10 @@ class StudentMethod:
 
 
 class DenseClipMethod:
-    """MaskCLIP's training-free readout of a CLIP (`CLIP.dense`): each patch is a segment of its own."""
+    """A training-free readout: each patch is a segment of its own.
+
+    MaskCLIP's of a CLIP (`CLIP.dense`), and of a SigLIP that of its pooling head (`Siglip.dense`), which is ours.
+    """
 
     def __init__(self, clip: ClipEncoder, image_size: int | None = None):
         self._clip, self.params = nnx.split(clip.model)

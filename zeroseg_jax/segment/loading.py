@@ -15,7 +15,7 @@ from zeroseg_jax.checkpoint import load_student
 from zeroseg_jax.distill.teacher import find_shipped
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig
-from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.clip_encoder import FAMILIES, load_clip
 from zeroseg_jax.models.groupvit_encoder import load_groupvit
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.models.weights.folder import read_json, read_tensors, write_folder
@@ -33,8 +33,8 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
 
     Args:
         source: the workdir of a distillation run (its newest checkpoint, with the teacher that its config names), a
-            folder written by `save`, a CLIP in Hugging Face form (which runs MaskCLIP's training-free readout), a
-            GroupViT in that form, the name of a shipped model, or a hub id.
+            folder written by `save`, a CLIP or SigLIP in Hugging Face form (which runs a training-free readout,
+            MaskCLIP's or that of the pooling head), a GroupViT in that form, the name of a shipped model, or a hub id.
         dtype: of the computation, such as jnp.bfloat16; None is float32. Parameters are float32.
 
     Raises:
@@ -47,7 +47,7 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
         )
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type")
-    if kind == "clip":
+    if kind in FAMILIES or kind == "siglip2":  # which `load_clip` refuses with a sentence
         clip = load_clip(folder, dtype)
         return Segmenter(
             DenseClipMethod(clip, raw.get("segmenter", {}).get("image_size")), clip, **_defaults(folder, raw)

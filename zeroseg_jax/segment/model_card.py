@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
 from zeroseg_jax.segment.segmenter import Segmenter
 
@@ -49,6 +50,8 @@ def _front_matter(model: Segmenter, name: str) -> str:
 def _kind(model: Segmenter) -> str:
     if isinstance(model.method, StudentMethod):
         return "zeroseg"
+    if isinstance(model.clip.model, Siglip):
+        return "siglip"
     return "maskclip" if isinstance(model.method, DenseClipMethod) else "groupvit"
 
 
@@ -59,6 +62,7 @@ def _what(model: Segmenter) -> str:
         f" It was distilled, with no mask and no caption, from the frozen CLIP{f' `{teacher}`' if teacher else ''},"
         " which is in the folder `clip`.",
         "maskclip": "A CLIP that names each patch of an image by any words: MaskCLIP's training-free readout.",
+        "siglip": "A SigLIP that names each patch of an image by any words, by a training-free readout of its head.",
         "groupvit": "A GroupViT, which groups the patches of an image into segments and names each by any words.",
     }
     return f"Segments images by words that you choose (open vocabulary). {said[_kind(model)]}"

@@ -64,7 +64,7 @@ class Segmenter:
         self._encode = jax.jit(method.encode, static_argnums=2)
         self._label = jax.jit(label_pixels, static_argnums=(3, 4))
         self._device: jax.Device | None = None  # None: where the weights are
-        self.logit_scale = min(float(np.exp(clip.model.logit_scale[...])), 100.0)
+        self.logit_scale = clip.logit_scale
 
     def segment(
         self,

@@ -24,7 +24,8 @@ def find_folder(source: str | Path) -> Path:
     from huggingface_hub.utils import httpx
 
     try:
-        files = ["*.json", "*.txt", "model*.safetensors", "clip/model*.safetensors"]  # the last one beside our students
+        files = ["*.json", "*.txt", "*spiece.model", "model*.safetensors"]
+        files += ["clip/model*.safetensors"]  # beside our students
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
     except (HFValidationError, httpx.HTTPError, OSError) as error:  # offline, and not in the cache
         reason = str(error).strip().split("\n")[0]
