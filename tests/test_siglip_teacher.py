@@ -75,8 +75,7 @@ def test_a_siglip_segments_by_itself(tiny_siglip, tmp_path):
     assert isinstance(model.method, DenseClipMethod)
     image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     out = model.segment(image, LABELS, guide=0.0)
-    assert out.label_map.shape == (24, 40) and len(np.unique(out.label_map)) > 1
-    # each patch by hand: the enlarging is bilinear, so that at an image of the model's own size patches are apart
+    assert out.label_map.shape == (24, 40) and out.scores.std(axis=0).min() > 1e-3  # the patches are not all alike
     small = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     encoded = model.encode(small)
     clip = model.clip
@@ -84,7 +83,7 @@ def test_a_siglip_segments_by_itself(tiny_siglip, tmp_path):
     np.testing.assert_allclose(encoded.embeddings, unit(dense), atol=1e-5)
     model.save(tmp_path)
     again = zeroseg_jax.load(tmp_path)
-    np.testing.assert_array_equal(again.segment(image, LABELS, guide=0.0).label_map, out.label_map)
+    np.testing.assert_array_equal(again.segment(image, LABELS, guide=0.0).scores, out.scores)
     assert ModelCard.load(tmp_path / "README.md").data.tags[-1] == "siglip"
 
 
