@@ -1,5 +1,7 @@
 """The shipped vocabularies against facts, and what is said of files that cannot be used."""
 
+import dataclasses
+
 import pytest
 
 from zeroseg_jax.errors import InputError
@@ -15,6 +17,9 @@ COUNTS = {
 @pytest.mark.parametrize("name", names())
 def test_shipped(name):
     found = load_vocabulary(name)
+    if not found.dataset:
+        assert name == "imagenet" and found.source
+        return
     assert name.startswith(found.dataset + "_") and len(found.classes) == COUNTS[found.dataset]
     assert found.source and found.templates and len(found.phrases) == len(found.classes)
     # every protocol has a rule for the background where there is one, and the class is the first
@@ -29,7 +34,7 @@ def test_variants_differ_as_published():
     def get(name):
         return load_vocabulary(name)
 
-    assert len(names()) == 23
+    assert len(names()) == 27
     assert [get(f"{n}_groupvit").background for n in ("voc", "context", "coco_object")] == [0.95, 0.35, 0.95]
     assert [get(f"{n}_segclip").background for n in ("voc", "context", "coco_object")] == [0.8, 0.25, 0.65]
     assert get("voc_clip_dinoiser").background == ("background",) and len(get("voc_clip_dinoiser").templates) == 80
@@ -44,6 +49,32 @@ def test_variants_differ_as_published():
     assert dict(zip(*(getattr(get("coco_panoptic_plain"), f) for f in ("classes", "phrases")), strict=True))[
         "sky-other-merged"
     ] == ("sky",)
+
+
+@pytest.mark.parametrize(("dataset", "threshold"), [("voc", 0.95), ("context", 0.05), ("coco_object", 0.35)])
+def test_the_papers_evaluation(dataset, threshold):
+    """Its thresholds and size, and its example of a prompt; the rest is GroupViT's."""
+    found, groupvit = load_vocabulary(f"{dataset}_zeroseg"), load_vocabulary(f"{dataset}_groupvit")
+    assert (found.background, found.short_side, found.rule) == (threshold, 448, "groupvit")
+    assert found.templates == ("a photo of the {}.",)
+    own = {"name": found.name, "source": found.source, "background": threshold, "templates": found.templates}
+    assert found == dataclasses.replace(groupvit, **own)
+
+
+def test_the_classes_of_imagenet():
+    found = load_vocabulary("imagenet")
+    assert len(found.classes) == 1000 == len(set(found.classes)) and found.background is None
+    known = {
+        0: "tench",
+        22: "bald eagle",
+        207: "Golden Retriever",
+        281: "tabby cat",
+        292: "tiger",
+        569: "garbage truck",
+    }
+    known |= {657: "missile", 744: "projectile", 836: "sunglass", 837: "sunglasses", 963: "pizza", 999: "toilet paper"}
+    assert {i: found.classes[i] for i in known} == known
+    assert fitting("imagenet", "folder", [str(i) for i in range(1000)]).classes == found.classes
 
 
 def test_fitting():
