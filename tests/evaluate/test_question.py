@@ -72,6 +72,7 @@ def test_a_protocol(model):
     given = ask(VOC, model, vocabulary="voc_groupvit", templates=("{}",), background="0.4")
     assert given.background == 0.4 and given.templates == model.templates
     assert ask(VOC, model, vocabulary="voc_groupvit").background == 0.95
+    assert ask(VOC, model, vocabulary="voc_zeroseg").templates == ("a photo of the {}.",)
     assert ask(VOC, model, vocabulary="voc_groupvit", background="sky, wall").background == ["sky", "wall"]
     assert ask(VOC, model).background == ["0"]  # without any vocabulary: the name of the class
 

@@ -10,10 +10,12 @@ import scipy.stats
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+import zeroseg_jax
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.study import __main__ as command
 from zeroseg_jax.evaluate.study.__main__ import main
 from zeroseg_jax.evaluate.study.page import make
-from zeroseg_jax.evaluate.study.score import krippendorff_alpha, score, wilson_interval
+from zeroseg_jax.evaluate.study.score import describe, krippendorff_alpha, score, wilson_interval
 
 LABELS = ["cat", "grass"]
 
@@ -42,7 +44,9 @@ def test_the_page_does_not_tell_the_models(study):
     key = json.loads((study / "key.json").read_text())
     assert sorted(t["left"] for t in key["trials"]) == ["a", "a", "b", "b"]
     assert len({t["image"] for t in key["trials"]}) == 4
-    assert [set(trial) for trial in shown] == [{"labels", "image", "left", "right"}] * 4
+    assert [set(trial) for trial in shown] == [{"labels", "of", "image", "left", "right"}] * 4
+    assert [(trial["labels"], trial["of"]) for trial in shown] == [(LABELS, 2)] * 4
+    assert key["labels"] == LABELS and set(key["trials"][0]) == {"image", "left"}
     words = re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]*", "", page)
     for secret in (key["a"], key["b"], "clip"):
         assert secret not in words
@@ -58,6 +62,44 @@ def test_the_same_seed_draws_the_same_pairs(study, pictures, tmp_path):
     before, after = trials(study)[1], trials(tmp_path)[1]
     assert [(t["left"], t["right"]) for t in before] == [(t["right"], t["left"]) for t in after]
     assert any(t["left"] != t["right"] for t in before)
+
+
+def test_of_many_labels_the_page_lists_those_that_were_used(study, pictures, tmp_path):
+    key = json.loads((study / "key.json").read_text())
+    labels = [f"thing {i}" for i in range(30)]
+    models = {side: key[side] for side in "ab"}
+    make(models, pictures, labels, tmp_path, limit=2, seed=1)
+    page, shown = trials(tmp_path)
+    assert "many more that neither of them" in page and "many more" not in trials(study)[0]
+    assert json.loads((tmp_path / "key.json").read_text())["labels"] == labels
+    loaded = [zeroseg_jax.load(source) for source in models.values()]
+    for trial, made in zip(shown, json.loads((tmp_path / "key.json").read_text())["trials"], strict=True):
+        found = [model.segment(pictures / f"{made['image']}.png", labels) for model in loaded]
+        used = sorted({int(i) for result in found for i in np.unique(result.label_map)})
+        assert 0 < len(used) < 30 and (trial["labels"], trial["of"]) == ([labels[i] for i in used], 30)
+
+
+def test_by_default_the_study_is_the_papers(tiny_clip, pictures, tmp_path, monkeypatch, capsys):
+    """1000 names, 200 of the images, five raters."""
+    made = {}
+
+    def fake_make(models, images, labels, out, **options):
+        made.update(options, labels=labels)
+        return 200
+
+    monkeypatch.setattr(command, "make", fake_make)
+    words = ["make", "--a", "one", "--b", "two", "--images", "folder", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "200 pairs: send" in (told := capsys.readouterr().out) and "to the 5 raters" in told
+    labels = made.pop("labels")
+    assert len(labels) == 1000 and labels[0] == "tench"
+    assert made == {"background": None, "limit": 200, "seed": 0, "raters": 5}
+    assert main([*words, "--vocabulary", "voc_zeroseg"]) == 0
+    assert len(made["labels"]) == 20 and "background" not in made["labels"] and made["background"] == 0.95
+    assert main([*words, "--vocabulary", "voc_mmseg", "--background", "sky"]) == 0
+    assert made["background"] == ["sky"]
+    assert main([*words, "--vocabulary", "imagnet"]) == 2
+    assert "did you mean 'imagenet'" in capsys.readouterr().err
 
 
 def write_answers(path, study, rater, choices, first=0):
@@ -89,6 +131,23 @@ def test_score_by_hand(key, tmp_path):
     # pairs answered twice: aa, ab, bb; 1 - (6 - 1) x (6 - 4) / (36 - 18)
     assert found["agreement"] == pytest.approx(1 - 5 * 2 / 18)
     assert score([ann], key)["agreement"] is None
+
+
+def test_votes_are_counted_as_in_the_paper(tmp_path):
+    """The paper reports 677 of 1000: 200 images, five raters. No study of anybody's: answers made up for the count."""
+    pairs = [{"image": str(i), "left": "ab"[i % 2]} for i in range(200)]
+    made = {"study": "s", "a": "zeroseg", "b": "groupvit", "raters": 5, "seed": 0, "labels": LABELS, "trials": pairs}
+    (tmp_path / "key").write_text(json.dumps(made))
+    counts = [150, 140, 130, 130, 127]  # images on which each rater prefers "a"
+    files = []
+    for n in counts:
+        choices = ["left" if (i < n) == (i % 2 == 0) else "right" for i in range(200)]
+        files.append(write_answers(tmp_path / f"rater{len(files)}", "s", f"rater {len(files)}", choices))
+    found = score(files, tmp_path / "key")
+    assert found["votes"] == {"a": 677, "b": 323, "tie": 0} and found["expected"] == 1000
+    assert "votes of 1000 (200 images x 5 raters): 677 for a, 323 for b, 0 ties\n" in describe(found)
+    found = score(files[:4], tmp_path / "key")
+    assert "votes of 1000 (200 images x 5 raters): 550 for a, 250 for b, 0 ties, 200 not given" in describe(found)
 
 
 def test_the_command_prints_figures(key, tmp_path, capsys):
@@ -152,6 +211,7 @@ def test_studies_that_cannot_be_made(tiny_clip, tmp_path, capsys):
     for words, said in (
         (["--labels", "cat,"], "is empty"),
         (["--labels-folder", str(tmp_path)], "the labels of one cannot be read"),
+        (["--labels", "cat", "--raters", "0"], "at least one rater, not 0"),
     ):
         assert main([*models, *words]) == 2
         assert said in capsys.readouterr().err

@@ -1,12 +1,15 @@
 """Makes a blinded, side-by-side rating page of two models, and scores the answers that come back.
 
-    python -m zeroseg_jax.evaluate.study make --a MODEL --b MODEL --images FOLDER --labels "cat,grass" --out DIR
+    python -m zeroseg_jax.evaluate.study make --a MODEL --b MODEL --images FOLDER --out DIR [--labels "cat,grass"]
     python -m zeroseg_jax.evaluate.study score answers1.json answers2.json ... --key DIR/key.json [--json]
+
+By default the study is as the ZeroSeg paper's: the 1000 class names of ImageNet, 200 of the images, five raters. (The
+paper's images are from the validation set of Conceptual Captions, and its other model is GroupViT.)
 
 `make` writes DIR/study.html, one file that works without a network and goes to the raters, and DIR/key.json, which
 says what is left and what is right, and stays. Each rater opens the page, rates with the keys 1, 2 and 0 (or the arrow
 keys) and sends back the file that the page gives at the end. A page that is closed goes on where it was left. `score`
-tells how often each model is preferred, with a confidence interval, and how far the raters agree.
+tells the votes for each model, how often it is preferred, with a confidence interval, and how far the raters agree.
 """
 
 import argparse
@@ -19,7 +22,9 @@ from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.study.page import make
 from zeroseg_jax.evaluate.study.score import describe, score
+from zeroseg_jax.evaluate.vocabularies import load_vocabulary
 from zeroseg_jax.segment.__main__ import parse_background
+from zeroseg_jax.segment.prompts import Background
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -29,11 +34,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for side in ("a", "b"):
         maker.add_argument(f"--{side}", required=True, metavar="MODEL", help="what zeroseg_jax.load takes")
     maker.add_argument("--images", required=True, metavar="FOLDER", help="searched with all that is below")
-    words = maker.add_mutually_exclusive_group(required=True)
+    words = maker.add_mutually_exclusive_group()
     words.add_argument("--labels", help='the labels of all images, with commas between: "cat,grass"')
     words.add_argument("--labels-folder", type=Path, metavar="FOLDER", help="NAME.txt of each image, one label a line")
+    words.add_argument(
+        "--vocabulary",
+        default="imagenet",
+        help="the class names of a vocabulary, by its name or a .toml file; %(default)s",
+    )
     maker.add_argument("--background", help="a threshold such as 0.5, or phrases with commas between, for no label")
-    maker.add_argument("--limit", type=int, default=0, help="so many images, drawn at random; 0 for all")
+    maker.add_argument("--limit", type=int, default=200, help="so many images, drawn at random; 0: all; %(default)s")
+    maker.add_argument("--raters", type=int, default=5, help="people who will answer, all on the one page; %(default)s")
     maker.add_argument("--seed", type=int, default=0, help="of the order, the sides and the images drawn")
     maker.add_argument("--out", required=True, type=Path, help="folder for study.html and key.json")
     scorer = commands.add_parser("score", help="score answers")
@@ -48,19 +59,38 @@ def run(arguments: argparse.Namespace) -> None:
         found = score(arguments.answers, arguments.key)
         print(json.dumps(found) if arguments.json else describe(found))
         return
-    labels = arguments.labels_folder
+    background: Background = parse_background(arguments.background)
+    labels: list[str] | Path
     if arguments.labels is not None:
         labels = [label.strip() for label in arguments.labels.split(",")]
+    elif arguments.labels_folder is not None:
+        labels = arguments.labels_folder
+    else:
+        labels, background = from_vocabulary(arguments.vocabulary, background)
     trials = make(
         {"a": arguments.a, "b": arguments.b},
         arguments.images,
         labels,
         arguments.out,
-        background=parse_background(arguments.background),
+        background=background,
         limit=arguments.limit,
         seed=arguments.seed,
+        raters=arguments.raters,
     )
-    print(f"{trials} pairs: send {arguments.out / 'study.html'} to the raters, keep {arguments.out / 'key.json'}")
+    page, key = arguments.out / "study.html", arguments.out / "key.json"
+    print(f"{trials} pairs: send {page} to the {arguments.raters} raters, keep {key}")
+
+
+def from_vocabulary(name: str, background: Background) -> tuple[list[str], Background]:
+    """The class names to choose among, and `background` or else the vocabulary's rule for it."""
+    vocabulary = load_vocabulary(name)
+    if vocabulary.background is None:
+        return list(vocabulary.classes), background
+    labels = [label for label in vocabulary.classes if label != "background"]
+    if background is None:
+        found = vocabulary.background
+        background = found if isinstance(found, float) else list(found)
+    return labels, background
 
 
 def main(argv: Sequence[str] | None = None) -> int:

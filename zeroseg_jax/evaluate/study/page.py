@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zeroseg_jax.draw import overlay
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.report_page import environment, photograph
 from zeroseg_jax.log import ProgressBar
@@ -19,6 +20,8 @@ from zeroseg_jax.segment.segmenter import Segmenter
 
 SIDE = 720
 """Longer side of the pictures, in pixels."""
+FEW = 24
+"""Labels that a page lists, and that `draw.palette` tells apart. Of more, it lists those that either model used."""
 
 
 def make(
@@ -30,6 +33,7 @@ def make(
     background: Background = None,
     limit: int = 0,
     seed: int = 0,
+    raters: int = 5,
 ) -> int:
     """Writes study.html and key.json into `out`, and returns the number of pairs.
 
@@ -41,10 +45,13 @@ def make(
         background: what gets no label; see `segment.prompts.Background`.
         limit: so many images, drawn at random; 0 for all.
         seed: of the images drawn, their order, and the sides: each model is on the left half of the time.
+        raters: how many people shall answer; `score` counts their votes out of `raters` x images.
 
     Raises:
         InputError: a model, image or list of labels that cannot be used; words are checked before any image is read.
     """
+    if raters < 1:
+        raise InputError(f"a study has at least one rater, not {raters}; set --raters")
     rng = np.random.default_rng(seed)
     files = find_images([str(images)])
     if not files:
@@ -65,16 +72,20 @@ def make(
         bar.update(i + 1)
     bar.close()
 
-    names = [name for _, name in files]
-    key = {
-        **models,
-        "seed": seed,
-        "background": background,
-        "trials": [{"image": n, "labels": w, "left": s} for n, w, s in zip(names, asked, left, strict=True)],
-    }
+    key: dict[str, Any] = {**models, "seed": seed, "background": background, "raters": raters}
+    if isinstance(labels, Path):
+        shown = [{"image": name, "labels": words} for (_, name), words in zip(files, asked, strict=True)]
+    else:
+        key["labels"] = list(labels)
+        shown = [{"image": name} for _, name in files]
+    key["trials"] = [trial | {"left": side} for trial, side in zip(shown, left, strict=True)]
     # of the pictures too: answers belong to what was seen
     study = hashlib.sha256(json.dumps([key, trials]).encode()).hexdigest()[:16]
-    page = environment().get_template("study.html").render(study=study, trials=trials)
+    page = (
+        environment()
+        .get_template("study.html")
+        .render(study=study, trials=trials, many=any(trial["of"] > FEW for trial in trials))
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "study.html").write_text(page, encoding="utf-8")
@@ -89,12 +100,18 @@ def draw_pair(
 ) -> dict[str, Any]:
     """What the page shows of one image; nothing in it tells the models apart but their predictions."""
     pixels = to_pixels(path)
-    found = {
-        side: np.asarray(model.segment(pixels, labels, background=background).overlay().convert("RGB"))
-        for side, model in models.items()
-    }
-    pictures = {"image": pixels, "left": found.pop(left), "right": found.popitem()[1]}
-    return {"labels": list(labels)} | {name: photograph(picture, SIDE) for name, picture in pictures.items()}
+    found = {side: model.segment(pixels, labels, background=background) for side, model in models.items()}
+    maps, names = {side: result.label_map for side, result in found.items()}, list(labels)
+    if len(labels) > FEW:
+        used = np.unique(np.concatenate([found.ravel() for found in maps.values()]))
+        used = used[used >= 0]
+        names = [labels[i] for i in used]
+        # the same name has the same colour on both sides
+        maps = {side: np.where(found < 0, -1, np.searchsorted(used, found)) for side, found in maps.items()}
+    drawn = {side: np.asarray(overlay(pixels, found, names).convert("RGB")) for side, found in maps.items()}
+    pictures = {"image": pixels, "left": drawn.pop(left), "right": drawn.popitem()[1]}
+    trial = {"labels": names, "of": len(labels)}
+    return trial | {name: photograph(picture, SIDE) for name, picture in pictures.items()}
 
 
 def read_labels(folder: Path, name: str) -> list[str]:

@@ -31,6 +31,7 @@ def score(answers: Sequence[Path], key: Path) -> dict[str, Any]:
             None with one rater, or where every vote is the same.
         `left`: the share of the left side among the votes that are no ties; far from 1/2, sides were preferred.
         `raters`: how many pairs each of them answered, of `pairs`.
+        `expected`: the votes of a complete study: `pairs` x the raters it was made for (or more, if more answered).
 
     Raises:
         InputError: a file that is no key, no answers, of another study, or twice of one rater.
@@ -65,6 +66,7 @@ def score(answers: Sequence[Path], key: Path) -> dict[str, Any]:
         "left": int(sides[0]) / decided if decided else None,
         "raters": raters,
         "pairs": len(votes),
+        "expected": len(votes) * max(made.get("raters", 0), len(raters)),
     }
 
 
@@ -121,10 +123,12 @@ def describe(found: Mapping[str, Any]) -> str:
     """The figures of `score` in a few lines."""
     votes, images, rate = found["votes"], found["images"], found["preference"]
     alpha = found["agreement"]
+    given, expected = sum(votes.values()), found["expected"]
     lines = [
         f"a = {found['a']}, b = {found['b']}",
-        f"a is preferred in {_percent(rate)} of {sum(votes.values())} votes, ties counting as half"
-        f" ({votes['a']} for a, {votes['b']} for b, {votes['tie']} ties; bootstrap over images)",
+        f"votes of {expected} ({found['pairs']} images x {expected // found['pairs']} raters): {votes['a']} for a,"
+        f" {votes['b']} for b, {votes['tie']} ties" + (f", {expected - given} not given" if given < expected else ""),
+        f"a is preferred in {_percent(rate)} of the votes given, ties counting as half (bootstrap over images)",
         f"by majority a wins {images['a']} images, b {images['b']}, {images['even']} are even"
         + (f"; a wins {_percent(images)} of those with a winner (Wilson)" if images["rate"] is not None else ""),
         f"agreement of {len(found['raters'])} raters, Krippendorff's alpha: {'-' if alpha is None else f'{alpha:.2f}'}",
