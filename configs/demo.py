@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.student.decoder_heads = 4
     config.student.segment_tokens = (8,)
     config.student.segment_depths = (1,)
+    config.student.pool_depth = 0
     config.student.segment_heads = 4
     config.student.projection_width = 128
     config.student.assignment = "soft"

@@ -57,14 +57,48 @@ def test_global_is_the_mean_over_views():
     assert losses.global_loss(X[None], teacher, "cosine", jnp.zeros(3)) == 0
 
 
-def test_match_picks_the_nearest_view():
+ALL = np.array([True, True])
+
+
+def test_match_sums_over_segments_the_distance_to_the_nearest_view():
     teacher = jnp.stack([Y, X])[None]
     segments = jnp.stack([X, 0.1 * X + 0.5 * Y, Z])[None]
     off = 1 - 0.5 / np.hypot(0.1, 0.5)
-    np.testing.assert_allclose(losses.match_loss(segments, teacher, "cosine"), (0 + off + 1) / 3, atol=1e-5)
+    np.testing.assert_allclose(losses.match_loss(segments, teacher, ALL, "cosine"), 0 + off + 1, atol=1e-5)
     # only the nearest view pulls: moving the other one changes nothing
-    moved = losses.match_loss(segments[:, :1], jnp.stack([Z, X])[None], "cosine")
-    np.testing.assert_allclose(moved, losses.match_loss(segments[:, :1], teacher, "cosine"))
+    moved = losses.match_loss(segments[:, :1], jnp.stack([Z, X])[None], ALL, "cosine")
+    np.testing.assert_allclose(moved, losses.match_loss(segments[:, :1], teacher, ALL, "cosine"))
+    # the mean over images: a second image whose segments are all at a right angle to its views
+    two = losses.match_loss(jnp.stack([segments[0], jnp.stack([Z, Z, Z])]), jnp.stack([teacher[0]] * 2), ALL, "cosine")
+    np.testing.assert_allclose(two, (off + 1 + 3) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "right_angle"), [("cosine", 1.0), ("l1", L1)])
+def test_match_leaves_the_whole_image_out(kind, right_angle):
+    whole_then_cells = np.array([False, True, True])
+    teacher = jnp.stack([Z, X, Y])[None]
+    segments = jnp.stack([Z, X])[None]  # the first is the whole image's embedding, and gains nothing from it
+    match = jax.jit(lambda t: losses.match_loss(segments, t, whole_then_cells, kind))
+    np.testing.assert_allclose(match(teacher), right_angle, atol=1e-5)
+    pull = jax.jit(jax.grad(match))(teacher)
+    assert (pull[:, 0] == 0).all() and jnp.isfinite(pull).all()
+
+
+@pytest.mark.parametrize("kind", ["l1", "cosine"])
+def test_match_of_views_that_are_alike_or_missing(kind):
+    match = jax.jit(jax.value_and_grad(lambda s, t, local: losses.match_loss(s, t, local, kind), (0, 1)))
+    segments = jnp.stack([X, Y])[None]
+    alike = jnp.stack([X, X, X])[None]
+    value, gradients = match(segments, alike, np.array([False, True, True]))
+    np.testing.assert_allclose(value, 0 + (1 if kind == "cosine" else L1), atol=1e-5)
+    assert all(jnp.isfinite(g).all() for g in gradients)
+    value, gradients = match(segments, alike, np.zeros(3, bool))  # the whole image is the only view
+    assert value == 0 and all((g == 0).all() for g in gradients)
+
+
+def test_a_broken_embedding_shows_in_match():
+    teacher = jnp.stack([X, jnp.full(3, jnp.nan)])[None]
+    assert jnp.isnan(losses.match_loss(jnp.stack([X])[None], teacher, ALL, "l1"))
 
 
 def test_ground_of_segments_that_cover_exactly_one_cell():
@@ -74,7 +108,7 @@ def test_ground_of_segments_that_cover_exactly_one_cell():
     # two of them swap their cells: both are at a right angle to what the teacher sees there
     np.testing.assert_allclose(ground(segments, quarters(1, 0, 2, 3), teacher), (1 + 1) / 4, atol=1e-6)
     # nearest matching does not notice
-    np.testing.assert_allclose(losses.match_loss(segments, teacher, "cosine"), 0, atol=1e-6)
+    np.testing.assert_allclose(losses.match_loss(segments, teacher, np.ones(4, bool), "cosine") / 4, 0, atol=1e-6)
 
 
 def test_ground_pools_by_share_of_the_view():
@@ -130,7 +164,7 @@ def test_empty_segment_keeps_values_and_gradients_finite(kind):
 
     def loss(segments, assignment):
         terms = (
-            losses.match_loss(segments, teacher, kind),
+            losses.match_loss(segments, teacher, np.ones(4, bool), kind),
             losses.global_loss(segments[:, 3], teacher, kind),
             losses.ground_loss(segments, assignment, EVERYTHING, teacher, INSIDE, kind),
         )
@@ -167,6 +201,8 @@ def test_total_is_the_weighted_sum_of_the_terms_asked_for():
     inside = views.patch_weights(boxes, (4, 4))
     by_hand = losses.ground_loss(output.segments, output.assignment, output.visible, teacher, inside, "l1")
     np.testing.assert_allclose(terms["ground"], by_hand, rtol=1e-5)
+    cells = losses.match_loss(output.segments, teacher[:, 1:], np.ones(4, bool), "l1")
+    np.testing.assert_allclose(terms["match"], cells, rtol=1e-5)
 
     off = config | {"match": 0.0, "ground": 0.0}
     _, terms = jax.eval_shape(lambda output: losses.total_loss(output, teacher, images, off, boxes), output)

@@ -76,3 +76,8 @@ def test_patch_weights_are_shares_of_area():
     np.testing.assert_allclose(weights[9].reshape(4, 2), middle, rtol=1e-6)
     # the cells of a grid share out every patch
     np.testing.assert_allclose(weights[5:].sum(axis=0), np.ones(8), rtol=1e-6)
+
+
+def test_local_views_are_all_but_the_whole_image():
+    boxes = views.view_boxes((1, 2), ((1.0, 0.5), (0.5, 0.5)))
+    assert views.local_views(boxes).tolist() == [False] + [True] * 4 + [False] + [True] * 4

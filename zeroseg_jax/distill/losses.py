@@ -1,8 +1,11 @@
 """The losses of the distillation: pure functions of the student's output and the teacher's view embeddings.
 
 b images, v views, s segments, n patches of which k are visible, d the width of the teacher's space. All in float32.
-`global`, `match` and `mae` are ZeroSeg's; `ground` is ours: nearest matching alone lets a segment imitate a view that
-it does not cover, grounding says where.
+`global`, `match` and `mae` are the three losses of ZeroSeg (ICCV 2023). `ground` is ours: it says which segments belong
+to which view.
+
+The paper leaves three things open, and these are our choices: features have unit length before they are compared, an L1
+distance is divided by sqrt(d), and every loss has the weight 1.
 """
 
 from collections.abc import Mapping
@@ -12,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from zeroseg_jax.distill import views
 from zeroseg_jax.errors import InputError
@@ -31,8 +34,8 @@ def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
 def distance(a: Float[Array, "... d"], b: Float[Array, "... d"], kind: str) -> Float[Array, "..."]:
     """Distance of the directions of `a` and `b`, from 0 to 2.
 
-    "cosine": 1 - cosine. "l1": sum of absolute differences of the unit vectors, over sqrt(d), so that it does not
-    depend on the width. Leading axes are broadcast.
+    "cosine": 1 - cosine. "l1": sum of the absolute differences of the unit vectors over sqrt(d), which makes it
+    independent of the width. The paper has L1; unit length and the division are our choice. Leading axes are broadcast.
     """
     a, b = unit(a), unit(b)
     if kind == "cosine":
@@ -45,14 +48,29 @@ def distance(a: Float[Array, "... d"], b: Float[Array, "... d"], kind: str) -> F
 def global_loss(
     image: Float[Array, "b d"], teacher: Float[Array, "b v d"], kind: str, view_weights: ViewWeights = None
 ) -> Float[Array, ""]:
-    """Pulls the image-level feature to the teacher's embedding of every view (multi-scale feature distillation)."""
+    """Mean distance of the image feature z to every view: the paper's multi-scale feature distillation.
+
+    The paper compares z with all views, the whole image too. That views are averaged and not summed is our choice.
+    """
     distances = distance(image[:, None], teacher, kind)
     return _weighted_mean(distances, jnp.broadcast_to(_view_weights(view_weights, teacher), distances.shape))
 
 
-def match_loss(segments: Float[Array, "b s d"], teacher: Float[Array, "b v d"], kind: str) -> Float[Array, ""]:
-    """Pulls every segment to the nearest of the teacher's view embeddings (segment matching)."""
-    return distance(segments[:, :, None], teacher[:, None], kind).min(axis=-1).mean()
+def match_loss(
+    segments: Float[Array, "b s d"],
+    teacher: Float[Array, "b v d"],
+    local: Bool[Array, " v"] | Bool[np.ndarray, " v"],
+    kind: str,
+) -> Float[Array, ""]:
+    """Distance of every segment to its nearest view, summed over the segments: the paper's segment matching.
+
+    The paper leaves the whole image out, and so does `local`, which is True for the views that count. It is 0 where no
+    view counts. The mean is taken over images.
+    """
+    local = jnp.asarray(local)
+    distances = distance(segments[:, :, None], teacher[:, None], kind)
+    nearest = jnp.where(local, distances, jnp.inf).min(axis=-1)
+    return jnp.where(local.any(), nearest, 0).sum(axis=-1).mean()
 
 
 def ground_loss(
@@ -86,7 +104,10 @@ def ground_loss(
 def mae_loss(
     reconstruction: Float[Array, "b n c"], images: Float[Array, "b y x 3"], mask: Float[Array, "b n"]
 ) -> Float[Array, ""]:
-    """MAE's mean squared error of normalised pixels, on hidden patches; `images` in [0, 1]."""
+    """Mean squared error of the hidden patches' pixels; `images` in [0, 1].
+
+    Each patch's pixels are normalised first, as MAE's default is; the paper does not say whether it does so.
+    """
     return reconstruction_loss(reconstruction, images, mask)
 
 
@@ -114,7 +135,7 @@ def total_loss(
     if config["global"]:
         terms["global"] = global_loss(output.image, teacher, kind, global_weights)
     if config["match"]:
-        terms["match"] = match_loss(output.segments, teacher, kind)
+        terms["match"] = match_loss(output.segments, teacher, views.local_views(boxes), kind)
     if config["mae"] and output.reconstruction is not None:
         terms["mae"] = mae_loss(output.reconstruction, images, output.mask)
     if config["ground"]:

@@ -63,6 +63,7 @@ def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
     With `config.student.encoder="clip"` the encoder has the sizes of the teacher's image tower.
     """
     sizes = config.student.to_dict()
+    sizes.setdefault("pool_depth", 0)  # the config.json of a run from before this key
     if sizes.pop("encoder") == "clip":
         sizes_of_teacher = read_clip_config(find_shipped(config.teacher.path))
         if isinstance(sizes_of_teacher, SiglipConfig):

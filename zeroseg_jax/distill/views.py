@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def grid_boxes(views: Sequence[int] = (1, 2, 3)) -> Float[np.ndarray, "v 4"]:
@@ -34,8 +34,12 @@ def view_boxes(
 
 def view_sizes(boxes: Float[np.ndarray, "v 4"], size: int, local_size: int = 0) -> Int[np.ndarray, " v"]:
     """Pixels of each view: `local_size`, if it is not 0, for those of a part of the image, otherwise `size`."""
-    whole = (boxes == (0, 0, 1, 1)).all(axis=1)
-    return np.where(whole, size, local_size or size)
+    return np.where(local_views(boxes), local_size or size, size)
+
+
+def local_views(boxes: Float[np.ndarray, "v 4"]) -> Bool[np.ndarray, " v"]:
+    """True for views of a part of the image, False for the whole image."""
+    return (boxes != (0, 0, 1, 1)).any(axis=1)
 
 
 def crop_views(

@@ -1,6 +1,9 @@
-"""The student: MAE's encoder and decoder, a segment decoder of grouping stages, and a projection to CLIP's space.
+"""The student: MAE's encoder and decoder, and a segmentation head that ends in CLIP's space.
 
-ZeroSeg ("Exploring Open-Vocabulary Semantic Segmentation from CLIP Vision Encoder Distillation Only", ICCV 2023).
+ZeroSeg ("Exploring Open-Vocabulary Semantic Segmentation from CLIP Vision Encoder Distillation Only", ICCV 2023). The
+segmentation head is two layers, a grouping block to 32 segments, two layers, a grouping block to 8 segments, and one
+layer over the 8 segment tokens. Their mean goes through an MLP and is the image feature. The paper does not say how a
+segment token becomes a feature in CLIP's space. Here the same MLP does it, after that last layer.
 """
 
 from dataclasses import dataclass
@@ -16,14 +19,14 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import Assigning, GroupingStage, Keys, compose
 from zeroseg_jax.models.layer_norm import layer_norm
-from zeroseg_jax.models.layers import MLP, Remat, kept_gelu
+from zeroseg_jax.models.layers import MLP, Remat, Transformer, kept_gelu
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
 from zeroseg_jax.models.preprocessing import MEAN, STD
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Sizes of the student; the defaults are ViT-B/16 with the paper's 32 and 8 segment tokens."""
+    """Sizes of the student. The defaults are the paper's (ViT-B/16, CLIP-L teacher); what it leaves open is ours."""
 
     image_size: int = 224
     """Side of the training images; other sizes work too, their positions are scaled to this one."""
@@ -31,19 +34,21 @@ class StudentConfig:
     width: int = 768
     depth: int = 12
     heads: int = 12
-    mask_ratio: float = 0.75
+    mask_ratio: float = 0.6
     """Share of the patches that training hides from the encoder, in [0, 1)."""
     decoder_width: int = 512
     decoder_depth: int = 8
     """Blocks of the reconstruction decoder; 0 leaves it out."""
     decoder_heads: int = 16
     segment_tokens: tuple[int, ...] = (32, 8)
-    """Segment tokens of each stage of the segment decoder."""
-    segment_depths: tuple[int, ...] = (2, 1)
-    """Transformer blocks of each stage."""
+    """Segment tokens of each stage of the segmentation head."""
+    segment_depths: tuple[int, ...] = (2, 2)
+    """Transformer blocks of each stage, before its grouping block."""
+    pool_depth: int = 1
+    """Transformer blocks over the last stage's segment tokens, before their mean; 0 leaves them out."""
     segment_heads: int = 12
     projection_width: int = 4096
-    embed_dim: int = 512
+    embed_dim: int = 768
     """Width of the teacher's embedding space."""
     assignment: str = "hard"
     """"hard": each token goes to one segment, straight-through; "soft": to all of them in shares."""
@@ -73,6 +78,8 @@ class StudentConfig:
                 f"segment_tokens {self.segment_tokens} and segment_depths {self.segment_depths} must be of the same"
                 " length, one number for each stage"
             )
+        if self.pool_depth < 0:
+            raise InputError(f"student.pool_depth is {self.pool_depth}; it must be at least 0")
         if self.tower and (self.patch_size % self.tower.patch_size or self.width != self.tower.width):
             raise InputError(
                 f"a CLIP tower of width {self.tower.width} and patches of {self.tower.patch_size} pixels cannot be the"
@@ -119,9 +126,9 @@ class StudentOutput(NamedTuple):
     """What the student makes of a batch of images. All floats are float32; s is the last of `segment_tokens`."""
 
     segments: Float[Array, "b s e"]
-    """Each segment in the teacher's space, not unit length."""
+    """Feature of each segment in the teacher's space (g_i in the paper), not unit length."""
     image: Float[Array, "b e"]
-    """The mean segment in the teacher's space, not unit length."""
+    """Feature of the image in the teacher's space (z in the paper), from the mean segment token; not unit length."""
     assignment: Float[Array, "b k s"]
     """Share of each visible patch in each segment; rows sum to 1. Noiseless, and soft even where features are hard."""
     visible: Int[Array, "b k"]
@@ -156,6 +163,8 @@ class Student(nnx.Module):
             stage = depth, config.width, config.segment_heads, tokens, tokens, how
             stages.append(GroupingStage(*stage, previous=previous, **options))
         self.stages = nnx.List(stages)
+        pool = config.pool_depth, config.width, config.segment_heads, 4 * config.width
+        self.pool = Transformer(*pool, **options) if config.pool_depth else None
         self.norm = layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
         self.projection = MLP(
             config.width, config.projection_width, out=config.embed_dim, activation=kept_gelu, dtype=dtype, rngs=rngs
@@ -195,6 +204,8 @@ class Student(nnx.Module):
             key = None if gumbel_key is None else jnp.vectorize(jax.random.fold_in)(gumbel_key, i)
             (segments, stage_map), groups = stage(segments, groups, key)
             maps.append(stage_map)
+        if self.pool is not None:
+            segments, _ = self.pool(segments)
 
         segments = self.norm(segments)
         everything = jnp.concatenate([segments, segments.mean(axis=1, keepdims=True)], axis=1)
