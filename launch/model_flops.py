@@ -61,6 +61,7 @@ def student_flops(config: StudentConfig, reconstruct: bool) -> int:
         total += depth * _block(tokens + segments, width, 4 * width) + _grouping(tokens, segments, width)
         total += 2 * visible * before * segments  # the map of all stages
         tokens = before = segments
+    total += config.pool_depth * _block(tokens, width, 4 * width)
     total += _mlp(tokens + 1, width, config.projection_width, config.embed_dim)
     return 3 * total - embedding
 

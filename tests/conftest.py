@@ -50,7 +50,7 @@ def random_module(make: Callable[[], nnx.Module]) -> nnx.Module:
 
 @pytest.fixture(scope="session")
 def tiny_student() -> dict[str, Any]:
-    """The group `student` of a config, for images of 16 pixels. A second stage of segments takes long to compile."""
+    """The group `student` of a config, for images of 16 pixels. More stages and layers take long to compile."""
     return {
         "patch_size": 4,
         "width": 16,
@@ -62,6 +62,7 @@ def tiny_student() -> dict[str, Any]:
         "decoder_heads": 2,
         "segment_tokens": (4,),
         "segment_depths": (1,),
+        "pool_depth": 0,
         "segment_heads": 2,
         "projection_width": 32,
     }
@@ -139,6 +140,8 @@ def _tiny_config(tiny_student: dict[str, Any], tiny_clip: Path, pictures: Path) 
     config.log_every = 1
     config.data.source = "folder"
     config.data.root = str(pictures)
+    config.data.augment = "crop"
+    config.data.flip = True
     config.views.grids = (1, 2)
     config.teacher.path = str(tiny_clip)
     config.student.update(tiny_student)

@@ -7,6 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from zeroseg_jax.config import flatten, load_config
+from zeroseg_jax.distill.plan import make_student_config
+from zeroseg_jax.distill.views import local_views, view_boxes
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -21,7 +23,6 @@ def small(config: ConfigDict, student: dict, clip: Path, pictures: Path, scenes:
         "init.mae": "",
         "data.source": "folder",
         "data.root": pictures,
-        "data.augment": "none" if config.get("teacher", {}).get("source") == "cache" else "crop",
         "data.limit": 0,
         "data.workers": 0,
         "teacher.path": clip,
@@ -56,3 +57,25 @@ def test_two_steps(path, tiny_student, tiny_clip, pictures, tmp_path, monkeypatc
         results = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert results == json.loads((tmp_path / "run/results.json").read_text())
         assert results["images"] == 2
+
+
+def test_vitb16_has_what_the_paper_says():
+    """The facts of ZeroSeg's main text (ICCV 2023): architecture, teacher, losses and training."""
+    config = load_config(ROOT / "configs/vitb16.py")
+    student = make_student_config(config, embed_dim=768)
+    assert (student.image_size, student.patch_size, student.width, student.depth) == (224, 16, 768, 12)
+    assert student.mask_ratio == 0.6 and student.decoder_depth == 8
+    assert student.segment_tokens == (32, 8)
+    assert student.segment_depths == (2, 2) and student.pool_depth == 1  # five layers in all
+    assert config.student.encoder == "mae"
+    assert config.teacher.path == "openai/clip-vit-large-patch14" and config.teacher.source == "cache"
+    boxes = view_boxes(config.views.grids, config.views.windows)
+    assert config.views.grids == (1, 2, 3, 4) and len(boxes) == 30
+    assert local_views(boxes).tolist() == [False] + [True] * 29  # the whole image is the first
+    assert (config.data.augment, config.data.flip, config.image_size) == ("center", False, 224)
+    assert config.loss.distance == "l1" and config.loss.ground == 0
+    assert min(config.loss["global"], config.loss.match, config.loss.mae) > 0
+    images = 1_281_167
+    assert config.batch_size == 4096 and config.steps == 80 * images // 4096
+    assert config.optimizer.warmup_steps == 20 * images // 4096
+    assert config.optimizer.lr == pytest.approx(1.5e-4 * 4096 / 256)

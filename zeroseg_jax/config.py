@@ -33,7 +33,7 @@ HARMLESS = (
 
 
 def default_config() -> ConfigDict:
-    """The config of a distillation run with the published recipe's shape: ViT-B/16, three losses, 2x2 and 3x3 cells.
+    """The config of a distillation run with the published recipe's shape: ViT-B/16, three losses, 30 views.
 
     A file in `configs/` starts from it and sets what differs. Unknown keys raise (the config is locked).
     """
@@ -57,8 +57,8 @@ def default_config() -> ConfigDict:
     config.data.split = "train"
     config.data.limit = 0  # use the first so many images; 0 = all
     # "crop": random resized crop; "center": the largest centred square; "none": the whole image, resized
-    config.data.augment = "crop"
-    config.data.flip = True
+    config.data.augment = "center"
+    config.data.flip = False
     config.data.scale = (0.2, 1.0)  # area of the random crop, as a share of the image
     config.data.ratio = (3 / 4, 4 / 3)
     config.data.workers = 0  # grain worker processes; 0 = decode in this process. Any number gives the same batches
@@ -66,7 +66,7 @@ def default_config() -> ConfigDict:
     config.data.max_broken_share = 0.1  # a broken image is skipped; past this share of them the run stops
 
     config.views = ConfigDict()
-    config.views.grids = (1, 2, 3)
+    config.views.grids = (1, 2, 3, 4)
     config.views.windows = ()  # overlapping windows beside the cells: (share of the image's side, stride) each
     config.views.local_size = 0  # pixels of the views of a part of the image; 0 = as the teacher was made for
 

@@ -108,6 +108,26 @@ def test_one_stage_without_decoder_or_masking(images, noise):
     assert output.assignment.shape == (2, 16, 4)
 
 
+def test_the_image_feature_is_the_mlp_of_the_mean_segment_after_the_last_layer(student, images):
+    graphdef, state = nnx.split(student)
+    bare = nnx.merge(graphdef, state)
+    bare.projection = lambda x: x
+    with_layer = nnx.jit(lambda m, x: m(x))(bare, images)
+    np.testing.assert_allclose(with_layer.image, with_layer.segments.mean(axis=1), atol=1e-5)
+    bare.pool, bare.norm = None, lambda x: x
+    before = nnx.jit(lambda m, x: m(x))(bare, images)
+    pooled, _ = student.pool(before.segments)  # before the layer, and through it by hand
+    np.testing.assert_allclose(with_layer.segments, student.norm(pooled), atol=1e-5)
+    projected = student.projection(with_layer.segments.mean(axis=1))
+    np.testing.assert_allclose(run(student, images).image, projected, atol=1e-5)
+
+
+def test_without_a_layer_over_the_segments_there_are_no_weights_for_it(images):
+    old = nnx.eval_shape(lambda: Student(dataclasses.replace(TINY, pool_depth=0), rngs=nnx.Rngs(0)))
+    assert old.pool is None
+    assert not [path for path, _ in nnx.to_flat_state(nnx.state(old)) if path[0] == "pool"]
+
+
 def test_gumbel_noise_only_with_a_key(student, images, noise, masked):
     again = run(student, images, noise, jax.random.key(0))
     other = run(student, images, noise, jax.random.key(1))
@@ -164,6 +184,7 @@ def test_every_parameter_gets_a_finite_gradient(student, images, noise):
         ({"mask_ratio": 1.0}, "leaves none"),
         ({"assignment": "firm"}, "must be soft or hard"),
         ({"tau": 0.0}, "above 0"),
+        ({"pool_depth": -1}, "at least 0"),
         ({"remat": "some"}, "none, dots or full"),
     ],
 )
