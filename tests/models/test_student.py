@@ -108,13 +108,18 @@ def test_one_stage_without_decoder_or_masking(images, noise):
     assert output.assignment.shape == (2, 16, 4)
 
 
+class Identity(nnx.Module):
+    def __call__(self, x):
+        return x
+
+
 def test_the_image_feature_is_the_mlp_of_the_mean_segment_after_the_last_layer(student, images):
     graphdef, state = nnx.split(student)
     bare = nnx.merge(graphdef, state)
-    bare.projection = lambda x: x
+    bare.projection = Identity()
     with_layer = nnx.jit(lambda m, x: m(x))(bare, images)
     np.testing.assert_allclose(with_layer.image, with_layer.segments.mean(axis=1), atol=1e-5)
-    bare.pool, bare.norm = None, lambda x: x
+    bare.pool, bare.norm = None, Identity()
     before = nnx.jit(lambda m, x: m(x))(bare, images)
     pooled, _ = student.pool(before.segments)  # before the layer, and through it by hand
     np.testing.assert_allclose(with_layer.segments, student.norm(pooled), atol=1e-5)
