@@ -2,7 +2,7 @@
 # Trains on GPUs with SLURM, and goes on after a preemption or a time limit. Run it from the repository root:
 #
 #   VENV=~/venv WORKDIR=/shared/runs/b16 DATA=/shared/imagenet sbatch --nodes=2 launch/slurm.sh \
-#       --config=configs/vitb16.py --config.teacher.chunk=16
+#       --config=configs/vitb16.py --config.teacher.chunk=8
 #
 # Set three variables:
 #   VENV     a Python environment with `pip install '.[cuda]'`, on every machine

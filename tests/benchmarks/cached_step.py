@@ -1,6 +1,6 @@
 """What a stored teacher saves: the training step with cached embeddings against the online one, at ViT-B/16 shapes.
 
-    python tests/benchmarks/cached_step.py --out DIR [--batch 2] [--repeats 3] [--config configs/vitb16.py]
+    python tests/benchmarks/cached_step.py --out DIR [--batch 2] [--repeats 3] [--config configs/vitb16_online.py]
 
 The student, the teacher (CLIP ViT-B/16), the losses and the optimiser are those of the config, with random weights and
 in float32. The embeddings of the batch are stored by `--mode=embed`'s own code and read back for each cached step. Both
@@ -117,7 +117,7 @@ def measure(config: Any, repeats: int) -> dict[str, list[dict[str, float]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", default=str(Path(__file__).parents[2] / "configs/vitb16.py"))
+    parser.add_argument("--config", default=str(Path(__file__).parents[2] / "configs/vitb16_online.py"))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="a trial of the script itself")

@@ -41,7 +41,7 @@ ROWS = {
 instead of MKL, in float32. bfloat16: the teacher's weights in it and the student under autocast, which takes oneDNN by
 itself. compile: torch.compile with weights frozen into the graph; of a training step, the teacher. cached: labels
 embedded once, images in batches. Training steps are not the same: torch's is MAE's alone, ours has the segment decoder
-and its losses besides. Ours is in float32 but for the rows that say bfloat16, the dtype of configs/vitb16.py."""
+and its losses besides. Ours is in float32 but for the rows that say bfloat16, the dtype of configs/vitb16_online.py."""
 
 
 def step_of(row: str) -> tuple[str, int, str]:

@@ -1,6 +1,6 @@
 """How the compiled train step grows, on CPU devices: with devices in FLOPs and bytes, with depth, batch and views too.
 
-    python tests/benchmarks/scaling.py --out DIR [--config configs/vitb16.py]
+    python tests/benchmarks/scaling.py --out DIR [--config configs/vitb16_online.py]
 
 Compiles the config's step at a quarter of its width for 1, 2, 4 and 8 devices, data-parallel and with all parameters
 split, and on one device for other depths, batches and views. Nothing is run, so nothing is timed but the compiler.
@@ -68,7 +68,7 @@ def compile_row(path: Path, devices: int = 1, fsdp: int = 1, **changes: Any) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs/vitb16.py")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs/vitb16_online.py")
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)

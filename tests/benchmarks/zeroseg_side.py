@@ -51,7 +51,7 @@ def _files(folder: Path) -> Callable[[int], Outputs]:
 
 def _step(row: str, cache: Path, tiny: bool) -> Callable[[int], Outputs]:
     teacher, batch, dtype = step_of(row)
-    config = on_cpu(load_config(Path(__file__).parents[2] / "configs" / "vitb16.py"), batch, tiny, dtype)
+    config = on_cpu(load_config(Path(__file__).parents[2] / "configs" / "vitb16_online.py"), batch, tiny, dtype)
     steps = Steps(config, cache)
     state = steps.initial()
 

@@ -46,7 +46,7 @@ def bytes_per_parameter(result: dict) -> dict[str, float]:
     ],
 )
 def test_data_parallel(topology, remat, accumulate, peak, flops, program):
-    result = fitted("vitb16", topology, f"student.remat={remat}", f"optimizer.accumulate={accumulate}")
+    result = fitted("vitb16_online", topology, f"student.remat={remat}", f"optimizer.accumulate={accumulate}")
     assert (result["batch_size"], result["verdict"]) == (4096, "fits")
     assert result["peak"] <= peak * GIB
     assert result["flops_by_model"] <= flops
@@ -57,18 +57,26 @@ def test_data_parallel(topology, remat, accumulate, peak, flops, program):
     assert bytes_per_parameter(result)["all-reduce"] <= 1.05 * 2
 
 
+def test_the_papers_step_fits_sixteen_chips_without_recomputation():
+    result = fitted("vitb16", "v5e:4x4", "optimizer.accumulate=4")
+    assert (result["remat"], result["verdict"]) == ("none", "fits")
+    assert result["flops_by_model"] <= 1.01
+    assert result["flops"] * result["chips"] / result["batch_size"] <= 92e9  # the goal was 85; docs/performance.md
+    assert bytes_per_parameter(result).keys() == {"all-reduce"}
+
+
 def test_float32_sums_send_twice_as_much():
-    result = fitted("vitb16", "v5e:4x4", *PARTS, "optimizer.reduce_dtype=float32")
+    result = fitted("vitb16_online", "v5e:4x4", *PARTS, "optimizer.reduce_dtype=float32")
     assert 1.9 * 2 < bytes_per_parameter(result)["all-reduce"] <= 2.1 * 2
 
 
 def test_too_large_is_told():
-    result = fitted("vitb16", "v5e:4x4")
+    result = fitted("vitb16_online", "v5e:4x4")
     assert (result["verdict"], result["change"]) == ("too large", "--config.optimizer.accumulate=2")
 
 
 def test_fsdp_moves_parameters_and_no_activations():
-    result = fitted("vitb16", "v5e:4x4", *PARTS, "mesh.data=1", "mesh.fsdp=16")
+    result = fitted("vitb16_online", "v5e:4x4", *PARTS, "mesh.data=1", "mesh.fsdp=16")
     assert result["verdict"] == "fits"
     assert result["arguments"] < GIB
     moved = bytes_per_parameter(result)

@@ -51,6 +51,15 @@ def test_a_student(model, image, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "mine" / name).read_bytes()
 
 
+def test_a_student_from_before_the_layer_over_its_segments(model, image, tmp_path):
+    model.save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    assert config["student"].pop("pool_depth") == 0
+    path.write_text(json.dumps(config))
+    assert_same_predictions(model, zeroseg_jax.load(tmp_path), image)
+
+
 def test_the_weights_that_it_runs_with_are_saved(model, image, tmp_path):
     halved = dict(model.method.params)
     halved["student"] = jax.tree.map(lambda x: x / 2, halved["student"])

@@ -63,7 +63,6 @@ def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
     With `config.student.encoder="clip"` the encoder has the sizes of the teacher's image tower.
     """
     sizes = config.student.to_dict()
-    sizes.setdefault("pool_depth", 0)  # the config.json of a run from before this key
     if sizes.pop("encoder") == "clip":
         sizes_of_teacher = read_clip_config(find_shipped(config.teacher.path))
         if isinstance(sizes_of_teacher, SiglipConfig):
@@ -73,4 +72,4 @@ def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
             )
         tower = sizes_of_teacher.vision
         sizes |= {"tower": tower, "width": tower.width, "depth": tower.depth, "heads": tower.heads}
-    return StudentConfig(image_size=config.image_size, embed_dim=embed_dim, **sizes)
+    return StudentConfig.from_saved({**sizes, "image_size": config.image_size, "embed_dim": embed_dim})

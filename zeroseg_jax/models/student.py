@@ -6,6 +6,7 @@ layer over the 8 segment tokens. Their mean goes through an MLP and is the image
 segment token becomes a feature in CLIP's space. Here the same MLP does it, after that last layer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,6 +64,11 @@ class StudentConfig:
     """What the backward pass computes again to save memory: "none", "dots" or "full" (`layers.Transformer`)."""
     tower: VisionConfig | None = None
     """Sizes of a CLIP image tower that takes the place of MAE's encoder; None is MAE's."""
+
+    @classmethod
+    def from_saved(cls, sizes: Mapping[str, Any]) -> "StudentConfig":
+        """The sizes that a config.json holds. One from before `pool_depth` is of a student without those layers."""
+        return cls(**{"pool_depth": 0, **sizes})
 
     def __post_init__(self) -> None:
         widths = [(self.width, self.heads, "heads"), (self.width, self.segment_heads, "segment_heads")]

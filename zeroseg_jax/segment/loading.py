@@ -132,7 +132,7 @@ def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
         sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw["student"].items()}
         if sizes.get("tower"):
             sizes["tower"] = VisionConfig(**sizes["tower"])
-        config = StudentConfig(**sizes)
+        config = StudentConfig.from_saved(sizes)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'config.json'} does not describe a student ({error}); export it again") from error
 
