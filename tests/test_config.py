@@ -73,6 +73,7 @@ def test_bad_config_files_are_told(tmp_path):
         ({"batch_size": 10, "optimizer.accumulate": 4}, "does not split into optimizer.accumulate=4 parts"),
         ({"data.augment": "none", "teacher.cached_crops": 2}, "set it to 1, or data.augment=crop"),
         ({"data.augment": "center", "teacher.cached_crops": 2}, "with data.augment=center every crop is the same"),
+        ({"views.grids": "(1,)"}, "loss.match compares segments with parts of the image"),
         ({"data.augment": "centre"}, "data.augment is 'centre'; it must be one of crop, center, none"),
     ],
 )

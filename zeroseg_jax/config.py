@@ -265,6 +265,11 @@ def validate(config: ConfigDict) -> None:
             f"teacher.cached_crops is {config.teacher.cached_crops}, but with data.augment={config.data.augment} every"
             " crop is the same; set it to 1, or data.augment=crop"
         )
+    if config.loss.match and set(config.views.grids) <= {1} and not config.views.windows:
+        raise InputError(
+            "loss.match compares segments with parts of the image, but views.grids has the whole image only; set"
+            " views.grids=(1,2), or loss.match=0"
+        )
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> None:

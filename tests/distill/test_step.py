@@ -37,7 +37,7 @@ def plain_config(tiny_config):
     """Without Gumbel noise, and with a decoder less to compile."""
     tiny_config.student.gumbel = False
     tiny_config.loss.mae, tiny_config.student.decoder_depth = 0.0, 0
-    tiny_config.views.grids = (1,)
+    tiny_config.views.grids = (2,)
     return tiny_config
 
 
