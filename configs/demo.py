@@ -4,8 +4,8 @@
 
 draws the scenes, embeds their views with the shipped teacher, distils and evaluates: minutes on two CPU cores.
 runs/demo then holds results.json and gallery.png. The recipe is `grounded`: the view grounding loss instead of nearest
-matching, soft assignment, and an encoder that starts from the teacher's image tower (the README says what each is
-worth). configs/demo_paper.py has the three losses of the paper.
+matching, soft assignment, and an encoder that starts from the teacher's image tower (docs/results.md says what each
+is worth). configs/demo_paper.py is the paper's recipe at this size.
 """
 
 from ml_collections import ConfigDict

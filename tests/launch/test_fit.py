@@ -154,10 +154,11 @@ def test_slices():
 
 
 def test_the_verdict_names_the_cheapest_change():
-    assert fit.verdict(1e9, load_config(CONFIGS / "vitb16_online.py"), CHIPS["v5e"], 64) == {"verdict": "fits", "change": ""}
+    online = CONFIGS / "vitb16_online.py"
+    assert fit.verdict(1e9, load_config(online), CHIPS["v5e"], 64) == {"verdict": "fits", "change": ""}
     changes, overrides = [], [("teacher.chunk", "0")]
     for _ in range(12):
-        told = fit.verdict(1e12, load_config(CONFIGS / "vitb16_online.py", overrides), CHIPS["v5e"], 64)
+        told = fit.verdict(1e12, load_config(online, overrides), CHIPS["v5e"], 64)
         assert told["verdict"] == "too large"
         changes.append(told["change"].replace("--config.", ""))
         overrides += [tuple(change.split("=")) for change in changes[-1].split()]
