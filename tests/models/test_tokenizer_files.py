@@ -110,6 +110,10 @@ def test_metaclip_2s_tokenizer(spiece, tmp_path):
     assert ids(load_metaclip_2_tokenizer(tmp_path / "again")) == found
 
 
+def test_the_small_metaclip_2s_have_siglips_tokenizer(spiece):
+    assert ids(load_metaclip_2_tokenizer(spiece)) == ids(SiglipTokenizer.from_pretrained(spiece))
+
+
 @pytest.mark.parametrize("load", [load_siglip_tokenizer, load_metaclip_2_tokenizer])
 def test_files_that_cannot_be_used(load, tmp_path):
     assert load(tmp_path) is None

@@ -3,7 +3,8 @@
 SigLIP and SigLIP 2 end a text, cut or not, with one end token, have no start token, and pad on the right. SigLIP (a
 SentencePiece model) reads lower-cased texts without punctuation and pads with its end token. SigLIP 2 (Gemma's
 byte-pair encoding) reads lower-cased texts and has a padding token. So it is in the authors' code (big_vision),
-whatever the files say. MetaCLIP 2 has XLM-V's tokenizer as it is.
+whatever the files say. MetaCLIP 2 has XLM-V's tokenizer as it is, and its small models (mt5) that of SigLIP with mT5's
+tokens.
 """
 
 import json
@@ -44,7 +45,9 @@ def load_metaclip_2_tokenizer(folder: Path) -> Any:
 
     Raises InputError where the file is broken.
     """
-    fast = folder / "tokenizer.json"
+    spiece, fast = folder / "spiece.model", folder / "tokenizer.json"
+    if spiece.is_file():
+        return _read(_from_spiece, spiece)
     if not fast.is_file():
         return None
     backend = _read(_from_json, fast)
