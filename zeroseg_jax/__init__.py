@@ -1,7 +1,7 @@
 """Open-vocabulary segmentation distilled from a frozen CLIP image encoder (ZeroSeg, ICCV 2023), in JAX/Flax.
 
-`load` gives a model that segments images by words, `load_clip` a CLIP. What a user can mend, such as a broken image, an
-empty label or a folder without a model, raises `InputError` with one sentence; it is a `ValueError`.
+`load` gives a model that segments images by words, `load_clip` a CLIP or SigLIP. What a user can mend, such as a broken
+image, an empty label or a folder without a model, raises `InputError` with one sentence; it is a `ValueError`.
 """
 
 from importlib import import_module
