@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.convert import main
 from zeroseg_jax.data.images import open_source
+from zeroseg_jax.data.pipeline import ordered_batches
 from zeroseg_jax.data.scenes import builder
 from zeroseg_jax.data.tar import TarSource
 from zeroseg_jax.errors import InputError
@@ -131,6 +134,68 @@ def test_a_killed_conversion_redoes_no_finished_shard(pictures, tmp_path, capsys
     assert main([*options, "--limit", "7"]) == 2
     assert "holds a conversion of something else (first_and_last was" in capsys.readouterr().err
     assert json.loads((out / "train-source.json").read_text())["images"] == 20
+
+
+def scene(height: int, width: int, mode: str = "RGB", form: str = "JPEG") -> bytes:
+    """A smooth picture, so that JPEG keeps it well."""
+    rng, buffer = np.random.default_rng(height), io.BytesIO()
+    coarse = Image.fromarray(rng.integers(40, 216, (4, 5, 3), dtype=np.uint8))
+    coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(buffer, form)
+    return buffer.getvalue()
+
+
+def test_centre_crops_are_stored_at_the_training_size(tmp_path, capsys):
+    """What a run shows of the shards is what it shows of the files, up to JPEG; a square of the size stays as it is."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    files = {
+        **{"0.jpg": scene(75, 100), "1.jpg": scene(101, 64), "2.jpg": scene(300, 401), "3.jpg": scene(32, 32)},
+        **{"4.png": scene(32, 32, form="PNG"), "5.jpg": scene(20, 11), "6.jpg": scene(50, 60, "L")},
+        **{"7.png": scene(80, 40, "RGBA", "PNG"), "8.jpg": scene(75, 100)[:200]},
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    options = ["--source", "folder", "--root", str(folder), "--split", "all", "--out", str(out)]
+    assert main([*options, "--center_crop=32"]) == 0
+    told = capsys.readouterr()
+    assert "--config.data.augment=center --config.image_size=32" in told.out and "8.jpg" in told.err
+    source = open_source(SimpleNamespace(source="folder", root=str(folder), split="all"))
+    written = records(out, "all")
+    assert [written.key(i) for i in range(8)] == [source.key(i) for i in range(8)] and len(written) == 8
+    assert written.read(3) == files["3.jpg"]
+
+    shown = {}
+    for name, images in {"files": source, "shards": written}.items():
+        augmentation = Augmentation(32, augment="center", flip=False)
+        batches = ordered_batches(images, batch_size=8, augmentation=augmentation, images=range(8))
+        shown[name] = next(batches)["image"].astype(int)
+        batches.close()
+    for i in range(8):
+        with Image.open(io.BytesIO(written.read(i))) as stored:
+            assert stored.format == "JPEG" and stored.size == (32, 32)
+        # no resize: the pixels of the stored JPEG themselves
+        assert np.array_equal(written[i]["image"], shown["shards"][i])
+    error = np.abs(shown["files"] - shown["shards"]).mean(axis=(1, 2, 3))
+    pillows = []
+    for pixels in shown["files"].astype(np.uint8):
+        stored = io.BytesIO()
+        Image.fromarray(pixels).save(stored, "JPEG", quality=95, subsampling=0)
+        pillows.append(np.abs(np.asarray(Image.open(stored), int) - pixels).mean())
+    assert error[3] == 0 and error.max() < 2 and error.mean() < 1.1 * np.mean(pillows)
+
+    coarse = tmp_path / "coarse"
+    assert main([*options[:-1], str(coarse), "--center_crop=32", "--quality", "50"]) == 0
+    assert sum(map(len, map(records(coarse, "all").read, range(3)))) < sum(map(len, map(written.read, range(3))))
+    assert not np.array_equal(records(coarse, "all")[0]["image"], written[0]["image"])
+    # a folder that holds them is no place for others
+    for other in ([], ["--center_crop=16"], ["--center_crop=32", "--quality=90"]):
+        assert main([*options, *other]) == 2
+        assert re.search(
+            r"something else .*(center_crop|quality) was (32|95) and is (None|16|90)", capsys.readouterr().err
+        )
+    for bad in (["--center_crop=-1"], ["--center_crop=32", "--quality=101"]):
+        assert main([*options, *bad]) == 2
+        assert "--quality 1 to 100" in capsys.readouterr().err
 
 
 def test_bad_usage(tmp_path, capsys):

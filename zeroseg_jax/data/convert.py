@@ -1,10 +1,13 @@
 """Writes a folder of images, a set of tar files (webdataset) or a TFDS dataset as ArrayRecord shards.
 
     python -m zeroseg_jax.data.convert --source folder|tar|tfds:NAME --root FOLDER [--split train] --out DIR
+        [--center_crop 224 [--quality 95]]
 
 The images keep their encoding; each is decoded once, and those that cannot be are left out and named in
-DIR/SPLIT-broken.txt. A command that was stopped goes on where it was. Train on the result with
---config.data.source=arrayrecord --config.data.root=DIR --config.data.split=SPLIT.
+DIR/SPLIT-broken.txt. With --center_crop the largest centred square of each is stored, resized to so many pixels, as a
+JPEG: a run with --config.data.augment=center and that image_size shows the same pixels, up to JPEG, and decodes much
+less. A command that was stopped goes on where it was. Train on the result with --config.data.source=arrayrecord
+--config.data.root=DIR --config.data.split=SPLIT.
 """
 
 import argparse
@@ -18,14 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
+import simplejpeg
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from zeroseg_jax.command_line import make_parser
-from zeroseg_jax.data.decode import BrokenImage, decode_image
+from zeroseg_jax.data.augment import Augmentation, center_box
+from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced
 from zeroseg_jax.data.images import CaptionedSource, open_source
 from zeroseg_jax.data.text import read_json, readable
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
+
+QUALITY = 95
+"""Of the JPEGs of centred squares."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -35,13 +44,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="the part of the source, as data.split (train)")
     parser.add_argument("--limit", type=int, default=0, help="convert only so many images, the first (0: all)")
     parser.add_argument("--out", required=True, type=Path, help="folder of the shards, SPLIT-*.array_record")
+    parser.add_argument("--center_crop", type=int, default=0, metavar="SIZE", help="store centred squares of that side")
+    parser.add_argument("--quality", type=int, default=QUALITY, help=f"of their JPEGs, 1 to 100 ({QUALITY})")
     parser.add_argument("--images-per-shard", type=int, default=4096, help="(4096)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="that read and decode (all cores)")
     return parser.parse_args(argv)
 
 
-def convert(source: CaptionedSource, out: Path, split: str, *, images_per_shard: int, threads: int) -> dict[str, str]:
+def convert(
+    source: CaptionedSource,
+    out: Path,
+    split: str,
+    *,
+    images_per_shard: int,
+    threads: int,
+    center_crop: int = 0,
+    quality: int = QUALITY,
+) -> dict[str, str]:
     """Writes the shards of `source` that are missing in `out`; returns the reasons of the broken images by their keys.
+
+    Args:
+        center_crop: side in pixels of the centred squares to store; 0 stores the files as they are.
+        quality: of their JPEGs, 1 to 100, without subsampling of the colours.
 
     Raises:
         InputError: `out` holds shards of another source, or of another number of images, or cannot be written to, as
@@ -49,9 +73,14 @@ def convert(source: CaptionedSource, out: Path, split: str, *, images_per_shard:
     """
     if images_per_shard < 1 or threads < 1:
         raise InputError("--images-per-shard and --threads must be at least 1")
+    if center_crop < 0 or not 1 <= quality <= 100:
+        raise InputError("--center_crop must be at least 1, or 0 for none, and --quality 1 to 100")
+    # what is stored is decoded and resized as a run would do it
+    crop = Augmentation(center_crop, augment="center", flip=False) if center_crop else None
+    note: dict[str, Any] = {"center_crop": center_crop, "quality": quality} if center_crop else {}
     with _told(out):
         out.mkdir(parents=True, exist_ok=True)
-    _same_source(out / f"{split}-source.json", source, images_per_shard)
+    _same_source(out / f"{split}-source.json", source, note | {"images_per_shard": images_per_shard})
     count = -(-len(source) // images_per_shard)
     shards = [out / f"{split}-{i:05d}-of-{count:05d}.array_record" for i in range(count)]
     parts = {s: range(i * images_per_shard, min((i + 1) * images_per_shard, len(source))) for i, s in enumerate(shards)}
@@ -61,7 +90,7 @@ def convert(source: CaptionedSource, out: Path, split: str, *, images_per_shard:
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for shard in missing:
             with _open_shard(shard) as writer:
-                for record in pool.map(lambda i: _record(source, i), parts[shard]):
+                for record in pool.map(lambda i: _record(source, i, crop, quality), parts[shard]):
                     if isinstance(record, BrokenImage):
                         with (out / f"{split}-broken.txt").open("a", encoding="utf-8") as file:
                             file.write(f"{readable(record.key)}\t{readable(record.reason)}\n")
@@ -109,10 +138,10 @@ def _open_shard(shard: Path) -> Iterator[ArrayRecordWriter]:
         unfinished.unlink(missing_ok=True)
 
 
-def _same_source(path: Path, source: CaptionedSource, images_per_shard: int) -> None:
+def _same_source(path: Path, source: CaptionedSource, options: dict[str, Any]) -> None:
     """Notes what is converted, or compares it with what was."""
     ends = [source.key(0), source.key(len(source) - 1)] if len(source) else []
-    now = {"images": len(source), "first_and_last": ends, "images_per_shard": images_per_shard}
+    now = {"images": len(source), "first_and_last": ends, **options}
     if not path.exists():
         with _told(path):
             unfinished = path.with_suffix(".unfinished")
@@ -121,21 +150,33 @@ def _same_source(path: Path, source: CaptionedSource, images_per_shard: int) -> 
     before = read_json(path, "note of what was converted")
     if not isinstance(before, dict):
         raise InputError(f"{path} is no note of what was converted; choose another --out")
-    different = sorted(key for key in now if before.get(key) != now[key])
+    different = sorted(key for key in now | before if before.get(key) != now.get(key))
     if different:
-        told = ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in different)
+        told = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in different)
         raise InputError(f"{path.parent} holds a conversion of something else ({told}); choose another --out")
 
 
-def _record(source: CaptionedSource, i: int) -> bytes | BrokenImage:
+def _record(source: CaptionedSource, i: int, crop: Augmentation | None, quality: int) -> bytes | BrokenImage:
     try:
         data, text = source.read(i), source.text(i)
         assert isinstance(data, bytes)  # all sources that can be named here hold encoded images
-        decode_image(data, source.key(i))
+        if crop is None:
+            decode_image(data, source.key(i))
+        else:
+            data = _squared(data, source.key(i), crop, quality)
     except BrokenImage as error:
         return error
     fields: dict[str, Any] = {"image": data, "key": source.key(i)}
     return msgpack.packb(fields if text is None else fields | {"text": text})
+
+
+def _squared(data: bytes, key: str, crop: Augmentation, quality: int) -> bytes:
+    """The centred square of an encoded image, as a JPEG; a JPEG that is that already stays as it is."""
+    picture = decode_reduced(data, key, lambda height, width: crop.reduction(center_box((height, width))))
+    if picture.extent == (crop.size, crop.size) and data.startswith(b"\xff\xd8"):
+        return data
+    pixels = crop.prepare(picture).pixels
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "444")
 
 
 def _broken(path: Path) -> dict[str, str]:
@@ -154,13 +195,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.split,
             images_per_shard=arguments.images_per_shard,
             threads=arguments.threads,
+            center_crop=arguments.center_crop,
+            quality=arguments.quality,
         )
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
+    size = arguments.center_crop
     print(
         f"{len(source) - len(broken)} images are in {arguments.out}; train on them with"
         f" --config.data.source=arrayrecord --config.data.root={arguments.out} --config.data.split={arguments.split}"
+        + (f" --config.data.augment=center --config.image_size={size}" if size else "")
     )
     if broken:
         key, reason = next(iter(broken.items()))
