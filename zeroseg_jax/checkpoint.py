@@ -3,30 +3,57 @@
 The train state is a plain dict `{"params", "opt", "step"}` of arrays; the position of the data iterator goes beside it
 as JSON. A checkpoint becomes visible only when it is complete, so a killed run leaves whole ones behind, and it is
 always restored into a tree of shapes and shardings, so the mesh may differ from the one that saved it.
+
+A checkpoint holds the SHA-256 of its files in `SHA256SUMS`. They are compared whenever one is read, and a damaged one
+is not used: the newest that is sound takes its place, and the log says so.
 """
 
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from absl import logging
 from flax import nnx
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
+from zeroseg_jax.checksums import read_sums, sha256, sums_of, write_sums
 from zeroseg_jax.config import default_config, flatten, read_config
 from zeroseg_jax.distill.plan import make_student_config
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.student import Student
 
+SUMS, METADATA, COMMITTED = "SHA256SUMS", "_CHECKPOINT_METADATA", "commit_success.txt"
+"""In each checkpoint: our checksums; orbax's description, with the position in it; its mark of a complete one."""
+
 
 class Checkpoints:
-    """The checkpoints of one workdir; the newest `keep` of them stay. Use it as a context manager."""
+    """The checkpoints of the workdir of a run that trains; the newest `keep` of them stay. It is a context manager.
+
+    At the start, damaged checkpoints that are newer than the newest sound one are set aside, as `damaged-STEP`, and
+    empty or foreign folders with the name of a step as `foreign-STEP`.
+
+    Raises:
+        InputError: there are checkpoints, and all of them are damaged.
+    """
 
     def __init__(self, workdir: str | Path, keep: int = 1):
-        self.folder = Path(workdir).resolve() / "checkpoints"
-        training = ocp.training
+        self.folder = checkpoint_folder(workdir)
+        self.latest = self._settle()
+        """The step of the newest sound checkpoint."""
+        self._saving: int | None = None
+        training, context = ocp.training, ocp.Context()
+        # a function, since orbax would copy a bound method, and this object with it
+        context.async_options.post_finalization_callback = lambda: self._add_sums()
         self._checkpointer = training.Checkpointer(
             self.folder,
+            context=context,
             # which steps are saved is the training loop's to say
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=training.preservation_policies.LatestN(keep),
@@ -39,38 +66,181 @@ class Checkpoints:
     def __exit__(self, *error: Any) -> None:
         self._checkpointer.close()
 
-    @property
-    def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
-        newest = self._checkpointer.latest
-        return None if newest is None else int(newest.step)
-
     def save(self, step: int, state: Any, position: dict) -> None:
         """Copies `state` to the host and writes it in the background; `position` is JSON-able, one for all hosts."""
+        self._checkpointer.wait()  # for the save before this one, which still asks for its step
+        self._saving = step
         self._checkpointer.save_async(step, state, custom_metadata={"position": position}, overwrite=True)
+        self.latest = step
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
-        """The train state, placed as `abstract_state` (ShapeDtypeStructs) has it, and the data position."""
-        state = self._checkpointer.load(step, abstract_state)
-        metadata = self._checkpointer.metadata(step).custom_metadata
-        assert isinstance(metadata, dict)
-        return state, metadata["position"]
+        """The train state, placed as `abstract_state` (ShapeDtypeStructs) has it, and the data position.
+
+        Raises:
+            InputError: the checkpoint holds other arrays, or has no checksums and cannot be read.
+        """
+        with _told(self.folder / str(step)):
+            state = self._checkpointer.load(step, abstract_state)
+            metadata = self._checkpointer.metadata(step).custom_metadata
+            assert isinstance(metadata, dict)
+            return state, metadata["position"]
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk."""
         self._checkpointer.wait()
 
+    def _add_sums(self) -> None:
+        """Called by orbax in process 0 when all processes have written, before the checkpoint gets its name."""
+        (unfinished,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        write_sums(unfinished / SUMS, sums_of(unfinished, _files(unfinished), _digest))
+
+    def _settle(self) -> int | None:
+        """Sets aside what is no sound checkpoint, in process 0, and returns the newest step that is one."""
+        found, reason = -1, ""
+        if jax.process_index() == 0:
+            try:
+                _set_foreign_aside(self.folder)
+                found = next(sound_steps(self.folder), -1)
+                for step in _steps(self.folder):
+                    if step > found >= 0:
+                        _set_aside(self.folder / str(step), "damaged")
+            except InputError as error:
+                found, reason = -2, str(error)
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        if found == -2:
+            raise InputError(reason or f"the checkpoints in {self.folder} are damaged; process 0 names the damage")
+        return None if found < 0 else found
+
+
+def checkpoint_folder(workdir: str | Path) -> Path:
+    """`WORKDIR/checkpoints`, absolute; raises InputError where a file has that name."""
+    folder = Path(workdir).resolve() / "checkpoints"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, but the folder of a run's checkpoints; remove it or choose a workdir")
+    return folder
+
+
+def sound_steps(folder: Path) -> Iterator[int]:
+    """The steps of the sound checkpoints in `folder`, newest first; the log names those that are damaged.
+
+    Raises:
+        InputError: there are checkpoints, and all of them are damaged.
+    """
+    damaged, found = {}, False
+    for step in _steps(folder):
+        if damage := find_damage(folder / str(step)):
+            damaged[step] = damage
+            logging.error("the checkpoint of step %d in %s is damaged, so it is not used: %s", step, folder, damage)
+            continue
+        if damaged and not found:
+            logging.error("step %d is the newest sound checkpoint in %s; it is used instead", step, folder)
+        found = True
+        yield step
+    if damaged and not found:
+        told = "; ".join(f"step {step}: {damage}" for step, damage in damaged.items())
+        raise InputError(
+            f"no checkpoint in {folder} is sound ({told}); put a copy in its place, or remove {folder} to train anew"
+        )
+
+
+def find_damage(checkpoint: Path) -> str:
+    """What differs from the checksums of a checkpoint, "" if nothing does.
+
+    One without checksums, which earlier versions wrote, is sound as far as this tells; the log says so.
+    """
+    if not (checkpoint / COMMITTED).is_file():
+        return f"{COMMITTED} is missing"
+    if not (checkpoint / SUMS).is_file():
+        logging.warning("%s holds no %s, so its files are read unchecked", checkpoint, SUMS)
+        return ""
+    try:
+        expected, names = read_sums(checkpoint / SUMS), _files(checkpoint)
+        for what, some in (("missing", expected.keys() - names), ("not in its list of files", names - expected.keys())):
+            if some:
+                return f"{min(some)} is {what}"
+        found = sums_of(checkpoint, names, _digest)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    different = sorted(name for name in names if found[name] != expected[name])
+    return f"the checksum of {different[0]} differs" if different else ""
+
+
+def _files(checkpoint: Path) -> set[str]:
+    """The files with checksums. The mark of completion is made after them, and says nothing."""
+    found = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
+    return found - {SUMS, COMMITTED}
+
+
+def _digest(path: Path) -> str:
+    """SHA-256; that of orbax's description without the time, which is added after the checksums."""
+    if path.name != METADATA:
+        return sha256(path)
+    try:
+        description = json.loads(path.read_bytes())
+        time = description.pop("commit_timestamp_nsecs", None)
+    except (ValueError, AttributeError):  # damaged: no JSON, or no object
+        return sha256(path)
+    if not isinstance(time, int | None):
+        return sha256(path)
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps whose checkpoints are in `folder`, sound or damaged, newest first."""
+    found = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir() and _has_files(path)]
+    return sorted((int(path.name) for path in found if str(int(path.name)) == path.name), reverse=True)
+
+
+def _has_files(folder: Path) -> bool:
+    """Whether `folder` is a checkpoint, or what damage has left of one."""
+    return any((folder / name).exists() for name in (METADATA, SUMS, COMMITTED, "state"))
+
+
+def _set_foreign_aside(folder: Path) -> None:
+    """orbax takes every folder that has a number for its name for a checkpoint."""
+    for path in list(folder.glob("*")):
+        if path.name.isdecimal() and not (path.is_dir() and _has_files(path)):
+            _set_aside(path, "foreign")
+
+
+def _set_aside(path: Path, why: str) -> None:
+    other, count = path.with_name(f"{why}-{path.name}"), 1
+    while other.exists():
+        other, count = path.with_name(f"{why}-{path.name}-{count}"), count + 1
+    path.rename(other)
+    logging.warning("%s is set aside as %s; remove it when you do not need it", path, other.name)
+
+
+@contextlib.contextmanager
+def _told(checkpoint: Path) -> Iterator[None]:
+    """One sentence for what orbax raises for a checkpoint: exceptions of many types, but for those of the device."""
+    try:
+        yield
+    except (InputError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if (checkpoint / SUMS).is_file():  # it is as it was saved; the reader expects something else
+            raise InputError(
+                f"the checkpoint {checkpoint} does not fit its config ({said}); use the version of zeroseg_jax that"
+                " saved it, or choose another workdir"
+            ) from error
+        raise InputError(
+            f"the checkpoint {checkpoint} is damaged ({said}); remove it, and the one before it is used"
+        ) from error
+
 
 def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, ConfigDict]:
-    """The student of the newest checkpoint of `workdir`, on the first device, and the config it was trained with.
+    """The student of the newest sound checkpoint of `workdir`, on the first device, and the config it was trained with.
 
     The optimiser's state is not read. `dtype` is the dtype of the computation (None: float32).
 
     Raises:
-        InputError: `workdir` holds no config.json, one that lacks keys, or no complete checkpoint.
+        InputError: `workdir` holds no config.json, one that lacks keys, or no sound checkpoint.
     """
     config = read_config(workdir)
-    folder = Path(workdir).resolve() / "checkpoints"
+    folder = checkpoint_folder(workdir)
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints yet; let the run reach {config.checkpoint_every} steps")
     needed = {key for key in flatten(default_config()) if key.startswith(("student.", "image_size", "teacher.path"))}
@@ -78,19 +248,19 @@ def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, Confi
         raise InputError(
             f"{Path(workdir) / 'config.json'} lacks {', '.join(missing)}; put the file back that the run wrote"
         )
-    with ocp.training.Checkpointer(folder) as checkpointer:
-        if checkpointer.latest is None:
-            raise InputError(
-                f"{workdir} holds no complete checkpoint; let the run reach {config.checkpoint_every} steps"
-            )
-        saved = checkpointer.metadata(checkpointer.latest).metadata
-        embed_dim = saved["params"]["projection"]["fc2"]["bias"].shape[0]
-        student_config = make_student_config(config, embed_dim)
-        graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Student(student_config, rngs=nnx.Rngs(0), dtype=dtype)))
-        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        params = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), nnx.to_pure_dict(abstract)
-        )
-        skipped = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree) for name, tree in saved.items()}
-        restored = checkpointer.load(checkpointer.latest, skipped | {"params": params})
-    return nnx.merge(graphdef, restored["params"]), config
+    step = next(sound_steps(folder), None)
+    if step is None:
+        raise InputError(f"{workdir} holds no complete checkpoint; let the run reach {config.checkpoint_every} steps")
+    with _told(folder / str(step)):
+        return _read_student(folder / str(step), config, dtype), config
+
+
+def _read_student(checkpoint: Path, config: ConfigDict, dtype: Any) -> Student:
+    saved = ocp.metadata(checkpoint).metadata
+    embed_dim = saved["params"]["projection"]["fc2"]["bias"].shape[0]
+    student_config = make_student_config(config, embed_dim)
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Student(student_config, rngs=nnx.Rngs(0), dtype=dtype)))
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), nnx.to_pure_dict(abstract))
+    skipped = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree) for name, tree in saved.items()}
+    return nnx.merge(graphdef, ocp.load(checkpoint, skipped | {"params": params})["params"])
