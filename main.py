@@ -7,15 +7,18 @@ eval    evaluates the newest checkpoint of DIR, or --config.model, on --config.e
 embed   stores the teacher's embeddings of the training images, for --config.teacher.source=cache
 check   walks the evaluation dataset and reports what it finds
 
-The exit status is 0 on success and 2, after one sentence on stderr, for bad input. A run that SIGTERM has stopped is
-saved; it ends with --preempted_status, and the same command goes on from there. docs/launch.md tells of clusters.
+The exit status is 0 on success and 2, after one sentence on stderr, for bad input. A run that SIGTERM or Ctrl-C has
+stopped is saved; it ends with --preempted_status or 130, and the same command goes on from there. docs/config.md lists
+every KEY, and docs/launch.md tells of clusters.
 """
 
 import json
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -37,12 +40,15 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "elsewhere: which of them 
 PREEMPTED_STATUS = flags.DEFINE_integer(
     "preempted_status", 0, "exit status of a run that SIGTERM has stopped, for a launcher that starts it again"
 )
+FLAGS = (CONFIG, WORKDIR, MODE, DISTRIBUTED, COORDINATOR, NUM_PROCESSES, PROCESS_ID, PREEMPTED_STATUS)
 
 overrides: list[tuple[str, str]] = []
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Takes the `--config.KEY=VALUE` out of `argv` and lets absl parse the others."""
+    if {"-h", "-help", "--help", "--helpshort", "--helpfull"} & set(argv[1:]):
+        print_help()
     others = []
     for argument in argv:
         name, equals, value = argument.lstrip("-").partition("=")
@@ -54,6 +60,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             others.append(argument)
     try:
         rest = flags.FLAGS(others)
+    except flags.UnrecognizedFlagError as error:
+        fail(f"{error.args[0].split('. Did')[0]}; {suggestion(error.flagname, others)}")
     except flags.Error as error:
         fail(str(error))
     if rest[1:]:
@@ -63,8 +71,34 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
-def fail(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
+def print_help() -> NoReturn:
+    """What main.py does and its flags, without those of libraries."""
+    print(__doc__)
+    for flag in FLAGS:
+        print(f"--{flag.name}\n    {flags.FLAGS[flag.name].help}")
+    sys.exit(0)
+
+
+def suggestion(name: str, argv: list[str]) -> str:
+    """What was meant by a flag that does not exist: a key of the config, or else another flag."""
+    from zeroseg_jax.config import default_config, flatten, load_config, nearest, similarity
+
+    given = dict(argument.lstrip("-").partition("=")[::2] for argument in argv if argument.startswith("-"))
+    try:
+        keys = flatten(load_config(given.get("config", "")))
+    except InputError:
+        keys = flatten(default_config())
+    key = nearest(name, keys)
+    flag = nearest(name, [flag.name for flag in FLAGS])
+    if similarity(name, flag) > max(similarity(name, key), 0.6):
+        return f"did you mean --{flag}?"
+    if similarity(name, key) > 0.6:
+        return f"did you mean --config.{key}={given[name] or 'VALUE'}?"
+    return "python main.py --help lists the flags, and docs/config.md the keys that --config.KEY=VALUE sets"
+
+
+def fail(sentence: str) -> NoReturn:
+    print(" ".join(sentence.split()), file=sys.stderr)
     sys.exit(2)
 
 
@@ -78,47 +112,64 @@ def run(
     """One mode; `place` among other processes, None for a process of its own."""
     # imported here, so that --help and a misspelt flag answer at once
     from zeroseg_jax.config import load_config, read_config
+    from zeroseg_jax.resources import explain
 
     config = load_config(config_path, overrides)
-    folder = Path(workdir or Path("runs") / Path(config_path).stem)
+    folder = run_folder(config_path, workdir)
+    if place is not None:
+        join_processes(*place)
+    try:
+        if mode == "check":
+            from zeroseg_jax.evaluate.benchmarks import check
+
+            check(config)
+        elif config.task == "eval" and mode != "eval":
+            raise InputError(f"{config_path} trains nothing; add --mode=eval")
+        elif config.task == "teacher" and mode != "train":
+            raise InputError(f"{config_path} trains a teacher; --mode={mode} does not apply to it")
+        elif config.task == "teacher":
+            import jax
+
+            from zeroseg_jax.train_teacher import train_teacher
+
+            if jax.process_count() > 1:
+                raise InputError(f"{config_path} trains a teacher, which takes one process; leave --distributed out")
+            train_teacher(config, folder)
+            print(f"Results: {folder / 'clip'}, a CLIP in Hugging Face form", file=sys.stderr)
+        elif mode == "train":
+            from zeroseg_jax.train import train
+
+            report(train(config, folder), folder)
+        elif mode == "eval":
+            if not config.eval.dataset:
+                raise InputError("there is nothing to evaluate on; set --config.eval.dataset")
+            if not config.model:
+                read_config(folder)  # tells where there is no run
+            from zeroseg_jax.train import evaluate
+
+            report(evaluate(config, folder, config.model or folder), folder)
+        elif mode == "embed":
+            from zeroseg_jax.train import embed
+
+            embed(config, folder)
+    except Exception as error:
+        sentence = explain(error, config, mode)
+        if sentence is None or isinstance(error, InputError):
+            raise
+        raise InputError(sentence) from error
+
+
+def run_folder(config_path: str, workdir: str | None) -> Path:
+    """The folder of the run, with `~` as the user's home."""
     if "://" in (workdir or ""):
         raise InputError(
             f"--workdir={workdir} is no folder; mount the bucket as docs/launch.md says, and name that path"
         )
-    if place is not None:
-        join_processes(*place)
-    if mode == "check":
-        from zeroseg_jax.evaluate.benchmarks import check
-
-        check(config)
-    elif config.task == "eval" and mode != "eval":
-        raise InputError(f"{config_path} trains nothing; add --mode=eval")
-    elif config.task == "teacher" and mode != "train":
-        raise InputError(f"{config_path} trains a teacher; --mode={mode} does not apply to it")
-    elif config.task == "teacher":
-        import jax
-
-        from zeroseg_jax.train_teacher import train_teacher
-
-        if jax.process_count() > 1:
-            raise InputError(f"{config_path} trains a teacher, which takes one process; leave --distributed out")
-        train_teacher(config, folder)
-    elif mode == "train":
-        from zeroseg_jax.train import train
-
-        report(train(config, folder))
-    elif mode == "eval":
-        if not config.eval.dataset:
-            raise InputError("there is nothing to evaluate on; set --config.eval.dataset")
-        if not config.model:
-            read_config(folder)  # tells where there is no run
-        from zeroseg_jax.train import evaluate
-
-        report(evaluate(config, folder, config.model or folder))
-    elif mode == "embed":
-        from zeroseg_jax.train import embed
-
-        embed(config, folder)
+    folder = Path(workdir or Path("runs") / Path(config_path).stem)
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"--workdir={workdir} names a user whose home is unknown; write the whole path") from error
 
 
 def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -133,10 +184,15 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     handler.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
 
 
-def report(results: dict | None) -> None:
-    """The last line on stdout: the results as one JSON object."""
-    if results is not None:
-        print(json.dumps(results), flush=True)
+def report(results: dict | None, folder: Path) -> None:
+    """The last line on stdout: the figures as one JSON object. On stderr: where the rest of them is."""
+    if results is None:
+        return
+    figures = {key: results[key] for key in ("dataset", "images", "miou", "pixel_accuracy", "iou")}
+    for others in ("compare", "baselines"):
+        figures[others] = {name: {"miou": row["miou"]} for name, row in results[others].items()}
+    print(json.dumps(figures), flush=True)
+    print(f"Results: {folder / 'report.html'}", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str]) -> None:
@@ -159,10 +215,18 @@ def main(argv: list[str]) -> None:
     except processes.Preempted as error:
         if jax.process_index() == 0:
             print(f"{error}; the same command goes on from there", file=sys.stderr)
-        sys.exit(PREEMPTED_STATUS.value)
-    except (Exception, KeyboardInterrupt):
+        sys.exit(processes.INTERRUPTED if isinstance(error, processes.Interrupted) else PREEMPTED_STATUS.value)
+    except KeyboardInterrupt:
+        processes.leave(STOPPED, processes.INTERRUPTED)
+    except Exception:
         processes.leave(traceback.format_exc(), 1)
 
 
+STOPPED = "stopped by Ctrl-C; the same command goes on from what is saved"
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except KeyboardInterrupt:  # before `main`, or after it
+        print(STOPPED, file=sys.stderr, flush=True)
+        os._exit(130)

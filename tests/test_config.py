@@ -2,7 +2,7 @@
 
 import pytest
 
-from zeroseg_jax.config import default_config, flatten, load_config, open_workdir, read_config, set_key, validate
+from zeroseg_jax.config import default_config, flatten, load_config, read_config, set_key, validate
 from zeroseg_jax.errors import InputError
 
 
@@ -85,26 +85,61 @@ def test_impossible_values_are_told(changes, told):
         validate(config)
 
 
-def test_a_workdir_keeps_its_config(tmp_path):
-    config = default_config()
-    open_workdir(config, tmp_path / "run")
-    assert flatten(read_config(tmp_path / "run")) == flatten(config)
-    (tmp_path / "run/checkpoints/100").mkdir(parents=True)
-    open_workdir(config, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("eval.baselines", "maskclip,cells", ("maskclip", "cells")),
+        ("eval.baselines", "maskclip", ("maskclip",)),
+        ("eval.baselines", "", ()),
+        ("eval.baselines", "()", ()),
+        ("eval.baselines", "('cells', 'windows')", ("cells", "windows")),
+        ("views.grids", "1,2,4", (1, 2, 4)),
+        ("views.grids", "3", (3,)),
+        ("eval.templates", "clip7", "clip7"),
+        ("eval.templates", "a photo of a {}, a type of pet", ("a photo of a {}, a type of pet",)),
+        ("eval.templates", "('a {}', '{}')", ("a {}", "{}")),
+    ],
+)
+def test_lists_on_the_command_line(key, text, value, tmp_path):
+    config = load_config(write(tmp_path, "    config.eval.templates = ('the {}',)\n"), [(key, text)])
+    assert flatten(config)[key] == value
 
-    harmless = default_config()
-    harmless.eval.split = "validation"
-    harmless.mesh.fsdp = 2
-    harmless.checkpoint_every = 3
-    open_workdir(harmless, tmp_path / "run")
-    assert read_config(tmp_path / "run").checkpoint_every == 3
 
-    other = default_config()
-    other.optimizer.lr = 1.0
-    with pytest.raises(InputError, match=r"different config: optimizer.lr \(0.0006 there, 1.0 now\); choose another"):
-        open_workdir(other, tmp_path / "run")
+def test_a_limit_stays_with_the_images_that_it_was_written_for(tmp_path, caplog):
+    path = write(tmp_path, "    config.data.limit, config.eval.limit = 2500, 200\n")
+    config = load_config(path)
+    assert (config.data.limit, config.eval.limit) == (2500, 200)
+    config = load_config(path, [("data.split", "test"), ("data.source", "scenes")])
+    assert (config.data.limit, config.eval.limit) == (2500, 200) and not caplog.text
+    config = load_config(path, [("data.source", "folder"), ("data.root", "mine")])
+    assert (config.data.limit, config.eval.limit) == (0, 200)
+    assert "data.limit=2500 is the limit of" in caplog.text and "all images of folder are used" in caplog.text
+    config = load_config(path, [("data.source", "folder"), ("data.limit", "7"), ("eval.dataset", "voc")])
+    assert (config.data.limit, config.eval.limit) == (7, 0)
 
-    # a run that failed before its first checkpoint may be mended
-    (tmp_path / "run/checkpoints/100").rmdir()
-    open_workdir(other, tmp_path / "run")
-    assert read_config(tmp_path / "run").optimizer.lr == 1.0
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("    config.steps = 1 / 0\n", r"line 4: ZeroDivisionError"),
+        ("    import nothing_of_that_name\n", r"line 4: ModuleNotFoundError"),
+        ("    config.steps = = 3\n", r"line 4: SyntaxError"),
+        ("    return None\n", r"does not return a config"),
+    ],
+)
+def test_a_config_file_that_cannot_run_is_told_with_its_line(body, told, tmp_path):
+    with pytest.raises(InputError, match=told):
+        load_config(write(tmp_path, body))
+
+
+@pytest.mark.parametrize("name", ["README.md", "", "a" * 300 + ".py", "nul\0.py", "~nobody_of_that_name/x.py"])
+def test_what_is_no_config_file_is_told(name):
+    with pytest.raises(InputError, match=r"^(there is no config file|--config=|README.md is not a Python file)"):
+        load_config(name)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"3", b'{"steps": 3', b"\xff\xfe{}", b"[" * 100_000])
+def test_a_damaged_config_json_is_told(content, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config.json is damaged \(.*\); put the file back that the run wrote"):
+        read_config(tmp_path)

@@ -9,27 +9,15 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from zeroseg_jax.errors import InputError
-
-# What may differ between the config of a workdir and the config of the run that resumes it: none of it changes what
-# the next step computes. Everything else (`steps` too: it sets the schedule) asks for a workdir of its own.
-HARMLESS = (
-    "eval",
-    "model",
-    "mesh",
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "data.workers",
-    "data.profile",
-    "teacher.cache",
-)
 
 
 def default_config() -> ConfigDict:
@@ -149,22 +137,58 @@ def load_config(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> 
     Raises:
         InputError: no such file, no `get_config` in it, a key that does not exist, or a value of the wrong type.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no config file {path}; --config takes a Python file such as configs/demo.py")
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"{path} has no function get_config() that returns the config")
-    try:
-        config = module.get_config()
-    except (AttributeError, KeyError, TypeError) as error:  # what a locked ConfigDict raises for a bad key or type
-        raise InputError(f"{path} is not a valid config: {' '.join(str(error).split())}") from error
+    config = _call_get_config(path)
+    belongings = {key: flatten(config).get(key) for pair in _OWN_LIMITS for key in pair}
     for key, text in overrides:
         set_key(config, key, text)
+    given = {key for key, _ in overrides}
+    for source, limit in _OWN_LIMITS:
+        there = belongings[source] is not None and bool(belongings[limit])
+        if there and limit not in given and flatten(config)[source] != belongings[source]:
+            set_key(config, limit, "0")
+            logging.warning(
+                "%s=%s is the limit of %s for its own images, and not taken over: all images of %s are used",
+                limit,
+                belongings[limit],
+                path,
+                flatten(config)[source],
+            )
     return config.lock()
+
+
+_OWN_LIMITS = (("data.source", "data.limit"), ("eval.dataset", "eval.limit"))
+"""A config file's limit is meant for the source that it names; another source's images are not cut off by it."""
+
+
+def _call_get_config(path: str | Path) -> ConfigDict:
+    """What the `get_config` in a Python file returns."""
+    try:
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise InputError(f"there is no config file {path}; --config takes a Python file such as configs/demo.py")
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, or of a home that is unknown
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"--config={str(path)[:80]!r} is not the name of a file ({error})") from error
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file; --config takes one, such as configs/demo.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"{path} has no function get_config() that returns the config")
+        config = module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's code raises; a locked ConfigDict does for a bad key or type
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} is not a valid config: line {line}: {type(error).__name__}: {said}") from error
+    if not isinstance(config, ConfigDict) or "task" not in config:
+        raise InputError(f"get_config() in {path} does not return a config; start from zeroseg_jax.config's default")
+    return config
 
 
 def set_key(config: ConfigDict, key: str, text: str) -> None:
@@ -178,17 +202,19 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
     group = config
     for name in groups:
         group = group[name]
-    group[last] = parse(key, text, group[last])
+    with group.ignore_type():  # `parse` has seen to it; `eval.templates` may be a tuple or a name
+        group[last] = parse(key, text, group[last])
 
 
 def nearest(key: str, keys: Iterable[str]) -> str:
-    """The most similar of `keys`, by its full name or by its last part."""
+    """The most similar of `keys`."""
+    return max(keys, key=lambda candidate: similarity(key, candidate))
 
-    def similarity(candidate: str) -> float:
-        names = {candidate, candidate.split(".")[-1]}
-        return max(difflib.SequenceMatcher(None, key, name).ratio() for name in names)
 
-    return max(keys, key=similarity)
+def similarity(key: str, candidate: str) -> float:
+    """How alike two names are, in [0, 1]: that of a key by its full name or by its last part."""
+    names = {candidate, candidate.split(".")[-1]}
+    return max(difflib.SequenceMatcher(None, key, name).ratio() for name in names)
 
 
 def parse(key: str, text: str, present: Any) -> Any:
@@ -202,6 +228,10 @@ def parse(key: str, text: str, present: Any) -> Any:
     if isinstance(present, float) and type(value) is int:
         value = float(value)
     if isinstance(present, tuple):
+        if isinstance(value, str) and key == "eval.templates" and "{" not in value:
+            return value  # the name of a set of them
+        if isinstance(value, str) and not key.endswith("templates"):  # these may hold commas
+            value = [part.strip() for part in value.split(",") if part.strip()]
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         if any(isinstance(item, str) for item in value) and not any(isinstance(item, str) for item in present):
             raise InputError(f"--config.{key}={text} is not a list of numbers, such as {present}")
@@ -272,33 +302,6 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def open_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Makes `workdir`, or checks that the run in it was made with `config`, and writes `config.json` into it.
-
-    Raises:
-        InputError: the workdir holds a run with another config; the sentence lists the keys that differ.
-    """
-    check_workdir(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
-    temporary.replace(workdir / "config.json")
-
-
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Raises InputError if `workdir` holds checkpoints of a config that differs in more than the harmless keys."""
-    # without a checkpoint nothing would be resumed: the run had not come far, or had failed at a path now mended
-    begun = any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
-    if not begun or not (workdir / "config.json").exists():
-        return
-    before, now = flatten(read_config(workdir)), flatten(from_json(to_json(config)))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    changed = [key for key in changed if not any(key == h or key.startswith(h + ".") for h in HARMLESS)]
-    if changed:
-        listed = ", ".join(f"{key} ({before.get(key)!r} there, {now.get(key)!r} now)" for key in changed)
-        raise InputError(f"{workdir} holds a run with a different config: {listed}; choose another --workdir")
-
-
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """The config as JSON gives it back (lists where the config has tuples)."""
     return json.loads(config.to_json())
@@ -308,14 +311,20 @@ def read_config(workdir: str | Path) -> ConfigDict:
     """The config that `config.json` of a workdir holds.
 
     Raises:
-        InputError: `workdir` holds no config.json.
+        InputError: `workdir` holds no config.json, or a damaged one.
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise InputError(
             f"{workdir} holds no config.json, so it is not the workdir of a run; train first, or name another"
         )
-    return from_json(json.loads(path.read_text()))
+    try:
+        values = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__} instead of an object")
+        return from_json(values)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); put the file back that the run wrote") from error
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:

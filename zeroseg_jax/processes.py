@@ -6,6 +6,7 @@ coordinates: each sends it a heartbeat, and when one falls silent JAX ends the o
 
 import os
 import signal
+import socket
 import sys
 import threading
 from typing import Any, NoReturn
@@ -21,8 +22,16 @@ SHUTDOWN_SECONDS = 3600
 """How long processes that are done wait for the others: the first one still draws and writes the results."""
 
 
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status after Ctrl-C, as shells have it."""
+
+
 class Preempted(Exception):
     """The run was told to stop (SIGTERM); its state is saved, and the same command goes on from there."""
+
+
+class Interrupted(Preempted):
+    """The same, by Ctrl-C."""
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -71,28 +80,67 @@ def leave(report: str, status: int) -> NoReturn:
 
 
 class Preemption:
-    """Tells after each step whether to stop, since SIGTERM came: a cluster sends it before it takes machines away.
+    """Tells after each step whether to stop, since SIGTERM or Ctrl-C came: a cluster sends SIGTERM before it takes
+    machines away. A second Ctrl-C ends the process at once.
 
     Use it as a context manager. With several processes JAX passes the news on, and all agree on the step.
     """
 
     def __init__(self) -> None:
-        self._told = False
-        # JAX listens itself where there are many processes; Python allows it in the main thread only
-        self._listens = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        self._told = self._interrupted = False
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        if self._listens:
-            self._before = signal.signal(signal.SIGTERM, self._tell)
+        if threading.current_thread() is not threading.main_thread():  # Python hands signals to that one only
+            return self
+        numbers = [signal.SIGTERM] if jax.process_count() == 1 else []  # else JAX listens to SIGTERM itself
+        if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):  # as a shell has it for what runs with `&`
+            numbers.append(signal.SIGINT)
+        # The main thread may be with the compiler for minutes, so that another one acts on the signals.
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        self._sockets = receiver, sender
+        self._wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        self._listener = threading.Thread(target=self._listen, args=(receiver,), name="signals", daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._listens:
-            signal.signal(signal.SIGTERM, self._before)
+        if not self._before:
+            return
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        receiver, sender = self._sockets
+        sender.close()
+        self._listener.join()
+        receiver.close()
 
-    def _tell(self, *_: Any) -> None:
-        self._told = True
+    def _listen(self, receiver: socket.socket) -> None:
+        while received := receiver.recv(64):
+            for number in received:
+                if number in self._before:
+                    self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        if number != signal.SIGINT:
+            self._told = True
+            return
+        if self._interrupted:
+            print("\nended at once; the last checkpoint stays", file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)
+        self._told = self._interrupted = True
+        if jax.process_index() == 0:
+            print("\nstopping after this step, which is saved; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def after(self, step: int) -> bool:
         """Whether to save and stop after `step`."""
         return multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else self._told
+
+    def stopped(self, where: str) -> Preempted:
+        """The exception to raise when it is saved."""
+        kind, name = (Interrupted, "Ctrl-C") if self._interrupted else (Preempted, "SIGTERM")
+        return kind(f"stopped by {name} {where}")

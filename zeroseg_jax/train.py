@@ -12,25 +12,25 @@ from typing import Any
 import jax
 from absl import logging
 from flax import nnx
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
 from zeroseg_jax.checkpoint import Checkpoints
-from zeroseg_jax.config import open_workdir, validate
-from zeroseg_jax.data.images import open_source
-from zeroseg_jax.data.pipeline import train_iterator
-from zeroseg_jax.distill.plan import make_plan
-from zeroseg_jax.distill.teacher import find_shipped, load_teacher
+from zeroseg_jax.config import validate
+from zeroseg_jax.data.images import ImageSource, open_source
+from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
+from zeroseg_jax.distill.plan import Plan, make_plan
+from zeroseg_jax.distill.teacher import Teacher, find_shipped, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
-from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.weights.mae import load_mae
-from zeroseg_jax.processes import Preempted, Preemption
+from zeroseg_jax.processes import Preemption
 from zeroseg_jax.segment.loading import load, readout_of
+from zeroseg_jax.workdir import check_workdir, hold, open_workdir
 
 
 class NotFiniteError(RuntimeError):
@@ -46,20 +46,15 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     Raises:
         InputError: a config, path, data set or workdir that cannot be used.
         NotFiniteError: the run diverged; the message names the step, the terms and the last good checkpoint.
-        Preempted: SIGTERM came; the step it stopped after is saved.
+        Preempted: SIGTERM or Ctrl-C came; the step it stopped after is saved.
     """
     # ---- Config, devices, workdir
     validate(config)
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size // config.optimizer.accumulate, mesh)
     part, part_count = sharding.process_part(mesh)
-    if jax.process_index() == 0:
-        open_workdir(config, workdir)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")
-    if not (workdir / "config.json").exists():
-        raise InputError(f"{workdir} is not the folder that process 0 writes to; all machines must share --workdir")
+    check_workdir(config, workdir)
 
     # ---- Data and teacher
     if config.eval.dataset:  # a mistake here is told before the training, not after it
@@ -68,10 +63,6 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         zero_shot.load_compared(config)
     source = open_source(config.data)
     teacher = load_teacher(config)
-    cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
-    if cached:
-        teacher = teacher._replace(params=None)  # nobody asks it anything, and its weights would take memory
-    teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
     batches = train_iterator(
         source,
         batch_size=config.batch_size // part_count,
@@ -84,6 +75,30 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
 
     # ---- Student, optimiser and step, described but not made yet
     plan = make_plan(config, teacher, mesh)
+
+    # ---- All is checked; from here on the run writes
+    with open_workdir(config, workdir):
+        distil(config, workdir, mesh, plan, teacher, source, batches)
+        if not config.eval.dataset:
+            return None
+        return zero_shot.evaluate(load(workdir), config, workdir, zero_shot.load_compared(config))
+
+
+def distil(
+    config: ConfigDict,
+    workdir: Path,
+    mesh: Mesh,
+    plan: Plan,
+    teacher: Teacher,
+    source: ImageSource,
+    batches: TrainIterator,
+) -> None:
+    """Takes the steps of `train`, from the newest checkpoint to the last."""
+    # ---- The teacher's embeddings, where they are stored
+    cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
+    if cached:
+        teacher = teacher._replace(params=None)  # nobody asks it anything, and its weights would take memory
+    teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
 
     with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints, batches, Preemption() as preemption:
         # ---- State: the newest checkpoint, else MAE or teacher weights, else scratch
@@ -136,15 +151,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
                     checkpoints.save(step, state, batches.get_state())
                 if stop:
                     checkpoints.wait()
-                    raise Preempted(f"stopped by SIGTERM after step {step} of {config.steps}, which is saved")
+                    raise preemption.stopped(f"after step {step} of {config.steps}, which is saved")
         checkpoints.wait()
         if config.data.profile:
             batches.profile.print(time.monotonic() - begun)
         if batches.broken:
             logging.warning("%d broken images were skipped; the log above names them", len(batches.broken))
-
-    # ---- Evaluation
-    return evaluate(config, workdir, workdir)
 
 
 def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, workdir: Path) -> str:
@@ -157,17 +169,21 @@ def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, w
     return f"step {step} is not finite ({terms}); {last} in {workdir}; lower optimizer.lr, or look at the data"
 
 
-def evaluate(config: ConfigDict, workdir: Path, source: str | Path) -> dict[str, Any] | None:
+def evaluate(config: ConfigDict, workdir: str | Path, source: str | Path) -> dict[str, Any] | None:
     """Evaluates `source`, which `zeroseg_jax.load` takes, on `config.eval`; the results go to `workdir`.
 
-    Returns what results.json holds, or None where `config.eval.dataset` is empty and in all processes but the first.
+    Returns what results.json holds, or None in all processes but the first.
+
+    Raises:
+        InputError: the source, the dataset or the workdir cannot be used, or a run goes on in the workdir.
     """
-    if not config.eval.dataset:
-        return None
-    return zero_shot.evaluate(load(source), config, workdir, zero_shot.load_compared(config))
+    open_benchmark(config.eval)
+    model, compared = load(source), zero_shot.load_compared(config)
+    with hold(Path(workdir).expanduser(), "evaluates"):
+        return zero_shot.evaluate(model, config, Path(workdir).expanduser(), compared)
 
 
 def embed(config: ConfigDict, workdir: Path) -> None:
     """Stores the teacher's embeddings of the training images, for runs with `config.teacher.source="cache"`."""
     validate(config)
-    open_cache(load_teacher(config), open_source(config.data), config, workdir)
+    open_cache(load_teacher(config), open_source(config.data), config, workdir.expanduser())

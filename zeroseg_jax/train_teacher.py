@@ -8,6 +8,7 @@ stays at chance on outline and pattern for a long time (`config.name_steps`). WO
 Face folder.
 """
 
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -22,7 +23,6 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from zeroseg_jax.checkpoint import Checkpoints
-from zeroseg_jax.config import open_workdir
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.caption_pairs import open_pairs
 from zeroseg_jax.data.pipeline import train_iterator
@@ -34,13 +34,15 @@ from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
+from zeroseg_jax.processes import Preemption
 from zeroseg_jax.segment.loading import write_defaults
+from zeroseg_jax.workdir import check_workdir, open_workdir, write_text
 
 
 def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains, resumes if WORKDIR holds a checkpoint, writes WORKDIR/clip and results.json, and returns the results."""
-    workdir = Path(workdir)
-    open_workdir(config, workdir)
+    workdir = Path(workdir).expanduser()
+    check_workdir(config, workdir)
 
     # 1. Pairs: all of them, and those of a single name for the first steps.
     pairs = open_pairs(config.data, config.image_size)
@@ -90,42 +92,54 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         workers=config.data.workers,
         max_broken_share=config.data.max_broken_share,
     )
-    with Checkpoints(workdir) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(open_workdir(config, workdir))
+        checkpoints = stack.enter_context(Checkpoints(workdir))
+        preemption = stack.enter_context(Preemption())
         first, position = checkpoints.latest or 0, None
         if first:
             place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
             shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), state)
             state, position = checkpoints.restore(first, shapes)
-            logging.info("resumed at step %d", first)
+            logging.info("resumed at step %d of %d", first, config.steps)
         naming = first < name_steps
-        batches = start(named if naming else pairs)
+        batches = stack.enter_context(start(named if naming else pairs))
         if position and position["naming"] == naming:
             batches.set_state(position["batches"])
-        with RunLog(workdir, start=first, steps=config.steps, images_per_step=config.batch_size) as log:
-            for step in range(first + 1, config.steps + 1):
-                if naming and step > name_steps:
-                    batches.close()
-                    naming, batches = False, start(pairs)
-                batch = next(batches)
-                state, loss = train_step(state, batch["image"], tokens[naming][batch["index"]])
-                if step % config.log_every == 0 or step == config.steps:
-                    if not np.isfinite(loss):
-                        raise FloatingPointError(f"the loss of step {step} is {loss}; lower config.optimizer.lr")
-                    log.write(
-                        step, {"loss": float(loss), "logit_scale": float(jnp.exp(state["params"]["logit_scale"]))}
-                    )
-                if step % config.checkpoint_every == 0 or step == config.steps:
-                    checkpoints.save(step, state, {"naming": naming, "batches": batches.get_state()})
-                    encoder = ClipEncoder(merge(state["params"]), tokenizer)
-                    encoder.save(workdir / "clip", dtype="float16")
-                    defaults = {"templates": list(config.templates), "image_size": config.segment_size}
-                    write_defaults(workdir / "clip", defaults)
-        batches.close()
+        log = stack.enter_context(RunLog(workdir, start=first, steps=config.steps, images_per_step=config.batch_size))
+        for step in range(first + 1, config.steps + 1):
+            if naming and step > name_steps:
+                batches.close()
+                naming, batches = False, stack.enter_context(start(pairs))
+            batch = next(batches)
+            state, loss = train_step(state, batch["image"], tokens[naming][batch["index"]])
+            stop = preemption.after(step)
+            saving = step % config.checkpoint_every == 0 or step == config.steps or stop
+            if step % config.log_every == 0 or saving:
+                if not np.isfinite(loss):
+                    raise FloatingPointError(f"the loss of step {step} is {loss}; lower config.optimizer.lr")
+                log.write(step, {"loss": float(loss), "logit_scale": float(jnp.exp(state["params"]["logit_scale"]))})
+            if saving:
+                checkpoints.save(step, state, {"naming": naming, "batches": batches.get_state()})
+                encoder = write_clip(ClipEncoder(merge(state["params"]), tokenizer), config, workdir / "clip")
+            if stop:
+                checkpoints.wait()
+                raise preemption.stopped(f"after step {step} of {config.steps}, which is saved")
+        checkpoints.wait()
+        if first >= config.steps:  # nothing was left to do
+            encoder = write_clip(ClipEncoder(merge(state["params"]), tokenizer), config, workdir / "clip")
 
-    # 5. The report, of the last weights that were saved.
-    results = report_teacher(encoder, config) | {"settings": json.loads(config.to_json())}
-    (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        # 5. The report, of the last weights.
+        results = report_teacher(encoder, config) | {"settings": json.loads(config.to_json())}
+        write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     return results
+
+
+def write_clip(encoder: ClipEncoder, config: ConfigDict, folder: Path) -> ClipEncoder:
+    """Writes the teacher as it is now, in Hugging Face form, and returns it."""
+    encoder.save(folder, dtype="float16")
+    write_defaults(folder, {"templates": list(config.templates), "image_size": config.segment_size})
+    return encoder
 
 
 def clip_config(config: ConfigDict, vocabulary: int, tokenizer: Any) -> CLIPConfig:

@@ -11,7 +11,7 @@ that the counting happens in the main process, in the order of the batches.
 
 import dataclasses
 import functools
-import signal
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,6 +24,7 @@ from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage, Picture, decode_reduced
 from zeroseg_jax.data.images import ImageSource
 from zeroseg_jax.data.profile import InputProfile, Laps
+from zeroseg_jax.data.workers import follow_parent, starting_workers
 from zeroseg_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -184,14 +185,17 @@ class TrainIterator(Iterator[Batch]):
         self._batches: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
-        if self._batches is None:
-            self._batches = self._start(self._next_index)
         since = time.perf_counter()
         try:
-            batch = next(self._batches)
+            if self._batches is None:
+                with starting_workers():
+                    self._batches = self._start(self._next_index)
+                    batch = next(self._batches)
+            else:
+                batch = next(self._batches)
             with self.profile.stage("batch"):
                 batch = self._count.take(_owned(batch))
-        except Exception:
+        except BaseException:
             self.close()  # else the workers would outlive the run that fails
             raise
         self._next_index += self._stride
@@ -299,7 +303,9 @@ def ordered_batches(
     broken = _BrokenCount(source, max_broken_share, process_count, log)
     batches = _batches(share.batch(batch_size, batch_fn=_stacked), workers)
     try:
-        for batch in batches:
+        with starting_workers():
+            first = list(itertools.islice(batches, 1))
+        for batch in itertools.chain(first, batches):
             batch = broken.take(_owned(batch))
             del batch["seconds"]
             yield batch
@@ -315,13 +321,8 @@ def _batches(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BUFFERED))
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        iterator = iterator.mp_prefetch(options, worker_init_fn=_outlive_sigterm)
+        iterator = iterator.mp_prefetch(options, worker_init_fn=follow_parent)
     return iter(iterator)
-
-
-def _outlive_sigterm(*_: int) -> None:
-    """A cluster sends SIGTERM to the workers too, but the run that they serve still finishes its step and saves."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _owned(batch: Batch) -> Batch:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from zeroseg_jax.data.scenes import categories, materials, render
 from zeroseg_jax.data.scenes.render import NAMES, SIZE, scene
+from zeroseg_jax.data.workers import follow_parent, starting_workers
 from zeroseg_jax.errors import InputError
 
 SIZES: dict[str, dict[str, int]] = {
@@ -125,8 +126,11 @@ def _draw_all(split: str, count: int) -> Iterator[dict[str, Any]]:
             yield from draw(chunk)
         return
     # "spawn": forking a process in which JAX runs threads can hang
-    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for drawn in pool.map(draw, chunks):
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, mp_context=spawn, initializer=follow_parent) as pool:
+        with starting_workers():
+            parts = pool.map(draw, chunks)
+        for drawn in parts:
             yield from drawn
 
 

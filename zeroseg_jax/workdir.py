@@ -1,0 +1,157 @@
+"""The folder of a run: one process at a time writes to it, and only a run of the same config goes on in it."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from zeroseg_jax.config import flatten, from_json, read_config, to_json
+from zeroseg_jax.errors import InputError
+
+# What may differ between the config of a workdir and the config of the run that resumes it: none of it changes what
+# the next step computes. Everything else (`steps` too: it sets the schedule) asks for a workdir of its own.
+HARMLESS = (
+    "eval",
+    "model",
+    "mesh",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "data.workers",
+    "data.profile",
+    "teacher.cache",
+)
+
+LOCK = ".lock"
+"""The file in a folder that its writer holds. It stays when the writer ends; the lock on it does not."""
+
+
+@contextlib.contextmanager
+def hold(folder: Path, what: str) -> Iterator[None]:
+    """Makes `folder` and keeps it for this process, the first of its run, until the block ends or the process dies.
+
+    `what` is what the process does there, such as "trains"; it is told to those who come meanwhile.
+
+    Raises:
+        InputError: another process holds it, or it cannot be made or written to.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
+    except (OSError, ValueError) as error:  # a ValueError for a name with a null byte
+        raise InputError(unwritable(folder, error)) from error
+    with file:
+        if not _lock(file.fileno()):
+            raise InputError(_in_use(folder))
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, which {what} since {time.ctime()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _lock(descriptor: int) -> bool:
+    """Takes the lock of an open file; whether nobody else has it. The system gives it back when the process ends."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        # a file system without locks
+        logging.warning("the workdir cannot be locked (%s); start one run at a time in it", error.strerror)
+    return True
+
+
+def _in_use(folder: Path) -> str:
+    holder = (folder / LOCK).read_text(encoding="utf-8", errors="replace").strip()
+    return f"{folder} is in use by {holder or 'another process'}; wait until it has ended, or choose another folder"
+
+
+def unwritable(folder: Path, error: OSError | ValueError) -> str:
+    """The sentence for a folder that cannot be made or written to."""
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return f"the folder {str(folder)!r} cannot be written to ({said}); choose another"
+
+
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Checks, without writing, that a run of `config` may go on or start in `workdir`.
+
+    Raises:
+        InputError: another process holds it, it is no folder, it cannot be written to, or it holds checkpoints of a
+            config that differs in more than the harmless keys.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            workdir.stat()
+        made = next(parent for parent in (workdir, *workdir.absolute().parents) if parent.exists())
+        if not made.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{made} is a file")
+        if not os.access(made, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{made} may not be written to")
+    except (OSError, ValueError) as error:
+        raise InputError(unwritable(workdir, error)) from error
+    if jax.process_index() == 0 and (workdir / LOCK).is_file():
+        with (workdir / LOCK).open("a") as file:
+            if not _lock(file.fileno()):
+                raise InputError(_in_use(workdir))
+    _check_config(config, workdir)
+
+
+def _check_config(config: ConfigDict, workdir: Path) -> None:
+    # without a checkpoint nothing would be resumed: the run had not come far, or had failed at a path now mended
+    begun = any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
+    if not begun or not (workdir / "config.json").exists():
+        return
+    before, now = flatten(read_config(workdir)), flatten(from_json(to_json(config)))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = [key for key in changed if not any(key == h or key.startswith(h + ".") for h in HARMLESS)]
+    if changed:
+        listed = ", ".join(f"{key} ({before.get(key)!r} there, {now.get(key)!r} now)" for key in changed)
+        raise InputError(f"{workdir} holds a run with a different config: {listed}; choose another --workdir")
+
+
+@contextlib.contextmanager
+def open_workdir(config: ConfigDict, workdir: Path) -> Iterator[None]:
+    """Holds `workdir` for a run of `config`, and writes `config.json` into it; process 0 does so for all.
+
+    Call it when everything else has been checked, since it is the first that writes.
+
+    Raises:
+        InputError: as `check_workdir`, or the folder is not the one that process 0 writes to.
+    """
+    with hold(workdir, "trains"):
+        if jax.process_index() == 0:
+            _check_config(config, workdir)
+            write_text(workdir / "config.json", json.dumps(to_json(config), indent=2) + "\n")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("workdir")
+        if not (workdir / "config.json").exists():
+            raise InputError(f"{workdir} is not the folder that process 0 writes to; all machines must share --workdir")
+        yield
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all, whenever the process ends or the disk is full."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
