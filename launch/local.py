@@ -4,11 +4,12 @@
     python launch/local.py 4 --devices=2 -- main.py ...      # two CPU devices in each process
 
 Each line of a process begins with its number. SIGTERM and Ctrl-C go on to all of them. When one fails the others end by
-themselves within a minute; what does not is killed. The exit status is that of the first failure (128 + the signal that
-killed it), or 0.
+themselves within a minute; what does not is killed. When this starter is killed, so are they (on Linux). The exit
+status is that of the first failure (128 + the signal that killed it), or 0.
 """
 
 import argparse
+import ctypes
 import os
 import queue
 import signal
@@ -55,11 +56,26 @@ def main() -> int:
     return status
 
 
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent ends."""
+
+
+def end_with(parent: int) -> None:
+    """Runs in a new process: it is killed when its `parent` ends, however that comes about."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was faster
+            os._exit(1)
+
+
 def start(command: list[str], number: int, processes: int, devices: int, port: int) -> subprocess.Popen:
     where = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={number}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1"}
+    parent = os.getpid()
     return subprocess.Popen(
         [sys.executable, *command, *where],
+        preexec_fn=lambda: end_with(parent),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
