@@ -1,8 +1,12 @@
 """The command: exit status 2 and one sentence for bad input, results as the last line, modes and tasks."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +29,15 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         (["--config=configs/demo.py", "--config.image_size=90"], "image_size 90 is not divisible by the patch size 8"),
         (["--config=configs/none.py"], "there is no config file configs/none.py"),
         (["--config=configs/demo.py", "--mode=test"], "flag --mode=test: value should be one of"),
-        (["--config=configs/demo.py", "--stepz=3"], "Unknown command line flag 'stepz'"),
+        (
+            ["--config=configs/demo.py", "--stepz=3"],
+            "Unknown command line flag 'stepz'; did you mean --config.steps=3?",
+        ),
+        (["--config=configs/demo.py", "--lr"], "did you mean --config.optimizer.lr=VALUE?"),
+        (["--config=configs/teacher_demo.py", "--name_step=3"], "did you mean --config.name_steps=3?"),
+        (["--config=configs/demo.py", "--wrkdir=runs/a"], "did you mean --workdir?"),
+        (["--config=configs/demo.py", "--xyzzy=1"], "docs/config.md the keys that --config.KEY=VALUE sets"),
+        (["--config=README.md"], "README.md is not a Python file"),
         (["--config=configs/demo.py", "--config.steps"], "write --config.steps=VALUE"),
         (["--config=configs/eval.py"], "configs/eval.py trains nothing; add --mode=eval"),
         (["--config=configs/demo.py", "--mode=eval"], "/run holds no config.json, so it is not the workdir of a run"),
@@ -54,15 +66,75 @@ def config_file(tiny_config, tmp_path) -> Path:
 
 def test_train_then_eval(config_file, tmp_path):
     where = [f"--config={config_file}", f"--workdir={tmp_path}/run"]
-    scenes = ["--config.eval.dataset=scenes/tiny", f"--config.eval.root={tmp_path}", "--config.eval.limit=4"]
+    scenes = ["--config.eval.dataset=scenes/tiny", f"--config.eval.root={tmp_path}/scenes", "--config.eval.limit=4"]
     done = command(*where, *scenes, "--config.eval.baselines=()")
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert results["images"] == 4 and 0 <= results["miou"] <= 1
+    assert len(done.stdout.splitlines()[-1]) < 1000
+    assert done.stderr.splitlines()[-1] == f"Results: {tmp_path}/run/report.html"
+    assert (tmp_path / "run/report.html").exists()
     assert (tmp_path / "run/gallery.png").exists()
 
     (tmp_path / "run/results.json").unlink()
     again = command(*where, *scenes, "--mode=eval", "--config.eval.baselines=()")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["miou"] == results["miou"]
-    assert json.loads((tmp_path / "run/results.json").read_text()) == json.loads(again.stdout.splitlines()[-1])
+    whole = json.loads((tmp_path / "run/results.json").read_text())
+    assert whole | json.loads(again.stdout.splitlines()[-1]) == whole and {"settings", "baselines"} <= whole.keys()
+
+
+def test_help_answers_with_status_0():
+    done = command("--help")
+    assert done.returncode == 0 and not done.stderr
+    assert "docs/config.md lists" in done.stdout and "--preempted_status" in done.stdout
+    assert len(done.stdout.splitlines()) < 50
+
+
+def test_home_is_no_folder_named_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = command("--config=configs/demo.py", "--mode=eval", "--workdir=~/x")
+    assert done.returncode == 2 and done.stderr.startswith(f"{tmp_path}/x holds no config.json")
+    done = command("--config=configs/demo.py", "--workdir=~nobody_of_that_name/x")
+    assert done.returncode == 2 and "names a user whose home is unknown" in done.stderr
+
+
+def test_ctrl_c_saves_and_tells_how_to_go_on(config_file, tmp_path):
+    where = [f"--config={config_file}", f"--workdir={tmp_path}/run", "--config.data.workers=1"]
+    start = [sys.executable, "main.py", *where, "--config.steps=100000", "--config.checkpoint_every=100000"]
+    # in a group of its own, all of which a terminal's Ctrl-C reaches
+    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as running:
+        metrics = tmp_path / "run/metrics.jsonl"
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
+            assert running.poll() is None
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)
+        _, told = running.communicate(timeout=120)
+    assert running.returncode == 130 and "Traceback" not in told
+    assert "stopping after this step, which is saved; Ctrl-C again ends at once" in told
+    last = told.splitlines()[-1]
+    assert re.fullmatch(
+        r"stopped by Ctrl-C after step \d+ of 100000, which is saved; the same command goes on .*", last
+    )
+    (saved,) = (tmp_path / "run/checkpoints").iterdir()
+    assert int(saved.name) == int(last.split()[5])
+
+
+IMPATIENT = """
+import time
+from zeroseg_jax.processes import Preemption
+with Preemption():
+    print("ready", flush=True)
+    time.sleep(300)
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    command = [sys.executable, "-c", IMPATIENT]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as running:
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGINT)
+        assert running.stderr.readline() == "\n" and "stopping after this step" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=20) == 130

@@ -1,4 +1,4 @@
-"""Processes that a killed run would leave behind: input workers, drawers of scenes, and what launch/local.py started."""
+"""Processes that a killed run would leave behind: input workers, drawers of scenes, and those of launch/local.py."""
 
 import os
 import signal
