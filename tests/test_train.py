@@ -41,7 +41,7 @@ def saved(workdir, step: int):
     }, position
 
 
-def test_a_run_leaves_what_it_should(tiny_config, tmp_path):
+def test_a_run_leaves_what_it_should(tiny_config, tmp_path, caplog):
     config = tiny_config
     config.checkpoint_every = 7
     assert train(config, tmp_path / "run") is None
@@ -60,6 +60,19 @@ def test_a_run_leaves_what_it_should(tiny_config, tmp_path):
 
     train(config, tmp_path / "run")  # complete: nothing is left to do
     assert metrics(tmp_path / "run") == lines
+
+    # the newest checkpoint is damaged: the one before it is loaded, and the run goes on from there to the same end
+    last = tmp_path / "run/checkpoints/17"
+    content = bytearray((last / "state/manifest.ocdbt").read_bytes())
+    content[40] ^= 4
+    (last / "state/manifest.ocdbt").write_bytes(content)
+    load_student(tmp_path / "run")
+    assert "the checkpoint of step 17 in" in caplog.text and "step 14 is the newest sound checkpoint" in caplog.text
+    with (tmp_path / "run/metrics.jsonl").open("ab") as file:
+        file.write(b'[3]\n7\n{"step": "x"}\n\xff\xfe\n{"step": 9')
+    train(config, tmp_path / "run")
+    assert metrics(tmp_path / "run") == lines
+    assert sorted(path.name for path in last.parent.iterdir()) == ["14", "17", "damaged-17"]
 
 
 def test_an_encoder_from_the_teacher_starts_with_all_its_digits(tiny_config, tmp_path):

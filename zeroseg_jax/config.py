@@ -29,32 +29,36 @@ def default_config() -> ConfigDict:
 
     config = ConfigDict()
     config.task = "distill"  # or "teacher", which trains a small CLIP from captions, or "eval", which trains nothing
-    config.seed = 0
-    config.steps = 25_000
+    config.seed = 0  # of the weights, the order of the images, the crops and the noise
+    config.steps = 25_000  # of the optimiser
     config.batch_size = 4096  # of all devices and processes together
-    config.image_size = 224
+    config.image_size = 224  # side of the square training images, in pixels
     config.dtype = "float32"  # of the computation: "float32" or "bfloat16"; parameters are always float32
-    config.checkpoint_every = 1000
-    config.keep_checkpoints = 2
-    config.log_every = 10
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that the others leave
+    config.checkpoint_every = 1000  # steps; the last step is always saved
+    config.keep_checkpoints = 2  # the newest ones stay
+    config.log_every = 10  # steps from one line of metrics.jsonl to the next
+    config.mesh = ConfigDict()  # devices along each axis; docs/launch.md tells when to turn to which
+    config.mesh.data = -1  # split the batch; -1: all devices that the others leave
+    config.mesh.fsdp = 1  # split the batch, and what is stored of parameters and optimiser
+    config.mesh.tensor = 1  # split the layers
 
     config.data = ConfigDict()
     config.data.source = "scenes"  # "scenes", "folder", "tar", "tfds:NAME" or "arrayrecord"
+    # the folder with the images; of "scenes" the one where they are stored, "" = ~/.cache/zeroseg_jax
     config.data.root = ""
-    config.data.split = "train"
+    config.data.split = "train"  # the part of the data set; "all" takes all of it
     config.data.limit = 0  # use the first so many images; 0 = all
     # "crop": random resized crop; "center": the largest centred square; "none": the whole image, resized
     config.data.augment = "center"
-    config.data.flip = False
+    config.data.flip = False  # mirror half of the images
     config.data.scale = (0.2, 1.0)  # area of the random crop, as a share of the image
-    config.data.ratio = (3 / 4, 4 / 3)
+    config.data.ratio = (3 / 4, 4 / 3)  # width of the random crop over its height
     config.data.workers = 0  # grain worker processes; 0 = decode in this process. Any number gives the same batches
     config.data.profile = False  # at the end, a table of the time that each stage of the input took
     config.data.max_broken_share = 0.1  # a broken image is skipped; past this share of them the run stops
 
     config.views = ConfigDict()
-    config.views.grids = (1, 2, 3, 4)
+    config.views.grids = (1, 2, 3, 4)  # the teacher sees the n x n cells of each grid; 1 is the whole image
     config.views.windows = ()  # overlapping windows beside the cells: (share of the image's side, stride) each
     config.views.local_size = 0  # pixels of the views of a part of the image; 0 = as the teacher was made for
 
@@ -65,7 +69,8 @@ def default_config() -> ConfigDict:
     config.teacher.cached_crops = 1  # random crops of each image that are embedded; epoch e trains on crop e modulo it
     config.teacher.chunk = 0  # images whose views pass the teacher at once, on each device; 0 = the whole batch
 
-    config.init = ConfigDict({"mae": ""})  # a Hugging Face ViTMAE folder or hub id
+    config.init = ConfigDict()
+    config.init.mae = ""  # weights to start from: a Hugging Face ViTMAE folder or hub id; "" = none
     derived = ("image_size", "embed_dim", "tower")  # from `image_size` and the teacher
     config.student = ConfigDict(
         {field.name: field.default for field in dataclasses.fields(StudentConfig) if field.name not in derived}
@@ -74,18 +79,18 @@ def default_config() -> ConfigDict:
     config.student.encoder = "mae"  # "mae", or "clip": the teacher's image tower, starting from its weights
 
     config.loss = ConfigDict()
-    config.loss["global"] = 1.0
-    config.loss.match = 1.0
-    config.loss.mae = 1.0
-    config.loss.ground = 0.0
+    config.loss["global"] = 1.0  # weight of: the image's embedding is pulled to every view's
+    config.loss.match = 1.0  # weight of: each segment is pulled to the nearest view
+    config.loss.mae = 1.0  # weight of: the hidden patches are reconstructed; 0 leaves the decoder out of the step
+    config.loss.ground = 0.0  # weight of: the segments in a view's cell are pulled to that view
     config.loss.distance = "l1"  # "l1" or "cosine"
     config.loss.ground_pool = "unit"  # how `ground` averages the segments of a view: at "unit" length or "raw"
 
     config.optimizer = ConfigDict()
-    config.optimizer.lr = 6e-4
+    config.optimizer.lr = 6e-4  # at the end of the warm-up; a cosine takes it to 0
     config.optimizer.encoder_lr = 1.0  # the encoder's learning rate as a share of `lr`
-    config.optimizer.betas = (0.9, 0.95)
-    config.optimizer.weight_decay = 0.05
+    config.optimizer.betas = (0.9, 0.95)  # of AdamW's two moments
+    config.optimizer.weight_decay = 0.05  # of matrices
     config.optimizer.warmup_steps = 1000  # at most half of `steps` are used
     config.optimizer.clip = 1.0  # global norm of the gradient; 0 = no clipping
     # dtype in which the gradients are summed over devices: "compute" (`dtype`) or "float32"
@@ -93,10 +98,10 @@ def default_config() -> ConfigDict:
     config.optimizer.accumulate = 1  # a device's images are split into so many parts, one after the other
 
     config.eval = ConfigDict()
-    config.eval.dataset = "scenes"  # "" = no evaluation at the end of training
-    config.eval.root = ""
-    config.eval.split = "validation"
-    config.eval.limit = 0
+    config.eval.dataset = "scenes"  # one of those in evaluate/benchmarks; "" = no evaluation
+    config.eval.root = ""  # the folder of the data set; of "scenes" as data.root
+    config.eval.split = "validation"  # the part of the data set
+    config.eval.limit = 0  # use the first so many images; 0 = all
     config.eval.vocabulary = ""  # class names, prompts and protocol: a name in evaluate/vocabularies, or a .toml file
     config.eval.mask = ""  # of tfds:NAME: the feature with the masks; "" = found by its name
     # where there is such a class: a threshold such as "0.9", or phrases; "" = the vocabulary's rule, or its own name

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
+
+from zeroseg_jax.workdir import write_text
 
 
 class RunLog:
@@ -30,9 +33,11 @@ class RunLog:
         if self.silent:
             return
         path = workdir / "metrics.jsonl"
-        kept = [line for line in path.read_text().splitlines() if _step(line) <= start] if path.exists() else []
-        path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept))
-        path.with_suffix(".tmp").replace(path)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        kept = [line for line in lines if _step(line) <= start]
+        if garbage := sum(_step(line) == math.inf for line in lines[:-1]):  # the last one may be half written
+            logging.warning("%d lines of %s are damaged and taken out", garbage, path)
+        write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
         self._last: tuple[int, float, float] | None = None
@@ -68,11 +73,12 @@ class RunLog:
 
 
 def _step(line: str) -> int | float:
-    """The step of a line of metrics.jsonl; a line that a killed run left half written counts as infinitely late."""
+    """The step of a line of metrics.jsonl; a line that is half written or damaged counts as infinitely late."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return math.inf
+    return step if type(step) is int else math.inf
 
 
 class ProgressBar:

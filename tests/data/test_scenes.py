@@ -64,3 +64,18 @@ def test_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot be written to .*file"):
         builder.prepare(tmp_path / "file", "tiny")
+
+
+def test_no_scenes_are_drawn_among_other_things(tmp_path):
+    """`data.root` of somebody who forgot `data.source=folder`."""
+    (tmp_path / "IMG_0001.jpg").touch()
+    config = SimpleNamespace(source="scenes", root=str(tmp_path), split="train")
+    with pytest.raises(InputError, match=r"other things than scenes \(IMG_0001.jpg\).*set data.source=folder"):
+        open_source(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["IMG_0001.jpg"]
+
+
+@pytest.mark.parametrize("root", ["/proc/scenes", "nul\0", "a" * 300, "~nobody_of_that_name/x"])
+def test_a_root_that_cannot_be_written_to_is_told(root):
+    with pytest.raises(InputError, match="the scenes cannot be written to"):
+        builder.prepare(root, "tiny")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from zeroseg_jax.distill import teacher_cache
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.train import embed, train
+from zeroseg_jax.workdir import hold
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_cached_embeddings_are_those_of_the_online_teacher(cached_config, tmp_pa
     embed(config, tmp_path)
     folder = tmp_path / "teacher_cache"
     shards = sorted(folder.glob("*.array_record"))
-    assert len(shards) == 3 and len(list(folder.iterdir())) == 7
+    assert len(shards) == 3 and len(list(folder.glob("[!.]*"))) == 7
     for shard in shards:
         assert (
             f"{hashlib.sha256(shard.read_bytes()).hexdigest()}  {shard.name}\n" == Path(f"{shard}.sha256").read_text()
@@ -125,19 +127,59 @@ def test_centre_crops_are_embedded_once(cached_config, tmp_path):
             np.testing.assert_allclose(found, embedded, atol=1e-3)
 
 
-def test_a_damaged_shard_is_refused_and_computed_again_once_removed(cached_config, tmp_path, monkeypatch):
+def test_what_is_damaged_is_computed_again(cached_config, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(teacher_cache, "SHARD", 8)
     embed(cached_config, tmp_path)
-    shard = sorted((tmp_path / "teacher_cache").glob("*.array_record"))[1]
-    whole = shard.read_bytes()
-    damaged = bytearray(whole)
+    folder = tmp_path / "teacher_cache"
+    shards, whole = sorted(folder.glob("*.array_record")), {path: path.read_bytes() for path in folder.iterdir()}
+    damaged = bytearray(whole[shards[1]])
     damaged[-100] ^= 1
-    shard.write_bytes(damaged)
-    with pytest.raises(InputError, match=f"{shard.name} is damaged, its checksum differs; remove it and run --mode=em"):
-        train(cached_config, tmp_path)
-    shard.unlink()
+    shards[1].write_bytes(damaged)
+    Path(f"{shards[0]}.sha256").write_bytes(b"\xff\xfe no checksum")
+    Path(f"{shards[2]}.sha256").unlink()
     embed(cached_config, tmp_path)
-    assert shard.read_bytes() == whole
+    assert (
+        caplog.text.count("is damaged, its checksum differs; it is computed again") == 2 * 3
+    )  # before and in the lock
+    assert {path: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff"])
+def test_a_damaged_manifest_is_told(cached_config, tmp_path, content):
+    (tmp_path / "teacher_cache").mkdir()
+    (tmp_path / "teacher_cache/manifest.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"manifest.json is damaged .*; remove .*/teacher_cache, and they are computed"
+    ):
+        embed(cached_config, tmp_path)
+
+
+def test_one_run_at_a_time_fills_a_folder(cached_config, tmp_path):
+    cached_config.teacher.cache = str(tmp_path / "cache")
+    with hold(tmp_path / "cache", "stores"), pytest.raises(InputError, match=r"cache is in use by process"):
+        embed(cached_config, tmp_path)
+    embed(cached_config, tmp_path)
+    with hold(tmp_path / "cache", "stores"):  # reading it needs nobody's leave
+        embed(cached_config, tmp_path)
+
+
+def test_too_many_broken_images_are_told_before_the_embedding(cached_config, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    shutil.copytree(cached_config.data.root, images)
+    for path in sorted(images.glob("*.png"))[:3]:
+        path.write_bytes(path.read_bytes()[:60])
+    cached_config.data.root = str(images)
+    monkeypatch.setattr(teacher_cache, "embed_images", None)
+    with pytest.raises(
+        InputError, match=r"3 of 20 images that were tried cannot be read, such as 02.png .*=0.1; repair"
+    ):
+        embed(cached_config, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(teacher_cache, "check_sample", lambda *_: None)  # as if the sample had missed them
+    with pytest.raises(
+        InputError, match=r"3 of the first 20 images cannot be read, more than data.max_broken_share=0.1"
+    ):
+        embed(cached_config, tmp_path)
 
 
 def test_the_student_sees_the_very_crops_that_were_embedded(cached_config, tmp_path):

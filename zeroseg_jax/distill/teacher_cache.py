@@ -4,7 +4,7 @@ An image has `teacher.cached_crops` forms (one with `data.augment` "center" or "
 as many with `data.flip`. A folder holds `manifest.json`, which says what the embeddings are of, and ArrayRecord shards
 with one float16 array (views, width) for each form of each image: first by image, in the order of the source, then by
 crop, then as it is and mirrored. Beside each shard lies its SHA-256, as `sha256sum` writes it. Shards appear when they
-are complete, so a killed run goes on where it stopped.
+are complete, so a killed run goes on where it stopped; a damaged shard is computed again.
 """
 
 import concurrent.futures
@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 from jax.experimental import multihost_utils
@@ -27,14 +29,17 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float16, Int, UInt8
 from ml_collections import ConfigDict
 
+from zeroseg_jax.checksums import read_sums, sha256, write_sums
 from zeroseg_jax.compiler_options import compiler_options
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage
 from zeroseg_jax.data.images import ImageSource
 from zeroseg_jax.data.pipeline import ordered_batches
+from zeroseg_jax.data.sample import check_sample
 from zeroseg_jax.distill.teacher import Teacher, fingerprint
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.workdir import hold, write_text
 
 SHARD = 1024
 """Images in a shard."""
@@ -43,16 +48,17 @@ IN_MEMORY = 4 << 30
 
 
 class TeacherCache:
-    """The embeddings in a complete folder.
+    """The embeddings in a complete folder, which `open_cache` has checked.
 
     Raises:
-        InputError: a shard is missing or damaged.
+        InputError: a shard is missing.
     """
 
     def __init__(self, folder: Path):
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = _read_manifest(folder)
         shards = _shards(folder, manifest["data.images"])
-        _check_shards(shards)
+        if missing := [shard for shard in shards if not shard.exists()]:
+            raise InputError(f"{missing[0]} is missing; teacher.cache must be a folder that all processes see")
         self._crops, self._forms = manifest["teacher.cached_crops"], 2 if manifest["data.flip"] else 1
         self._shape = (len(manifest["views"]), manifest["embed_dim"])
         self._folder, self._records = folder, ArrayRecordDataSource([str(path) for path in shards])
@@ -71,11 +77,10 @@ class TeacherCache:
         try:
             found = self._records.__getitems__([int(i) for i in records])
         except RuntimeError as error:  # damage since the start: ArrayRecord checks what it reads
-            raise InputError(f"a shard in {self._folder} cannot be read ({error}); {_MEND}") from error
+            raise InputError(
+                f"a shard in {self._folder} cannot be read ({error}); start again, which computes it anew"
+            ) from error
         return np.stack([np.frombuffer(record, np.float16).reshape(self._shape) for record in found])
-
-
-_MEND = "remove it and run --mode=embed again, which computes what is missing"
 
 
 def cache_folder(config: ConfigDict, workdir: Path) -> Path:
@@ -96,21 +101,45 @@ def open_cache(teacher: Teacher, source: ImageSource, config: ConfigDict, workdi
 
     Raises:
         InputError: the folder holds embeddings of another teacher, other views, another image size, other
-            augmentations or other images, or a damaged shard.
+            augmentations or other images, its manifest is damaged, another run writes to it, or too many images are
+            broken.
     """
     folder = cache_folder(config, workdir)
     wanted = manifest(teacher, source, config)
-    path = folder / "manifest.json"
-    if path.exists():
-        _check_manifest(json.loads(path.read_text()), wanted, folder)
-    elif jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".tmp").write_text(json.dumps(wanted) + "\n")
-        path.with_suffix(".tmp").replace(path)
-    _wait_for_all("teacher cache manifest")
-    embed_images(teacher, source, config, folder)
-    _wait_for_all("teacher cache shards")
+    shards = _shards(folder, len(source))
+    if (folder / "manifest.json").exists():
+        _check_manifest(_read_manifest(folder), wanted, folder)
+    missing = _missing(_own(shards))
+    if _anywhere(bool(missing) or not (folder / "manifest.json").exists()):
+        check_sample(source, config.data.max_broken_share)
+        with hold(folder, "stores the teacher's embeddings"):
+            if jax.process_index() == 0:
+                write_text(folder / "manifest.json", json.dumps(wanted) + "\n")
+            _wait_for_all("teacher cache manifest")
+            embed_images(teacher, source, config, folder, _missing(missing))
+            _wait_for_all("teacher cache shards")
     return TeacherCache(folder)
+
+
+def _anywhere(here: bool) -> bool:
+    """Whether it is so in any process."""
+    return bool(np.any(multihost_utils.process_allgather(np.array(here))) if jax.process_count() > 1 else here)
+
+
+def _missing(shards: list[Path]) -> list[Path]:
+    """Those that are not there or are damaged."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # hashing releases the GIL
+        return [shard for shard, sound in zip(shards, pool.map(_is_sound, shards), strict=True) if not sound]
+
+
+def _is_sound(shard: Path) -> bool:
+    if not shard.exists():
+        return False
+    checksum = _checksum_file(shard)
+    if checksum.exists() and read_sums(checksum).get(shard.name) == sha256(shard):
+        return True
+    logging.warning("%s is damaged, its checksum differs; it is computed again", shard)
+    return False
 
 
 def _wait_for_all(name: str) -> None:
@@ -138,6 +167,19 @@ def manifest(teacher: Teacher, source: ImageSource, config: ConfigDict) -> dict[
         "data.images": len(source),
         "data.fingerprint": _source_fingerprint(source),
     }
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "manifest.json").read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{folder / 'manifest.json'} is damaged ({error}), so nobody knows what the embeddings beside it are of;"
+            f" remove {folder}, and they are computed again"
+        ) from error
+    return found
 
 
 def _check_manifest(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
@@ -190,42 +232,23 @@ def _shards(folder: Path, images: int) -> list[Path]:
     return [folder / f"embeddings-{i:05d}-of-{count:05d}.array_record" for i in range(count)]
 
 
-def _check_shards(shards: list[Path]) -> None:
-    """Compares every shard with its checksum, each process those that it would compute."""
-
-    def damage(shard: Path) -> str:
-        if not shard.exists():
-            return f"{shard} is missing; teacher.cache must be a folder that all processes see"
-        checksum = _checksum_file(shard)
-        if not checksum.exists() or checksum.read_text().split()[0] != _sha256(shard):
-            return f"{shard} is damaged, its checksum differs; {_MEND}"
-        return ""
-
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # hashing releases the GIL
-        found = next(filter(None, pool.map(damage, _own(shards))), "")
-    bad = np.array(bool(found))
-    if jax.process_count() > 1:  # so that all of them stop
-        bad = np.asarray(multihost_utils.process_allgather(bad))
-    if found or bad.any():
-        raise InputError(found or "a shard of the teacher's embeddings is missing or damaged; another process names it")
-
-
 def _own(shards: list[Path]) -> list[Path]:
     """The shards of this process."""
     return shards[jax.process_index() :: jax.process_count()]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checksum_file(shard: Path) -> Path:
     return shard.with_name(shard.name + ".sha256")
 
 
-def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, folder: Path) -> None:
-    """Computes the shards that are missing in `folder`, those of this process, with a progress bar."""
+def embed_images(
+    teacher: Teacher, source: ImageSource, config: ConfigDict, folder: Path, missing: Sequence[Path]
+) -> None:
+    """Computes the shards `missing` in `folder`, with a progress bar.
+
+    Raises:
+        InputError: more than the allowed share of all images is broken.
+    """
     crops, forms = config.teacher.cached_crops, 2 if config.data.flip else 1
     shards = _shards(folder, len(source))
     devices = Mesh(np.array(jax.local_devices()), ("data",))
@@ -241,9 +264,11 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
         return embeddings.reshape(len(images), forms, *embeddings.shape[1:]).astype(jnp.float16)
 
     params = jax.device_put(teacher.params, NamedSharding(devices, P()))
-    missing = [shard for shard in _own(shards) if not shard.exists()]
+    for shard in missing:
+        shard.unlink(missing_ok=True)
     parts = {shard: range(i * SHARD, min((i + 1) * SHARD, len(source))) for i, shard in enumerate(shards)}
     bar, done = ProgressBar("embed", sum(len(parts[shard]) for shard in missing) * crops), 0
+    broken, allowed = 0, config.data.max_broken_share * len(source) * crops
     for shard in missing:
         unfinished = shard.with_name(f"{shard.name}.tmp")
         writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")  # random access; floats hardly shrink
@@ -253,7 +278,7 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
             augmentation=augmentation,
             images=parts[shard],
             workers=config.data.workers,
-            max_broken_share=1.0,  # counted over the whole set, by the training that follows
+            max_broken_share=1.0,  # counted here, over all shards
         ):
             embeddings = np.array(embed(params, jax.device_put(batch["image"], split)))
             # a broken image is never drawn for training; were it drawn, the NaN would stop the run
@@ -261,6 +286,13 @@ def embed_images(teacher: Teacher, source: ImageSource, config: ConfigDict, fold
             for embedding in embeddings[batch["index"] >= 0].reshape(-1, *embeddings.shape[2:]):
                 writer.write(embedding.tobytes())
             done += int((batch["index"] >= 0).sum())
+            broken += int((~batch["valid"] & (batch["index"] >= 0)).sum())
+            if broken > allowed:
+                raise InputError(
+                    f"{broken // crops} of the first {done // crops} images cannot be read, more than"
+                    f" data.max_broken_share={config.data.max_broken_share:g} of the {len(source)} there are; the log"
+                    " names them: repair them, or allow a greater share"
+                )
             bar.update(done, "images")
         writer.close()
         _finish(unfinished, shard)
@@ -271,9 +303,5 @@ def _finish(unfinished: Path, shard: Path) -> None:
     """Gives a shard its name, after its checksum: what has the name is complete, also when the machine goes down."""
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
-    checksum = _checksum_file(shard)
-    with checksum.open("w") as file:
-        file.write(f"{_sha256(unfinished)}  {shard.name}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_sums(_checksum_file(shard), {shard.name: sha256(unfinished)})
     unfinished.rename(shard)

@@ -62,7 +62,13 @@ class ZerosegScenes(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, count) for split, count in sizes.items()}
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from enumerate(_draw_all(split, count))
+        from zeroseg_jax.log import ProgressBar  # which imports JAX; the processes that draw need none
+
+        bar = ProgressBar(f"draw scenes, {split}", count)
+        for i, example in enumerate(_draw_all(split, count)):
+            bar.update(i + 1)
+            yield i, example
+        bar.close()
 
 
 def prepare(root: str | Path = "", config: str = "default") -> Path:
@@ -72,23 +78,29 @@ def prepare(root: str | Path = "", config: str = "default") -> Path:
     is complete, so processes may prepare at once (the first to end wins) and a killed one leaves nothing that counts.
 
     Args:
-        root: "" is `~/.cache/zeroseg_jax`.
+        root: an empty or new folder, or one of scenes; "" is `~/.cache/zeroseg_jax`.
         config: a key of `SIZES`.
 
     Raises:
-        InputError: no such config, or `root` cannot be written.
+        InputError: no such config, `root` holds other things than scenes, or it cannot be written.
     """
     if config not in SIZES:
         raise InputError(f"there are no scenes {config!r}; data.source is scenes/ and one of {', '.join(SIZES)}")
-    root = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zeroseg_jax"
-    final = root / f"scenes-{config}-{_digest()}"
-    if final.is_dir():
-        return final
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zeroseg_jax"
     try:
+        root = Path(root).expanduser() if root else cache
+        final = root / f"scenes-{config}-{_digest()}"
+        if final.is_dir():
+            return final
+        if root != cache:
+            _check_root(root)
         root.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".scenes-", dir=root))
-    except OSError as error:
-        raise InputError(f"the scenes cannot be written to {root} ({error.strerror}); set data.root") from error
+    except (OSError, RuntimeError, ValueError) as error:  # also an unknown home, or a null byte in the name
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"the scenes cannot be written to {str(root)!r} ({reason}); set another folder") from error
     try:
         logging.info("drawing %d scenes into %s", sum(SIZES[config].values()), final)
         tfds.disable_progress_bar()
@@ -99,6 +111,19 @@ def prepare(root: str | Path = "", config: str = "default") -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return final
+
+
+def _check_root(root: Path) -> None:
+    """Raises InputError if `root` holds anything but scenes: it may be somebody's photographs."""
+    if not root.is_dir():
+        return
+    foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith(("scenes-", ".scenes-")))
+    if foreign:
+        raise InputError(
+            f"{root} holds other things than scenes ({foreign[0]}{', ...' if len(foreign) > 1 else ''}), so none are"
+            " drawn into it: with the source scenes the root is the folder where scenes are stored; for images of your"
+            " own set data.source=folder (eval.dataset=folder), or leave the root empty for ~/.cache/zeroseg_jax"
+        )
 
 
 def _publish(scratch: Path, final: Path) -> None:
