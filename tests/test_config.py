@@ -1,8 +1,22 @@
 """Reading configs: overrides from the command line, checks, and the workdir's config.json."""
 
+import json
+import random
+from pathlib import Path
+
 import pytest
 
-from zeroseg_jax.config import default_config, flatten, load_config, read_config, set_key, validate
+from zeroseg_jax.config import (
+    default_config,
+    flatten,
+    from_json,
+    load_config,
+    read_config,
+    set_key,
+    to_json,
+    validate,
+)
+from zeroseg_jax.config_ranges import RANGES
 from zeroseg_jax.errors import InputError
 
 
@@ -143,3 +157,79 @@ def test_a_damaged_config_json_is_told(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config.json is damaged \(.*\); put the file back that the run wrote"):
         read_config(tmp_path)
+
+
+def test_every_number_has_a_range():
+    teacher = load_config(Path(__file__).parents[1] / "configs/teacher_demo.py")
+    for key, value in (flatten(default_config()) | flatten(teacher)).items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            assert key in RANGES, f"give {key} a range in zeroseg_jax/config_ranges.py"
+
+
+INTEGERS = ("-1", "0", "1", "2", "7", "16", "100000", str(10**12), str(2**63), "-" + "9" * 40)
+FLOATS = ("-1.0", "0.0", "0.5", "1.0", "1e-30", "1e30", "1e400", "-1e400", "float('nan')", "nan")
+TUPLES = (
+    "()",
+    "(0,)",
+    "(1,)",
+    "(-1, 2)",
+    "(1, 2, 3)",
+    "((0.5, 0.25),)",
+    "((1,),)",
+    "(0.9, 0.1)",
+    "(1e400, 1)",
+    "(True,)",
+)
+TEXTS = ("", "x", "x" * 300, "a/" * 200, "nul\0", "é", "\udcff", "None", "{", "{}", "[" * 50, "scenes", "1/0", "a,b")
+
+
+def test_random_overrides_are_taken_or_told(seed=0, runs=600):
+    """The tables of the right values are those of `config_ranges`; here nothing else than InputError may come."""
+    rng, taken = random.Random(seed), 0
+    for _ in range(runs):
+        config = default_config()
+        for key in rng.sample(sorted(flatten(config)), rng.choice((1, 1, 2, 5))):
+            try:
+                set_key(config, key, rng.choice(rng.choice((INTEGERS, FLOATS, TUPLES, TEXTS))))
+            except InputError:
+                continue
+        try:
+            validate(config)
+            taken += 1
+        except InputError as error:
+            assert len(str(error).splitlines()) == 1
+        read = from_json(json.loads(json.dumps(to_json(config))))
+        assert flatten(read).keys() == flatten(config).keys()
+    assert 0 < taken < runs
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "told"),
+    [
+        ("optimizer.betas", "0.9", "2 numbers of at least 0 and below 1, with commas between"),
+        ("optimizer.betas", "0.9,1.0", "2 numbers of at least 0 and below 1"),
+        ("optimizer.lr", "-1.0", "a number of at least 0"),
+        ("optimizer.lr", "1e400", "a number of at least 0"),
+        ("data.limit", "-3", "a whole number of at least 0"),
+        ("eval.limit", "-3", "a whole number of at least 0"),
+        ("data.workers", "-1", "at least 0"),
+        ("data.scale", "0.9,0.1", "the smaller number comes first"),
+        ("data.scale", "0.2", "2 numbers above 0 and at most 1"),
+        ("image_size", "0", "a whole number of at least 1 and at most 4096"),
+        ("student.patch_size", "0", "at least 1"),
+        ("student.heads", "0", "at least 1"),
+        ("student.segment_tokens", "()", "1 to 16 whole numbers"),
+        ("student.segment_tokens", "0,8", "1 to 16 whole numbers of at least 1"),
+        ("views.grids", "0", "whole numbers of at least 1"),
+        ("views.grids", "1.5", "whole numbers of at least 1"),
+        ("views.windows", "0.5,0.25", "pairs of a side and a stride"),
+        ("views.windows", "((0.5, 0.0),)", "pairs of a side and a stride"),
+        ("seed", "-1", "at least 0"),
+        ("seed", str(2**63), "at least 0"),
+        ("data.root", "x" * 300, "a name of 300 letters; 255 are the most"),
+        ("teacher.path", "a\0b", "a text cannot hold a null byte"),
+    ],
+)
+def test_values_out_of_range_are_told_before_anything_is_read(key, text, told, tmp_path):
+    with pytest.raises(InputError, match=f"{key} is .*{told}"):
+        load_config(write(tmp_path, ""), [(key, text)])

@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from zeroseg_jax.config_ranges import check_ranges
 from zeroseg_jax.errors import InputError
 
 
@@ -158,6 +159,7 @@ def load_config(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> 
                 path,
                 flatten(config)[source],
             )
+    check_ranges(flatten(config))
     return config.lock()
 
 
@@ -263,8 +265,9 @@ def validate(config: ConfigDict) -> None:
     Raises:
         InputError: the first value that cannot work, with what to set instead.
     """
+    check_ranges(flatten(config))
     patch, size = config.student.patch_size, config.image_size
-    if size <= 0 or size % patch:
+    if size % patch:
         near = max(1, round(size / patch)) * patch
         raise InputError(f"image_size {size} is not divisible by the patch size {patch}; {near} would be")
     choices = {
@@ -281,17 +284,6 @@ def validate(config: ConfigDict) -> None:
     for key, allowed in choices.items():
         if values[key] not in allowed:
             raise InputError(f"{key} is {values[key]!r}; it must be one of {', '.join(allowed)}")
-    for key in (
-        "steps",
-        "batch_size",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "log_every",
-        "optimizer.accumulate",
-        "teacher.cached_crops",
-    ):
-        if values[key] < 1:
-            raise InputError(f"{key} is {values[key]}; it must be at least 1")
     parts = config.optimizer.accumulate
     if config.batch_size % parts:
         raise InputError(f"batch_size {config.batch_size} does not split into optimizer.accumulate={parts} parts")

@@ -1,0 +1,160 @@
+"""The values that a config's keys may have: what is outside is told before anything is read or made."""
+
+import dataclasses
+import math
+from typing import Any
+
+from zeroseg_jax.errors import InputError
+
+INT32 = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A number from `least` to `most`, or a tuple of such numbers, at least `count[0]` and at most `count[1]` of them.
+
+    `above` excludes `least`, `below` excludes `most`.
+    """
+
+    least: int | float
+    most: int | float
+    above: bool = False
+    below: bool = False
+    count: tuple[int, int] | None = None
+    whole: bool = False
+
+    def allows(self, value: Any) -> bool:
+        if self.count:
+            fits = isinstance(value, tuple) and self.count[0] <= len(value) <= self.count[1]
+            return fits and all(map(self._holds, value))
+        return self._holds(value)
+
+    def _holds(self, x: Any) -> bool:
+        if isinstance(x, bool) or not isinstance(x, int if self.whole else int | float) or not math.isfinite(x):
+            return False
+        return (self.least < x if self.above else self.least <= x) and (x < self.most if self.below else x <= self.most)
+
+    def __str__(self) -> str:
+        kind = "whole number" if self.whole else "number"
+        low = f"above {self.least:g}" if self.above else f"of at least {self.least:g}"
+        high = f" and below {self.most:g}" if self.below else f" and at most {self.most:g}"
+        limits = low + (high if self.most not in (math.inf, INT32) else "")
+        if not self.count:
+            return f"a {kind} {limits}"
+        few, many = self.count
+        return f"{few if few == many else f'{few} to {many}'} {kind}s {limits}, with commas between"
+
+
+def whole(least: int, most: int = INT32, count: tuple[int, int] | None = None) -> Number:
+    return Number(least, most, whole=True, count=count)
+
+
+def from_zero(most: int | float = math.inf) -> Number:
+    """A number of at least 0."""
+    return Number(0, most)
+
+
+POSITIVE = Number(0, math.inf, above=True)
+SHARE = from_zero(1)
+PIXELS = whole(1, 4096)
+STAGES = (1, 16)
+
+RANGES: dict[str, Number] = {
+    "seed": whole(0),
+    "steps": whole(1),
+    "batch_size": whole(1, 2**24),
+    "image_size": PIXELS,
+    "checkpoint_every": whole(1),
+    "keep_checkpoints": whole(1),
+    "log_every": whole(1),
+    "mesh.data": whole(-1),
+    "mesh.fsdp": whole(-1),
+    "mesh.tensor": whole(-1),
+    "data.limit": whole(0),
+    "data.scale": Number(0, 1, above=True, count=(2, 2)),
+    "data.ratio": Number(0, math.inf, above=True, count=(2, 2)),
+    "data.workers": whole(0, 1024),
+    "data.max_broken_share": SHARE,
+    "data.scenes": whole(1, 10**7),
+    "views.grids": whole(1, 32, count=(1, 32)),
+    "views.local_size": whole(0, 4096),
+    "teacher.cached_crops": whole(1, 10**6),
+    "teacher.chunk": whole(0, 2**24),
+    "student.patch_size": PIXELS,
+    "student.width": whole(1, 65536),
+    "student.depth": whole(1, 1024),
+    "student.heads": whole(1, 1024),
+    "student.mask_ratio": Number(0, 1, below=True),
+    "student.decoder_width": whole(1, 65536),
+    "student.decoder_depth": whole(0, 1024),
+    "student.decoder_heads": whole(1, 1024),
+    "student.segment_tokens": whole(1, 65536, count=STAGES),
+    "student.segment_depths": whole(0, 1024, count=STAGES),
+    "student.segment_heads": whole(1, 1024),
+    "student.projection_width": whole(1, 2**20),
+    "student.tau": POSITIVE,
+    "student.norm_eps": SHARE,
+    "loss.global": from_zero(),
+    "loss.match": from_zero(),
+    "loss.mae": from_zero(),
+    "loss.ground": from_zero(),
+    "optimizer.lr": from_zero(),
+    "optimizer.encoder_lr": from_zero(),
+    "optimizer.betas": Number(0, 1, below=True, count=(2, 2)),
+    "optimizer.weight_decay": from_zero(),
+    "optimizer.warmup_steps": whole(0),
+    "optimizer.clip": from_zero(),
+    "optimizer.accumulate": whole(1),
+    "eval.limit": whole(0),
+    # of a config that trains a teacher
+    "embed_dim": whole(1, 65536),
+    "segment_size": PIXELS,
+    "name_steps": whole(0),
+    "fixed_scale_steps": whole(0),
+    "max_logit_scale": POSITIVE,
+    "vision.patch_size": PIXELS,
+    "vision.width": whole(1, 65536),
+    "vision.depth": whole(1, 1024),
+    "vision.heads": whole(1, 1024),
+    "text.vocabulary": whole(515, 2**20),
+    "text.context": whole(3, 4096),
+    "text.width": whole(1, 65536),
+    "text.depth": whole(1, 1024),
+    "text.heads": whole(1, 1024),
+}
+"""Of every key with a number; those of `eval` that are None by default are checked by `segment.readout`."""
+
+NAME = 255
+"""Letters of a file's name, at most, on all file systems that are in use."""
+NOT_PATHS = ("eval.templates", "templates", "eval.background")
+
+
+def check_ranges(values: dict[str, Any]) -> None:
+    """Raises InputError for the first of the `values`, by key, that is outside its range."""
+    for key, value in values.items():
+        if key in RANGES and not RANGES[key].allows(value):
+            raise InputError(f"{key} is {value!r}; it must be {RANGES[key]}")
+        if isinstance(value, str):
+            _check_text(key, value)
+    for key in ("data.scale", "data.ratio"):
+        if key in values and values[key][0] > values[key][1]:
+            raise InputError(f"{key} is {values[key]}; the smaller number comes first")
+    if "views.windows" in values:
+        _check_windows(values["views.windows"])
+
+
+def _check_text(key: str, value: str) -> None:
+    if "\0" in value:
+        raise InputError(f"{key} is {value!r}; a text cannot hold a null byte")
+    longest = max(map(len, value.split("/")))
+    if key not in NOT_PATHS and longest > NAME:
+        raise InputError(f"{key} is {value[:40]!r}..., a name of {longest} letters; {NAME} are the most")
+
+
+def _check_windows(windows: Any) -> None:
+    pair = Number(0, 1, above=True, count=(2, 2))
+    if not isinstance(windows, tuple) or not all(pair.allows(window) and window[1] >= 0.01 for window in windows):
+        raise InputError(
+            f"views.windows is {windows!r}; it must be pairs of a side and a stride, both shares of the image's side,"
+            " such as ((0.5, 0.25),)"
+        )
