@@ -91,6 +91,7 @@ RANGES: dict[str, Number] = {
     "student.segment_tokens": whole(1, 65536, count=STAGES),
     "student.segment_depths": whole(0, 1024, count=STAGES),
     "student.segment_heads": whole(1, 1024),
+    "student.pool_depth": whole(0, 1024),
     "student.projection_width": whole(1, 2**20),
     "student.tau": POSITIVE,
     "student.norm_eps": SHARE,
