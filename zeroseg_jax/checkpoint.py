@@ -244,6 +244,7 @@ def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, Confi
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints yet; let the run reach {config.checkpoint_every} steps")
     needed = {key for key in flatten(default_config()) if key.startswith(("student.", "image_size", "teacher.path"))}
+    needed.discard("student.pool_depth")  # `StudentConfig.from_saved` knows runs from before it
     if missing := sorted(needed - flatten(config).keys()):
         raise InputError(
             f"{Path(workdir) / 'config.json'} lacks {', '.join(missing)}; put the file back that the run wrote"
