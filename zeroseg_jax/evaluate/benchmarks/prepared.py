@@ -52,10 +52,9 @@ class PreparedMasks:
     def __getitem__(self, i: int) -> Example:
         if not 0 <= i < self._count:
             raise IndexError(i)
-        record, key = self._source.record(i), self._source.key(i)
-        value = record[self._mask]
+        key, value = self._source.key(i), self._source.feature(i, self._mask)
         mask = decode_mask(value, key) if isinstance(value, bytes) else np.asarray(value).reshape(np.shape(value)[:2])
-        return make_example(key, record[self._source.image_feature], key, apply_table(mask, self._table, key), key)
+        return make_example(key, self._source.read(i), key, apply_table(mask, self._table, key), key)
 
 
 def _find_mask(features: Mapping[str, Any], image: str, wanted: str, dataset: str) -> str:
