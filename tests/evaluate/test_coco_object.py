@@ -1,5 +1,6 @@
 """Masks of COCO-Object from annotations, against pycocotools' own masks of the single objects."""
 
+import errno
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from pycocotools.coco import COCO
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.coco_object import main, write_masks
+from zeroseg_jax.evaluate.benchmarks.coco_regions import read_region
 
 SIZE = 20, 30
 
@@ -56,6 +58,107 @@ def test_masks_are_those_of_pycocotools(coco, capsys):
     assert not np.array(Image.open(folder / "000000000008_instanceTrainIds.png")).any()
 
 
+def test_annotations_as_users_have_them(coco, capsys):
+    """No region: left out and counted. No area, nor ids, nor a mark of crowds: not needed. A byte order mark: none."""
+    path = coco / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    before = write_masks(coco)
+    mask = (coco / "annotations/val2017/000000000007_instanceTrainIds.png").read_bytes()
+    for one in content["annotations"]:
+        one |= {"id": 0, "area": None}
+        if not one["iscrowd"]:
+            del one["iscrowd"]
+    for empty in ([], [[]], None, [[1, 1, 9, 9]], [[1, 1, 9, 9], []]):
+        content["annotations"].append(annotation(5, 1, empty, 4))
+    content["annotations"].append(annotation(6, 1, [[1, 1, 9, 1, 9, 9]], 4, image=99))
+    path.write_text("\ufeff" + json.dumps(content))
+    written = write_masks(coco)
+    assert (written.masks, len(before.left_out), len(written.left_out)) == (2, 0, 6)
+    assert written.left_out[0] == "annotation 6 of the image 99, which is unknown"
+    assert written.left_out[1] == "annotation 5 of 000000000007.jpg"
+    assert (coco / "annotations/val2017/000000000007_instanceTrainIds.png").read_bytes() == mask
+    assert main([str(coco)]) == 0
+    assert "6 annotations have no region or no image and were left out, the first is" in capsys.readouterr().err
+
+
+def test_run_length_codes_are_those_of_pycocotools():
+    rng = np.random.default_rng(0)
+    for density in (0, 0.01, 0.3, 0.9, 1):
+        region = rng.random(SIZE) < density
+        code = rle.encode(np.asfortranarray(region, np.uint8))
+        given = {"size": list(SIZE), "counts": code["counts"].decode()}
+        np.testing.assert_array_equal(read_region(given, SIZE, "a"), region)
+    runs = {"size": list(SIZE), "counts": [0, 30, 500, 70]}
+    np.testing.assert_array_equal(read_region(runs, SIZE, "a"), rle.decode(rle.frPyObjects(runs, *SIZE)) == 1)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        ({"size": [30, 20], "counts": [600]}, r"a is a code for \[30, 20\] pixels .*, but its image has \[20, 30\]"),
+        ({"size": [20, 30], "counts": [10, 20]}, "a run-length code that does not fill 30x20 pixels"),
+        ({"size": [20, 30], "counts": [10, -5, 595]}, "does not fill"),
+        ({"size": [20, 30], "counts": [10.5, 589.5]}, "does not fill"),
+        ({"size": [20, 30], "counts": ""}, "does not fill"),
+        ({"size": [20, 30], "counts": "11"}, "does not fill"),
+        ({"size": [20, 30], "counts": "~" * 100}, "does not fill"),
+        ({"size": [20, 30], "counts": "\ud800é"}, "does not fill"),
+        ({"size": [20, 30]}, "neither polygons nor a run-length code"),
+        ("polygon", "neither polygons nor a run-length code"),
+        ([[1, 1, 5, 5, 9]], "a polygon that is not x, y, x, y, ..."),
+        ([[[1, 1], [5, 5], [9, 1]]], "a polygon that is not x, y, x, y, ..."),
+        ([3], "a polygon that is not x, y, x, y, ..."),
+        ([["x", 1, 5, 5, 9, 1]], "a polygon that is no list of numbers"),
+        ([[1, 1, 5, 5, 9, float("nan")]], "a corner far outside of its image of 30x20 pixels"),
+        ([[1, 1, 5, 5, 9, float("inf")]], "a corner far outside"),
+        ([[1, 1, 5, 5, 9, 1e9]], "a corner far outside"),
+        ([[1, 1, 5, 5, 9, 10**400]], "a polygon that is no list of numbers"),
+    ],
+)
+def test_damaged_regions(segmentation, words):
+    with pytest.raises(InputError, match=words):
+        read_region(segmentation, SIZE, "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"height": 0}, "has \\(0, 30\\) pixels; repair its height and width"),
+        ({"height": 10**9}, "pixels; repair its height and width"),
+        ({"height": None}, "no file of COCO's annotations"),
+        ({"id": [7]}, "no file of COCO's annotations"),
+        ({"id": 8}, "several images with one id"),
+        ({"file_name": "x/000000000008.png"}, "several images named 000000000008"),
+        ({"file_name": ""}, "an image named '', as no file can be"),
+        ({"file_name": "a\0.jpg"}, "as no file can be"),
+        ({"file_name": "\ud800.jpg"}, "as no file can be"),
+    ],
+)
+def test_damaged_images(coco, change, words):
+    path = coco / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=words):
+        write_masks(coco)
+
+
+def test_a_full_disk_keeps_what_is_written(coco, monkeypatch, capsys):
+    saved = []
+
+    def save(image, path, form):
+        saved.append(path)
+        if len(saved) == 2:
+            path.write_bytes(b"half of")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(b"whole")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert main([str(coco)]) == 2
+    assert "val2017 (No space left on device); make room there, or set --out" in capsys.readouterr().err
+    assert [path.name for path in (coco / "annotations/val2017").iterdir()] == ["000000000007_instanceTrainIds.png"]
+
+
 def test_bad_annotations(coco, tmp_path, capsys):
     with pytest.raises(InputError, match=r"instances_train2017\.json"):
         write_masks(coco, "train")
@@ -65,6 +168,9 @@ def test_bad_annotations(coco, tmp_path, capsys):
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="category 92"):
         write_masks(coco)
-    path.write_text("[]")
+    for text in ("[]", "3", "null", "{}", "{", "", '{"images": 3, "annotations": []}', "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(InputError, match="no file of COCO's annotations"):
+            write_masks(coco)
     assert main([str(coco), "--out", str(tmp_path / "out")]) == 2
     assert "no file of COCO's annotations" in capsys.readouterr().err

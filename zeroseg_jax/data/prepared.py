@@ -120,7 +120,7 @@ def _own_features() -> set[str]:
     """The names, former ones too, of the classes of TFDS's own features."""
     classes = [c for c in vars(tfds.features).values() if isinstance(c, type)]
     own = [c for c in classes if issubclass(c, tfds.features.FeatureConnector)]
-    return {f"{c.__module__}.{c.__name__}" for c in own} | {alias for c in own for alias in c.ALIASES}
+    return {f"{c.__module__}.{c.__name__}" for c in own} | {alias for c in own for alias in getattr(c, "ALIASES", ())}
 
 
 def _class_names(value: Any, path: Path) -> Iterator[Any]:

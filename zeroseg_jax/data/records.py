@@ -14,7 +14,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
 from zeroseg_jax.data.decode import BrokenImage, decode_image
-from zeroseg_jax.data.folder import WHOLE
+from zeroseg_jax.data.folder import WHOLE, hidden
+from zeroseg_jax.data.text import is_text
 from zeroseg_jax.errors import InputError
 
 # Beginnings of image files. PNG's first byte would also begin a msgpack map, but not with a number as its first key.
@@ -34,7 +35,13 @@ class ArrayRecordSource:
 
     def __init__(self, root: str | Path, split: str = "train"):
         self.root = Path(root)
-        shards = sorted(path for ending in ("*.array_record*", "*.arrayrecord*") for path in self.root.glob(ending))
+        endings = (".array_record", ".arrayrecord")
+        there = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        shards = [
+            path
+            for path in there
+            if any(ending in path.name.lower() for ending in endings) and not hidden(path.name) and path.is_file()
+        ]
         if not shards:
             raise InputError(
                 f"there are no ArrayRecord shards (*.array_record) in {root}; set data.root to their folder"
@@ -55,34 +62,41 @@ class ArrayRecordSource:
         return self._length
 
     def key(self, i: int) -> str:
-        return self._fields(i)["key"]
+        try:
+            return self._fields(i)["key"]
+        except BrokenImage as error:
+            return error.key
 
     def text(self, i: int) -> str | None:
         return self._fields(i).get("text")
 
     def read(self, i: int) -> bytes:
-        return self._image(self._fields(i))
+        return self._fields(i)["image"]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         fields = self._fields(i)
-        key = fields["key"]
-        text = {"text": fields["text"]} if "text" in fields else {}
-        return {"image": decode_image(self._image(fields), key), "key": key} | text
-
-    def _image(self, fields: dict[str, Any]) -> bytes:
-        if not isinstance(fields.get("image"), bytes):
-            raise BrokenImage(fields["key"], "the record is neither an image file nor a msgpack map with an image")
-        return fields["image"]
+        return fields | {"image": decode_image(fields["image"], fields["key"])}
 
     def _fields(self, i: int) -> dict[str, Any]:
-        record, number = self._records[i], f"{self.root}, record {i}"
+        """`image`, `key` and, where there is one, `text` of a record; raises BrokenImage for what has them not."""
+        number = f"{self.root}, record {i}"
+        try:
+            record = self._records[i]
+        except RuntimeError as error:  # ArrayRecord's, for what does not fit its checksum
+            raise BrokenImage(number, f"its shard is damaged there: {error}") from error
         if record.startswith(_IMAGE_MAGIC):
             return {"image": record, "key": number}
         try:
             fields = msgpack.unpackb(record)
         except (ValueError, msgpack.UnpackException):
             fields = None
-        return {"key": number} | (fields if isinstance(fields, dict) else {})
+        if not isinstance(fields, dict) or not isinstance(fields.get("image"), bytes):
+            raise BrokenImage(number, "the record is neither an image file nor a msgpack map with an image")
+        found = {"key": number} | {name: fields[name] for name in ("image", "key", "text") if name in fields}
+        for name in ("key", "text"):
+            if not isinstance(found.get(name, ""), str) or not is_text(found.get(name, "")):
+                raise BrokenImage(number, f"its {name} is no text")
+        return found
 
 
 def write_records(path: str | Path, items: Iterable[Mapping[str, bytes | str]], shards: int = 1) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from zeroseg_jax.errors import InputError
@@ -78,7 +79,7 @@ def _print_report(report: Mapping[str, Any], images: int) -> None:
     total = max(1, sum(report["pixels"].values()))
     table = Table("value", "class", "pixels", "share")
     for value, (name, count) in enumerate(report["pixels"].items()):
-        table.add_row(str(value), name, f"{count:,}", f"{count / total:.1%}")
+        table.add_row(str(value), escape(name), f"{count:,}", f"{count / total:.1%}")
     table.add_row(str(IGNORE), "(does not count)", f"{report['ignored']:,}", "")
     console.print(table)
     if report["absent"]:

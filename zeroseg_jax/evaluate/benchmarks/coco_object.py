@@ -5,82 +5,150 @@
 reads COCO/annotations/instances_val2017.json and writes COCO/annotations/val2017/NAME_instanceTrainIds.png for every
 image in it (or below `--out`): the 80 categories become 1 to 80 in the order of their ids, everything else 0,
 background. So all stuff is background, and so is what nobody labelled: no pixel is left out of the figures. Where
-objects overlap, the smaller one is on top; regions of a crowd lie below all of them.
+objects overlap, the smaller one is on top; regions of a crowd lie below all of them. An annotation that has no region,
+such as an empty list or polygons of two points, is left out and counted.
 
 GroupViT made its masks from COCO-Stuff's maps instead, which may decide such overlaps otherwise. For exactly its pixels
 leave out this command and unpack the maps into COCO/stuffthingmaps/val2017, which `coco_object` reads too.
 """
 
 import argparse
-import contextlib
-import io
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
-from pycocotools.coco import COCO
 
+from zeroseg_jax.data.text import is_text, read_json
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.coco import SPLITS, THINGS
+from zeroseg_jax.evaluate.benchmarks.coco_regions import read_region
 from zeroseg_jax.log import ProgressBar
 
 CLASS = {category: i for i, category in enumerate(THINGS, 1)}
 """Mask value of each category."""
 
 
-def write_masks(root: Path, split: str = "val2017", out: Path | None = None) -> int:
-    """Writes the masks of all images of a split, and returns how many.
+class Written(NamedTuple):
+    """What `write_masks` has done."""
+
+    masks: int
+    left_out: list[str]
+    """The annotations without a region or an image, as "annotation 12 of image.jpg"."""
+
+
+class _Picture(NamedTuple):
+    """An image of the file, with its annotations."""
+
+    name: str
+    size: tuple[int, int]
+    """Height and width."""
+    annotations: list[Mapping[str, Any]]
+
+
+def write_masks(root: Path, split: str = "val2017", out: Path | None = None) -> Written:
+    """Writes the masks of all images of a split.
 
     Raises:
-        InputError: there are no annotations, they are of another kind, or the masks cannot be written.
+        InputError: there are no annotations, they are of another kind or damaged, or the masks cannot be written. The
+            masks that are written already stay.
     """
     split = SPLITS.get(split, split)
     source, folder = root / "annotations" / f"instances_{split}.json", (out or root / "annotations") / split
-    coco = _read(source)
-    bar = ProgressBar("masks", len(coco.imgs))
+    pictures, left_out = _read(source)
+    bar = ProgressBar("masks", len(pictures))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for done, (key, image) in enumerate(sorted(coco.imgs.items()), 1):
-            mask = draw_mask(coco, key)
-            path = folder / f"{Path(image['file_name']).stem}_instanceTrainIds.png"
-            # in one piece, so that a killed command leaves no half of a file
-            Image.fromarray(mask).save(path.with_suffix(".tmp"), "PNG")
-            path.with_suffix(".tmp").replace(path)
+        for done, picture in enumerate(pictures, 1):
+            mask, empty = draw_mask(picture)
+            left_out += empty
+            _save(mask, folder / f"{Path(picture.name).stem}_instanceTrainIds.png")
             bar.update(done)
     except OSError as error:
-        raise InputError(f"the masks cannot be written to {folder} ({error.strerror}); set --out") from error
+        raise InputError(
+            f"the masks cannot be written to {folder} ({error.strerror or error}); make room there, or set --out"
+        ) from error
     finally:
         bar.close()
-    return len(coco.imgs)
+    return Written(len(pictures), left_out)
 
 
-def draw_mask(coco: COCO, image: int) -> UInt8[np.ndarray, "h w"]:
-    """The classes of an image's pixels, 0 to 80: crowds first, then the objects from the largest to the smallest."""
-    size = coco.imgs[image]["height"], coco.imgs[image]["width"]
-    mask = np.zeros(size, np.uint8)
-    annotations = coco.loadAnns(coco.getAnnIds(imgIds=[image]))
-    for annotation in sorted(annotations, key=lambda a: (not a.get("iscrowd", 0), -a["area"])):
-        if annotation["category_id"] not in CLASS:
+def _save(mask: UInt8[np.ndarray, "h w"], path: Path) -> None:
+    """In one piece, so that a killed command leaves no half of a file."""
+    unfinished = path.with_suffix(".tmp")
+    try:
+        Image.fromarray(mask).save(unfinished, "PNG")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def draw_mask(picture: _Picture) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
+    """The classes of an image's pixels, 0 to 80: crowds first, then the objects from the largest to the smallest.
+
+    Returns:
+        The mask, and the annotations that have no region.
+    """
+    found: list[tuple[bool, float, int, Bool[np.ndarray, "h w"]]] = []
+    empty = []
+    for annotation in picture.annotations:
+        said = f"annotation {annotation.get('id')} of {picture.name}"
+        category = annotation.get("category_id")
+        if not isinstance(category, int) or category not in CLASS:
             raise InputError(
-                f"annotation {annotation['id']} has the category {annotation['category_id']}, which is no object of"
-                " COCO; give instances_*.json, not those of stuff or panoptic segmentation"
+                f"{said} has the category {category}, which is no object of COCO; give instances_*.json, not those of"
+                " stuff or panoptic segmentation"
             )
-        mask[coco.annToMask(annotation) == 1] = CLASS[annotation["category_id"]]
-    return mask
+        region = read_region(annotation.get("segmentation"), picture.size, said)
+        if region is None:
+            empty.append(said)
+            continue
+        area = annotation.get("area")
+        if not isinstance(area, int | float) or not 0 <= area < 1e18:  # nor NaN
+            area = region.sum()
+        found.append((not annotation.get("iscrowd"), -float(area), CLASS[category], region))
+    mask = np.zeros(picture.size, np.uint8)
+    for _, _, value, region in sorted(found, key=lambda thing: thing[:2]):
+        mask[region] = value
+    return mask, empty
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[list[_Picture], list[str]]:
+    """The images of a file of annotations, in the order of their ids, and the annotations of none of them."""
     if not path.is_file():
         raise InputError(f"there is no {path}; unpack COCO's annotations_trainval2017.zip in {path.parent.parent}")
+    content = read_json(path, "file of COCO's annotations")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells every step
-            return COCO(str(path))
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        images, annotations = content["images"], content["annotations"]
+        pictures = {
+            image["id"]: _Picture(str(image["file_name"]), (int(image["height"]), int(image["width"])), [])
+            for image in sorted(images, key=lambda image: image["id"])
+        }
+        lost = []
+        for annotation in annotations:
+            if annotation["image_id"] in pictures:
+                pictures[annotation["image_id"]].annotations.append({**annotation})
+            else:
+                lost.append(
+                    f"annotation {annotation.get('id')} of the image {annotation['image_id']!r}, which is unknown"
+                )
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(f"{path} is no file of COCO's annotations ({error!r}); fetch it again") from error
+    for picture in pictures.values():
+        if min(picture.size) < 1 or picture.size[0] * picture.size[1] > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
+            raise InputError(f"{path} says that {picture.name} has {picture.size} pixels; repair its height and width")
+        if not Path(picture.name).stem or "\0" in picture.name or not is_text(picture.name):
+            raise InputError(f"{path} has an image named {picture.name!r}, as no file can be; repair its file_name")
+    stems = Counter(Path(picture.name).stem for picture in pictures.values())
+    double = [stem for stem, count in stems.items() if count > 1]
+    if double or len(pictures) != len(images):
+        named = f"several images named {double[0]}" if double else "several images with one id"
+        raise InputError(f"{path} holds {named}, whose masks would be one file; give each its own")
+    return list(pictures.values()), lost
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,11 +158,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for the masks' folder; COCO/annotations if not given")
     options = parser.parse_args(argv)
     try:
-        count = write_masks(options.coco.expanduser(), options.split, options.out)
+        written = write_masks(options.coco.expanduser(), options.split, options.out)
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
-    print(f"wrote {count} masks")
+    print(f"wrote {written.masks} masks")
+    if written.left_out:
+        print(
+            f"{len(written.left_out)} annotations have no region or no image and were left out, the first is"
+            f" {written.left_out[0]}",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -1,0 +1,91 @@
+"""The regions of COCO's annotations: polygons and run-length codes, checked before they become pixels.
+
+pycocotools draws the polygons. It takes whatever it is given: a list of four numbers for a box, and codes that are too
+short for a mask whose rest is what happens to be in memory; infinite coordinates end the process.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from pycocotools import mask as rle
+
+from zeroseg_jax.errors import InputError
+
+
+def read_region(given: Any, size: tuple[int, int], said: str) -> Bool[np.ndarray, "h w"] | None:
+    """The pixels of an annotation's `segmentation`; None where it has no region.
+
+    Args:
+        given: polygons, lists of x, y, x, y, ...; or {"size": [height, width], "counts": a list or COCO's text}.
+        size: height and width of the image.
+        said: the annotation's name in messages.
+
+    Raises:
+        InputError: it is neither, of another size than the image, or damaged.
+    """
+    if given is None or given == []:
+        return None
+    if isinstance(given, list):
+        return _draw_polygons(given, size, said)
+    if not isinstance(given, dict) or not isinstance(given.get("counts"), str | list):
+        raise InputError(f"{said} has neither polygons nor a run-length code; fetch its file again")
+    if given.get("size") != list(size):
+        raise InputError(
+            f"{said} is a code for {given.get('size')} pixels (height, width), but its image has {list(size)}; take"
+            " both from the same release"
+        )
+    counts = given["counts"]
+    return _draw_runs(_parse_counts(counts) if isinstance(counts, str) else counts, size, said)
+
+
+def _draw_polygons(polygons: list[Any], size: tuple[int, int], said: str) -> Bool[np.ndarray, "h w"] | None:
+    """Polygons of fewer than three points have no inside and are left out."""
+    height, width = size
+    whole = []
+    for polygon in polygons:
+        try:
+            corners = np.array(polygon, np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{said} has a polygon that is no list of numbers; fetch its file again") from error
+        if corners.ndim != 1 or len(corners) % 2:
+            raise InputError(f"{said} has a polygon that is not x, y, x, y, ...; fetch its file again")
+        if not (np.isfinite(corners).all() and (abs(corners) <= 2 * max(size)).all()):
+            raise InputError(f"{said} has a corner far outside of its image of {width}x{height} pixels; repair it")
+        if len(corners) >= 6:
+            whole.append(corners.tolist())
+    if not whole:
+        return None
+    return rle.decode(rle.merge(rle.frPyObjects(whole, height, width))) == 1
+
+
+def _parse_counts(text: str) -> list[int]:
+    """The runs in COCO's text: groups of five bits, the lowest first, 48 added to each; from the fourth run on they are
+    differences to the run two before."""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        group = ord(character) - 48
+        value |= (group & 31) << shift
+        shift += 5
+        if shift > 60:  # no run is that long
+            return []
+        if group & 32:  # more follow
+            continue
+        if group & 16:  # a negative number
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    return counts
+
+
+def _draw_runs(counts: list[Any], size: tuple[int, int], said: str) -> Bool[np.ndarray, "h w"]:
+    """Runs of pixels down the columns, in turn outside and inside."""
+    height, width = size
+    good = all(isinstance(count, int) and 0 <= count <= height * width for count in counts)
+    if not good or sum(counts) != height * width:
+        raise InputError(
+            f"{said} has a run-length code that does not fill {width}x{height} pixels; fetch its file again"
+        )
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
