@@ -198,6 +198,56 @@ def test_centre_crops_are_stored_at_the_training_size(tmp_path, capsys):
         assert "--quality 1 to 100" in capsys.readouterr().err
 
 
+FULL = """
+import resource, signal, sys
+from zeroseg_jax.data import convert
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a file past the limit is an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+sys.exit(convert.main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_keeps_the_shards_that_are_complete(tmp_path):
+    folder, out = tmp_path / "pictures", tmp_path / "out"
+    folder.mkdir()
+    for i in range(6):  # the second half is too large for one shard
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 64 if i < 3 else 512, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    options = ["--source", "folder", "--root", str(folder), "--out", str(out), "--images-per-shard", "3"]
+    full = subprocess.run([sys.executable, "-c", FULL, *options], capture_output=True, text=True)
+    assert full.returncode == 2
+    last = full.stderr.strip().splitlines()[-1]
+    assert "train-00001-of-00002.array_record cannot be written (" in last and "File too large); make room or" in last
+    assert "Traceback" not in full.stderr
+    assert sorted(os.listdir(out)) == ["train-00000-of-00002.array_record", "train-source.json"]
+    assert main(options) == 0
+    assert [records(out).read(i) for i in range(6)] == [(folder / f"{i}.png").read_bytes() for i in range(6)]
+
+
+def test_an_unwritable_place(pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["--source", "folder", "--root", str(pictures), "--out", str(tmp_path / "file")]) == 2
+    assert "file cannot be written (File exists); make room or choose another --out" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()
+    for text in ("", "3", "{"):
+        (tmp_path / "out/train-source.json").write_text(text)
+        assert main(["--source", "folder", "--root", str(pictures), "--out", str(tmp_path / "out")]) == 2
+        assert "train-source.json is no note of what was converted" in capsys.readouterr().err
+
+
+def test_names_that_are_no_utf8(tmp_path, capsys):
+    folder, out = tmp_path / "pictures", tmp_path / "out"
+    folder.mkdir()
+    (folder / "caf\udce9.jpg").write_bytes(jpeg(0))
+    (folder / "tab\tline\n\udcff.jpg").write_bytes(b"?")
+    assert main(["--source", "folder", "--root", str(folder), "--out", str(out)]) == 0
+    assert records(out).key(0) == r"caf\xe9.jpg" and records(out).read(0) == jpeg(0)
+    said = capsys.readouterr().err
+    assert "1 images cannot be read and were left out" in said and r"tab\tline\n\xff.jpg (" in said
+    assert len((out / "train-broken.txt").read_text().split("\n")) == 2
+
+
 def test_bad_usage(tmp_path, capsys):
     assert main(["--source", "folders", "--root", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "data.source is 'folders'; it must be scenes, folder, tar, tfds:NAME" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from PIL import Image
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.benchmarks import open_benchmark
+from zeroseg_jax.evaluate.benchmarks import check, open_benchmark
 from zeroseg_jax.evaluate.benchmarks.masks import UnknownValues, decode_mask, make_example, read_classes, read_mask
 
 BOM = "\ufeff"
@@ -131,6 +131,10 @@ class TestTurned:
     def test_in_a_folder(self, folder):
         (folder / "images/a.jpg").write_bytes(self.data(3, self.STORED[:2, :3]))
         assert opened(folder)[0].mask.tolist() == np.rot90(VALUES, 2).tolist()
+        config = default_config()
+        config.eval.update(dataset="folder", root=str(folder))
+        (note,) = check(config)["notes"]
+        assert note.startswith("1 images are turned by their EXIF orientation, and their masks with them")
         assert np.array_equal(opened(folder)[0].image, np.rot90(self.STORED[:2, :3], 2))
 
 
@@ -171,6 +175,14 @@ class TestClasses:
         (tmp_path / "classes.txt").write_bytes("cat\ncafé\n".encode(encoding))
         with pytest.raises(InputError, match=r"classes\.txt is not UTF-8 text \(see its line \d\); save it again"):
             read_classes(tmp_path / "classes.txt")
+
+    def test_names_that_look_like_markup(self, folder, capsys):
+        (folder / "classes.txt").write_text("cat\n[/dog]\n[red]cow\nhen\n")
+        config = default_config()
+        config.eval.update(dataset="folder", root=str(folder))
+        assert "[red]cow" in check(config)["pixels"]
+        said = capsys.readouterr().out
+        assert "[/dog]" in said and "[red]cow" in said
 
     def test_no_file_at_all(self, tmp_path):
         (tmp_path / "classes.txt").mkdir()

@@ -21,7 +21,15 @@
 `cityscapes`     leftImg8bit/val/CITY and gtFine/val/CITY with _labelTrainIds.png or _labelIds.png; 19 classes
 `tfds:NAME`      what TensorFlow Datasets prepared below `eval.root`, with a feature of masks; see `prepared`
 
-Masks are 8-bit PNG files whose pixel values (of a palette image: the indices) are classes; 255 does not count.
+Masks are PNG files of 1 to 16 bits whose pixel values (of a palette image: the indices) are classes; 255 does not
+count, and other values that are no class are refused. Other formats are not read, as they do not keep values.
+
+Endings of files count in either case. Hidden files (._NAME, .DS_Store) and __MACOSX are left out. Lists and classes are
+UTF-8 with or without a byte order mark. A line of a list is a name, which may have spaces; columns behind it are not
+read.
+
+An image that EXIF turns is taken upright, and its mask is turned with it: masks label the pixels as they are stored. A
+mask that has the size of the turned image only was drawn on that, and stays as it is. `check` says how many there are.
 """
 
 from collections.abc import Callable

@@ -32,7 +32,7 @@ def check(config: ConfigDict) -> dict[str, Any]:
 
     benchmark = open_benchmark(config.eval, probe=False)
     counts, sizes, unknown = np.zeros(256, np.int64), Counter[str](), Counter[int]()
-    problems, pairs = list[str](), 0
+    problems, pairs, turned = list[str](), 0, 0
     bar = ProgressBar("check", len(benchmark))
     for i in range(len(benchmark)):
         try:
@@ -45,9 +45,16 @@ def check(config: ConfigDict) -> dict[str, Any]:
             pairs += 1
             sizes[f"{example.mask.shape[1]}x{example.mask.shape[0]}"] += 1
             counts += np.bincount(example.mask.ravel(), minlength=256)
+            turned += isinstance(benchmark, MaskPairs) and benchmark.orientation(i) > 1
         bar.update(i + 1)
     bar.close()
     missing, notes = (benchmark.missing(), benchmark.notes) if isinstance(benchmark, MaskPairs) else ((), ())
+    if turned:
+        notes = (
+            *notes,
+            f"{turned} images are turned by their EXIF orientation, and their masks with them, but for masks that have"
+            " the size of the turned image only",
+        )
     report = {
         "dataset": benchmark.name,
         "pairs": pairs,

@@ -103,6 +103,11 @@ class MaskPairs:
         data = read_file(image_path, show(image_path))
         return make_example(readable(name), data, show(image_path), self.read(mask_path), show(mask_path))
 
+    def orientation(self, i: int) -> int:
+        """EXIF's number for how the image is turned, 1 (not at all) to 8; raises BrokenImage."""
+        path = self.pairs[i].image
+        return read_orientation(read_file(path, show(path)), show(path))
+
     def missing(self) -> list[Path]:
         """The files that are not there."""
         return [path for pair in self.pairs for path in (pair.image, pair.mask) if not path.is_file()]
