@@ -6,7 +6,6 @@ All files are opened by `open_picture`, which knows which formats are safe to op
 import contextlib
 import functools
 import io
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +21,9 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM"
 """Pillow's names of the formats that are opened, where it has them. Of the others some start programs, as EPS does
 Ghostscript, or open what they contain as any format, as IPTC does: a file may be one whatever its name ends in."""
 
-DAMAGE = (
-    *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
-)
-"""What Pillow's decoders raise on damaged files; a missing or unreadable file is an OSError too."""
+DAMAGE = (Exception,)
+"""What reading a damaged image may raise. Pillow's decoders do not limit it: OSError, SyntaxError, IndexError,
+struct.error and RuntimeError have been seen, and plugins for more formats bring their own."""
 
 
 class BrokenImage(InputError):

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from zeroseg_jax.data.text import is_text, read_json
+from zeroseg_jax.data.text import is_text, read_json, readable
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.coco import SPLITS, THINGS
 from zeroseg_jax.evaluate.benchmarks.coco_regions import read_region
@@ -96,11 +96,11 @@ def draw_mask(picture: _Picture) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
     found: list[tuple[bool, float, int, Bool[np.ndarray, "h w"]]] = []
     empty = []
     for annotation in picture.annotations:
-        said = f"annotation {annotation.get('id')} of {picture.name}"
+        said = f"annotation {annotation.get('id')!r} of {readable(picture.name)}"
         category = annotation.get("category_id")
         if not isinstance(category, int) or category not in CLASS:
             raise InputError(
-                f"{said} has the category {category}, which is no object of COCO; give instances_*.json, not those of"
+                f"{said} has the category {category!r}, which is no object of COCO; give instances_*.json, not those of"
                 " stuff or panoptic segmentation"
             )
         region = read_region(annotation.get("segmentation"), picture.size, said)
@@ -134,19 +134,19 @@ def _read(path: Path) -> tuple[list[_Picture], list[str]]:
                 pictures[annotation["image_id"]].annotations.append({**annotation})
             else:
                 lost.append(
-                    f"annotation {annotation.get('id')} of the image {annotation['image_id']!r}, which is unknown"
+                    f"annotation {annotation.get('id')!r} of the image {annotation['image_id']!r}, which is unknown"
                 )
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(f"{path} is no file of COCO's annotations ({error!r}); fetch it again") from error
     for picture in pictures.values():
         if min(picture.size) < 1 or picture.size[0] * picture.size[1] > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
-            raise InputError(f"{path} says that {picture.name} has {picture.size} pixels; repair its height and width")
+            raise InputError(f"{path} says that {readable(picture.name)} has {picture.size} pixels; repair its height and width")
         if not Path(picture.name).stem or "\0" in picture.name or not is_text(picture.name):
             raise InputError(f"{path} has an image named {picture.name!r}, as no file can be; repair its file_name")
     stems = Counter(Path(picture.name).stem for picture in pictures.values())
     double = [stem for stem, count in stems.items() if count > 1]
     if double or len(pictures) != len(images):
-        named = f"several images named {double[0]}" if double else "several images with one id"
+        named = f"several images named {readable(double[0])}" if double else "several images with one id"
         raise InputError(f"{path} holds {named}, whose masks would be one file; give each its own")
     return list(pictures.values()), lost
 

@@ -32,7 +32,7 @@ def read_region(given: Any, size: tuple[int, int], said: str) -> Bool[np.ndarray
         raise InputError(f"{said} has neither polygons nor a run-length code; fetch its file again")
     if given.get("size") != list(size):
         raise InputError(
-            f"{said} is a code for {given.get('size')} pixels (height, width), but its image has {list(size)}; take"
+            f"{said} is a code for {given.get('size')!r} pixels (height, width), but its image has {list(size)}; take"
             " both from the same release"
         )
     counts = given["counts"]
