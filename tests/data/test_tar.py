@@ -159,12 +159,15 @@ class TestDamage:
         with pytest.raises(InputError, match=r"cannot be read \(damaged at byte 1024\)"):
             TarSource(tar.parent)
 
-    @pytest.mark.parametrize("length", [700, 1024 + 100, 1024 + 600])
+    @pytest.mark.parametrize("length", [700, 1024 + 100, 1024 + 600, 3 * 1024 + 100])
     def test_a_tar_that_was_cut_off(self, tar, length):
         tar.write_bytes(tar.read_bytes()[:length])
         with pytest.raises(InputError, match="cannot be read"):
             TarSource(tar.parent)
 
-    def test_a_tar_without_an_end_is_whole(self, tar):
+    def test_a_tar_without_an_end(self, tar, monkeypatch):
+        said: list[str] = []
+        monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
         tar.write_bytes(tar.read_bytes()[: 3 * 1024])
         assert len(TarSource(tar.parent)) == 3
+        assert said == [f"the tar file {tar} has no mark of its end, so it may have been cut off"]

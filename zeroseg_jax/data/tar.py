@@ -184,8 +184,11 @@ def _files(tar: Path) -> Iterator[_Part]:
                     yield _Part(tar, member.name, member.offset_data, member.size)
             # tarfile takes a damaged header for the end, which is a block of zeros
             file.seek(archive.offset)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            end = file.read(tarfile.BLOCKSIZE)
+            if end and end != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError(f"damaged at byte {archive.offset}")
+            if not end:
+                logging.warning("the tar file %s has no mark of its end, so it may have been cut off", tar)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             f"the tar file {tar} cannot be read ({error}); unpack it if it is compressed, or fetch it again"

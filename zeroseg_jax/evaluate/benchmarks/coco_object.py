@@ -140,7 +140,9 @@ def _read(path: Path) -> tuple[list[_Picture], list[str]]:
         raise InputError(f"{path} is no file of COCO's annotations ({error!r}); fetch it again") from error
     for picture in pictures.values():
         if min(picture.size) < 1 or picture.size[0] * picture.size[1] > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
-            raise InputError(f"{path} says that {readable(picture.name)} has {picture.size} pixels; repair its height and width")
+            raise InputError(
+                f"{path} says that {readable(picture.name)} has {picture.size} pixels; repair its height and width"
+            )
         if not Path(picture.name).stem or "\0" in picture.name or not is_text(picture.name):
             raise InputError(f"{path} has an image named {picture.name!r}, as no file can be; repair its file_name")
     stems = Counter(Path(picture.name).stem for picture in pictures.values())
