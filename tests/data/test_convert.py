@@ -237,7 +237,7 @@ def test_an_unwritable_place(pictures, tmp_path, capsys):
 
 
 def test_names_that_are_no_utf8(tmp_path, capsys):
-    folder, out = tmp_path / "pictures", tmp_path / "out"
+    folder, out = tmp_path / "pictures\udce9", tmp_path / "out"
     folder.mkdir()
     (folder / "caf\udce9.jpg").write_bytes(jpeg(0))
     (folder / "tab\tline\n\udcff.jpg").write_bytes(b"?")
@@ -246,6 +246,11 @@ def test_names_that_are_no_utf8(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "1 images cannot be read and were left out" in said and r"tab\tline\n\xff.jpg (" in said
     assert len((out / "train-broken.txt").read_text().split("\n")) == 2
+    assert main(["--source", "folder", "--root", str(folder), "--out", f"{out}\udce9"]) == 2
+    assert r"out\xe9 is not UTF-8, as ArrayRecord needs it; choose another name" in capsys.readouterr().err
+    for source in ("arrayrecord", "tfds:scenes"):
+        with pytest.raises(InputError, match=r"pictures\\xe9 is not UTF-8, .*; give the folder another name"):
+            open_source(SimpleNamespace(source=source, root=str(folder), split="train"))
 
 
 def test_bad_usage(tmp_path, capsys):

@@ -29,7 +29,7 @@ from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.augment import Augmentation, center_box
 from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced
 from zeroseg_jax.data.images import CaptionedSource, open_source
-from zeroseg_jax.data.text import read_json, readable
+from zeroseg_jax.data.text import is_text, read_json, readable
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
 
@@ -75,6 +75,8 @@ def convert(
         raise InputError("--images-per-shard and --threads must be at least 1")
     if center_crop < 0 or not 1 <= quality <= 100:
         raise InputError("--center_crop must be at least 1, or 0 for none, and --quality 1 to 100")
+    if not is_text(str(out)):
+        raise InputError(f"--out={readable(str(out))} is not UTF-8, as ArrayRecord needs it; choose another name")
     # what is stored is decoded and resized as a run would do it
     crop = Augmentation(center_crop, augment="center", flip=False) if center_crop else None
     note: dict[str, Any] = {"center_crop": center_crop, "quality": quality} if center_crop else {}

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from zeroseg_jax.data.folder import FolderSource
+from zeroseg_jax.data.text import is_text, readable
 from zeroseg_jax.errors import InputError
 
 
@@ -80,6 +81,10 @@ def open_source(data: Any, split: str | None = None) -> CaptionedSource:
     split = data.split if split is None else split
     if kind != "scenes" and not kind.startswith("scenes/") and not root:
         raise InputError(f"data.source={kind} needs a folder; set data.root")
+    if kind != "folder" and kind != "tar" and not is_text(root):
+        raise InputError(
+            f"data.root={readable(root)} is not UTF-8, as data.source={kind} needs it; give the folder another name"
+        )
     source = _open(kind, root, split)
     limit = data.get("limit", 0) if hasattr(data, "get") else getattr(data, "limit", 0)
     return FirstImages(source, limit) if limit else source

@@ -27,8 +27,8 @@ def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int, box: Box | None = None
     if (height, width) == (size, size) and box == (0, 0, width, height):
         return pixels
     if (box[2] - box[0], box[3] - box[1]) == (size, size) and all(float(side).is_integer() for side in box):
-        left, top = int(box[0]), int(box[1])
-        return np.ascontiguousarray(pixels[top : top + size, left : left + size])
+        x, y = int(box[0]), int(box[1])
+        return np.ascontiguousarray(pixels[y : y + size, x : x + size])
     if Resizer is None:
         return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC, box=box))
     left, top, right, bottom = map(float, box)
