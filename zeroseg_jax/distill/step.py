@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from zeroseg_jax.compiler_options import compiler_options
 from zeroseg_jax.distill.losses import total_loss
 from zeroseg_jax.distill.teacher import Teacher
 from zeroseg_jax.models.layers import with_kernels_in
@@ -43,22 +42,8 @@ def make_optimizer(options: ConfigDict, steps: int) -> optax.GradientTransformat
         weight_decay=options.weight_decay,
         mask=decayed,
     )
-    clip = _clip(options.clip) if options.clip else optax.identity()
+    clip = optax.clip_by_global_norm(options.clip) if options.clip else optax.identity()
     return optax.chain(clip, adamw, _slow_encoder(options.encoder_lr))
-
-
-def _clip(limit: float) -> optax.GradientTransformation:
-    """Clips by the global norm, as `optax.clip_by_global_norm` does, but by one factor that joins the later loops.
-
-    Optax divides, which the CPU's compiler deems too dear to do twice, for either moment: it writes all clipped
-    gradients to memory first, which takes as long as all the rest of the optimiser.
-    """
-
-    def clip(updates: Any, params: Any) -> Any:
-        factor = jnp.minimum(1.0, limit / optax.tree.norm(updates))
-        return jax.tree.map(lambda update: update * factor, updates)
-
-    return optax.stateless(clip)
 
 
 def _slow_encoder(share: float) -> optax.GradientTransformation:
@@ -155,6 +140,4 @@ def make_train_step(
         metrics |= norms | {"lr": schedule(state["step"])}
         return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
 
-    return jax.jit(
-        train_step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=compiler_options(mesh)
-    )
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))

@@ -30,7 +30,6 @@ from jaxtyping import Array, Bool, Float, Float16, Int, UInt8
 from ml_collections import ConfigDict
 
 from zeroseg_jax.checksums import read_sums, sha256, write_sums
-from zeroseg_jax.compiler_options import compiler_options
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage
 from zeroseg_jax.data.images import ImageSource
@@ -256,7 +255,7 @@ def embed_images(
     batch_size = (config.teacher.chunk or 32) * len(jax.local_devices())
     augmentation = dataclasses.replace(augmentation_of(config), stored_crops=crops)
 
-    @partial(jax.jit, compiler_options=compiler_options(devices))
+    @jax.jit
     @partial(jax.shard_map, mesh=devices, in_specs=(P(), split.spec), out_specs=split.spec, check_vma=False)
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b f v d"]:
         both = jnp.stack([images, images[:, :, ::-1]][:forms], axis=1)

@@ -135,10 +135,7 @@ def untrained(model: Segmenter, seed: int = 1) -> Segmenter:
     """The student of `model` before training, from another seed; an encoder that is a CLIP tower is the teacher's."""
     method = model.method
     assert isinstance(method, StudentMethod)
-    make = lambda: nnx.state(Student(method.config, rngs=nnx.Rngs(seed)))  # noqa: E731
-    # dozens of small random draws, each used once: optimising them takes longer than running them
-    fast: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-    state = jax.jit(make).lower().compile(fast if jax.default_backend() == "cpu" else None)()
+    state = jax.jit(lambda: nnx.state(Student(method.config, rngs=nnx.Rngs(seed))))()
     if method.config.tower is not None:
         state["encoder"]["tower"] = nnx.state(model.clip.model.vision_tower)
     place = jax.tree.map(lambda leaf: leaf.sharding, method.params["student"])

@@ -29,9 +29,7 @@ def _forwards(query: Array, key: Array, value: Array, mask: Array | None) -> tup
     logits = logits * query.shape[-1] ** -0.5
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    # not `jax.nn.softmax`: oneDNN would take its place on a CPU and round bfloat16's logits before the exponential
-    shares = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares = (shares * (1 / shares.sum(axis=-1, keepdims=True))).astype(value.dtype)
+    shares = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     y = jnp.einsum("bhnm,bhmc->bhnc", shares, value)
     return y.swapaxes(1, 2), (query, key, value, shares, y)
 

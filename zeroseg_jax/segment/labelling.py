@@ -120,13 +120,13 @@ def label_pixels(
             large = _heighten(part, wide)
         share = large.get("segment")
         large |= {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
-        found: tuple[Array, ...] = () if share is None else (argmax(share),)
+        found: tuple[Array, ...] = () if share is None else (jnp.argmax(share, axis=-1),)
         if critical is not None and share is not None:
             foreground = large["score"][..., 1:]
-            best = argmax(foreground)
+            best = jnp.argmax(foreground, axis=-1)
             large["probability"] = last_threshold(share, critical, foreground.max(axis=-1))[..., None]
         else:
-            best = argmax(large["score"]) - offset
+            best = jnp.argmax(large["score"], axis=-1) - offset
         labels = jnp.where(best < texts.labels, best, -1)
         if "probability" in large:
             # a linear function of the colour may leave the range of what it was fitted to
@@ -234,13 +234,7 @@ def harden(view: View) -> Encoding:
     h, w = height // patch, width // patch
     maps = encoding.assignment.reshape(b, v, h, w, s)
     large = jnp.einsum("yh,xw,bvhws->bvyxs", enlarging(h, height), enlarging(w, width), maps, precision="highest")
-    return encoding._replace(assignment=jax.nn.one_hot(argmax(large), s).reshape(b, v, height * width, s))
-
-
-def argmax(x: Float[Array, "*b c"]) -> Int32[Array, "*b"]:
-    """Index of the (first) largest along the last axis; on a CPU twice as fast as `jnp.argmax`."""
-    indices = jnp.arange(x.shape[-1], dtype=jnp.int32)
-    return jnp.where(x == x.max(axis=-1, keepdims=True), indices, x.shape[-1]).min(axis=-1)
+    return encoding._replace(assignment=jax.nn.one_hot(jnp.argmax(large, axis=-1), s).reshape(b, v, height * width, s))
 
 
 def _cosines(embeddings: Float[Array, "b v s d"], texts: Texts) -> Float[Array, "b v s c"]:
