@@ -6,7 +6,7 @@ Every step embeds its own crops, so nothing is stored, and no image is seen twic
 smaller CLIP, with the 14 views of grids 1 to 3, because 30 views of a ViT-L/14 in every step would cost 50 times the
 student. Random crops and mirror images are not the paper's; configs/vitb16.py has its recipe, and what else is ours.
 
-Cost: 545 GFLOP an image and step, 453 of them for the teacher's 14 views. At full efficiency the 80 epochs take 79
+Cost: 551 GFLOP an image and step, 460 of them for the teacher's 14 views. At full efficiency the 80 epochs take 80
 TPU v5e chip-hours. Set `--config.optimizer.accumulate=4` for 256 images a chip. Nobody has run this recipe at full
 length, so no accuracy is promised.
 """

@@ -32,10 +32,8 @@ def view_flops(teacher: CLIPConfig | SiglipConfig, size: int, image_size: int) -
     patches, width = (size // vision.patch_size) ** 2, vision.width
     tokens = patches if has_head else patches + 1  # a class token
     blocks = (vision.depth if has_head else vision.depth - 1) * _block(tokens, width, vision.mlp_width)
-    # the last block for the class token only, or SigLIP's head for its one query, whose heads attend to the tokens
-    # themselves (`Attention.of_one`)
-    last = 4 * _linear(1, width, width) + 2 * _linear(vision.heads, tokens, width)
-    last += _mlp(1, width, vision.mlp_width, width)
+    # the last block for the class token only, or SigLIP's head for its one query
+    last = _attention(1, tokens, width) + _mlp(1, width, vision.mlp_width, width)
     projection = 0 if has_head else _linear(1, width, teacher.embed_dim)
     tower = _linear(patches, 3 * vision.patch_size**2, width) + blocks + last + projection
     crop = 2 * 3 * size * image_size * (image_size + size)

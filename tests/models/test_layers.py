@@ -45,7 +45,7 @@ def test_kept_gelu_makes_value_and_slope_together():
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_block_for_one_token_gives_what_the_whole_block_gives(causal):
-    """So do its gradients, with which a teacher learns; biases are made random, for one of them should fall out."""
+    """So do its gradients, with which a teacher learns."""
     graphdef, state = nnx.split(Block(24, 3, 48, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     state = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.3, a.shape), jnp.float32), nnx.to_pure_dict(state))

@@ -44,11 +44,13 @@ def flash_attend(
     value: Float[Array, "b m h c"],
     mask: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "b n h c"]:
-    """As `attend.attend`, up to rounding; that itself with a mask, with heads that cuDNN does not take, and in a
-    `jax.shard_map` that leaves an axis of the mesh to the compiler, as the step does "tensor": none can split it there.
+    """As `attend.attend`, up to rounding.
+
+    It is `attend.attend` itself with a mask, for a single query, for heads that cuDNN does not take, and in a
+    `jax.shard_map` that leaves an axis of the mesh to the compiler, as the step does with "tensor".
     """
     width = query.shape[-1]
-    if mask is not None or width % 8 or width > WIDEST or _is_split_by_the_compiler():
+    if mask is not None or query.shape[1] == 1 or width % 8 or width > WIDEST or _is_split_by_the_compiler():
         return attend(query, key, value, mask)
     return _flash_attend(query, key, value)
 

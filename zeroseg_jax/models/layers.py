@@ -147,28 +147,6 @@ class Attention(nnx.Module):
         y = self.attend(split(self.query(x)), split(self.key(context)), split(self.value(context)), mask)
         return self.out(y.reshape(x.shape))
 
-    def of_one(
-        self, x: Float[Array, "b d"], context: Float[Array, "b m d"], mask: Bool[Array, "b m"] | None = None
-    ) -> Float[Array, "b d"]:
-        """The result for one query of each sequence, with neither keys nor values of the tokens in `context`.
-
-        A logit is q . (W x) = (W^T q) . x, so that the kernel of the keys can go to the query, and that of the values
-        to the mean of the tokens: each head then attends to the tokens themselves. The bias of the keys adds the same
-        to all logits of a head, which the softmax takes away again.
-        """
-
-        def kernel(layer: nnx.Linear) -> Array:
-            return layer.kernel[...].astype(context.dtype).reshape(x.shape[-1], self.heads, -1)
-
-        query = self.query(x).reshape(x.shape[0], self.heads, -1)
-        # `attend` divides by the root of the width of the tokens, a head's logits are to be by that of the head's
-        query = jnp.einsum("bhc,dhc->bhd", query, kernel(self.key)) * self.heads**0.5
-        tokens = context[:, :, None]
-        mean = attend(query[:, :, None], tokens, tokens, None if mask is None else mask[:, None, None])[:, :, 0]
-        value, bias = jnp.einsum("bhd,dhc->bhc", mean, kernel(self.value)).reshape(x.shape), self.value.bias
-        assert bias is not None  # `linear` gave it one
-        return self.out(value + bias[...].astype(value.dtype))
-
 
 class Block(nnx.Module):
     """Pre-norm transformer block: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`."""
@@ -194,13 +172,14 @@ class Block(nnx.Module):
         return x + self.mlp(self.norm2(x))
 
     def at(self, x: Float[Array, "b n d"], token: Int[Array, " b"], mask: Bool[Array, "n n"] | None = None) -> Array:
-        """The output (b, d) for one token of each sequence; of the others only the first norm is computed."""
+        """The output (b, d) for one token of each sequence; of the others only keys and values are computed."""
 
         def own(y: Array) -> Array:  # batch by batch, so that a batch split over devices stays where it is
-            return jnp.take_along_axis(y, token[:, None, None], axis=1)[:, 0]
+            return jnp.take_along_axis(y, token[:, None, None], axis=1)
 
         normed = self.norm1(x)
-        y = own(x) + self.attention.of_one(own(normed), normed, None if mask is None else mask[token])
+        allowed = None if mask is None else mask[token][:, None, None]
+        y = (own(x) + self.attention(own(normed), normed, allowed))[:, 0]
         return y + self.mlp(self.norm2(y))
 
 

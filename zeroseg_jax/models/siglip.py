@@ -88,8 +88,8 @@ class AttentionPool(nnx.Module):
         self.mlp = MLP(width, config.mlp_width, activation=ACTIVATIONS[config.activation], dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        probe = jnp.broadcast_to(self.probe[...].astype(tokens.dtype), (tokens.shape[0], tokens.shape[2]))
-        return self._finish(self.attention.of_one(probe, tokens))
+        probe = jnp.broadcast_to(self.probe[...].astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[2]))
+        return self._finish(self.attention(probe, tokens)[:, 0])
 
     def each(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """What the head gives for each token if the query attends to that token alone."""
