@@ -255,22 +255,19 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def row(name: str, result: dict[str, Any]) -> str:
-    """A line of Markdown, a chip's: config, slice, mesh, remat, parts, GiB (peak and limit), MB of each collective,
-    estimated ms of arithmetic, memory and network, images/s at most, chip-hours at least, CPU-seconds to compile,
-    verdict."""
+    """A line of the first table in docs/performance.md: config, slice, remat, parts, GiB of a chip (peak and limit),
+    estimated ms of arithmetic, memory and network, images/s at most, chip-hours at least."""
     peak = result["peak"] if "peak" in result else result["temporaries"]
-    cells = [name, result["topology"], "x".join(map(str, result["mesh"])), result["remat"], str(result["accumulate"])]
-    cells.append(f"{peak / GIB:.2f} of {result['limit'] / GIB:.2f}")
+    memory = f"{peak / GIB:.2f} of {result['limit'] / GIB:.2f}"
+    memory += "" if result["verdict"] == "fits" else f", {result['verdict']}"
+    cells = [name, result["topology"], result["remat"], str(result["accumulate"]), memory]
     if "collectives" in result:
-        moved = result["collectives"].items()
-        cells.append(", ".join(f"{kind} {each['bytes'] / 1e6:.0f}" for kind, each in moved if each["bytes"] > 1e6))
         times = [result[f"{kind}_seconds"] for kind in ("compute", "memory", "network")]
         cells.append(" / ".join(f"{1e3 * seconds:.0f}" for seconds in times))
         cells += [f"{result['images_per_second']:.0f}", f"{result['chip_hours']:.0f}"]
-        cells.append(f"{result['compile_cpu_seconds']:.0f}")
     else:
-        cells += [""] * 5
-    return f"| {' | '.join([*cells, result['verdict']])} |"
+        cells += [""] * 3
+    return f"| {' | '.join(cells)} |"
 
 
 def main(argv: list[str]) -> None:
