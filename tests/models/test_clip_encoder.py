@@ -143,11 +143,9 @@ def test_preprocessing_equals_clip_image_processor(settings):
             assert np.array_equal(ours([image]), expected.transpose(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
 def test_images_of_every_mode(mode, tmp_path):
-    image = Image.fromarray(pictures()[1]).convert("L" if mode == "I;16" else mode)
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(image).astype(np.uint16))
+    image = Image.fromarray(pictures()[1]).convert(mode)
     if mode in ("LA", "RGBA"):
         image.putalpha(Image.fromarray(pictures()[1][..., 0]))
     path = tmp_path / "image.tif"
@@ -190,7 +188,7 @@ def test_normalise_is_the_last_step_of_preprocess(encoder):
 def test_bad_images_are_named(encoder, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
     for images, said in (
-        ([tmp_path / "none.png"], "there is no image .*none.png"),
+        ([tmp_path / "none.png"], "the image .*none.png cannot be read .No such file"),
         ([str(tmp_path / "broken.png")], "broken.png cannot be read"),
         (tmp_path / "none.png", "put it in a list"),
         (Image.new("RGB", (8, 8)), "put it in a list"),

@@ -72,7 +72,7 @@ def test_labels_of_other_types(labels, words):
         (bomb(), "Image size (900000000 pixels) exceeds limit"),
         ("gone.png", "the image gone.png cannot be read (No such file or directory)"),
         (np.full((4, 4, 3), np.nan), "an image array has NaN in it"),
-        (np.full((4, 4, 3), 255.0), "values from 255 to 255, expected [0, 1]; use uint8 for 0 to 255"),
+        (np.full((4, 4, 3), 255.0), "float values from 255 to 255, expected [0, 1]; use uint8 for 0 to 255"),
         (np.full((4, 4, 3), -1.0, np.float32), "values from -1 to -1, expected [0, 1]"),
         (np.zeros((4, 4, 3), np.int64), "an image array is of int64, expected uint8, or float in [0, 1]"),
         (np.zeros(4), "the shape (4,), expected (height, width, 3)"),

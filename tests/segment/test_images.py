@@ -1,11 +1,16 @@
 """Every kind of image file becomes the same pixels."""
 
 import io
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
+from zeroseg_jax import InputError
+from zeroseg_jax.models.preprocessing import open_image
 from zeroseg_jax.segment.images import to_pixels, to_pixels_list
 
 PICTURE = np.random.default_rng(0).integers(0, 2, (6, 8, 1), dtype=np.uint8).repeat(3, -1) * 255
@@ -50,6 +55,58 @@ def sixteen_bit_colour() -> bytes:
     row = b"\0" + np.array([65535, 32896, 0, 4112, 8224, 16448], ">u2").tobytes()
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LA", "PA", "RGBX", "I"])
+def test_every_mode_of_pillow(mode):
+    """One that the pixels are put in by Pillow itself; I has 8 bits then."""
+    image = Image.fromarray(PICTURE).convert("RGB" if mode != "PA" else "P").convert(mode)
+    np.testing.assert_allclose(to_pixels(image), PICTURE, atol=1)
+    np.testing.assert_allclose(np.asarray(open_image(image)), PICTURE, atol=1)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
+def test_sixteen_bits_are_the_same_in_every_form(dtype):
+    deep = np.array([[0, 300, 1000, 32896, 65000, 65535]], dtype)
+    expected = [[[round(value / 257)] * 3 for value in (0, 300, 1000, 32896, 65000, 65535)]]
+    assert to_pixels(Image.fromarray(deep)).tolist() == expected
+    assert np.asarray(open_image(Image.fromarray(deep))).tolist() == expected
+    small = Image.fromarray(deep.astype("<u2"))
+    for image in (deep.astype("<u2"), deep.astype(">u2"), encoded(small, "PNG"), encoded(small, "TIFF")):
+        assert to_pixels(image).tolist() == expected
+    dark = encoded(Image.fromarray(np.full((1, 1), 200, "<u2")), "PPM")  # a file that Pillow opens in mode I
+    for image in (dark, Image.open(io.BytesIO(dark))):
+        assert to_pixels(image).tolist() == [[[1, 1, 1]]]
+
+
+@pytest.mark.parametrize("value", [70000, -1])
+def test_integers_that_no_image_has(value):
+    image = Image.fromarray(np.full((2, 2), value, np.int32))
+    with pytest.raises(InputError, match=f"has values from {value} to {value}, expected 16 bits, 0 to 65535"):
+        to_pixels(image)
+
+
+def test_floats_of_every_kind():
+    expected = np.array([[[0, 128, 255]]], np.uint8)
+    values = expected / 255
+    for dtype in (np.float16, np.float32, np.float64, jnp.bfloat16):
+        assert np.abs(to_pixels(values.astype(dtype)).astype(int) - expected).max() <= (dtype == jnp.bfloat16)
+    np.testing.assert_array_equal(to_pixels(jnp.asarray(values)), expected)
+    np.testing.assert_array_equal(to_pixels(values + [[[-1e-7, 0, 1e-7]]]), expected)  # rounding of their own
+    with pytest.raises(InputError, match=r"an image array has float values from 0 to 1.01, expected \[0, 1\]"):
+        to_pixels(values * 1.01)
+
+
+def test_paths_of_every_kind(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.png").write_bytes(encoded(Image.fromarray(PICTURE), "PNG"))
+    for path in ("~/a.png", Path("~/a.png"), epath.Path(tmp_path) / "a.png", str(tmp_path / "a.png")):
+        np.testing.assert_array_equal(to_pixels(path), PICTURE)
+
+
+def test_avif():
+    image = np.asarray(Image.fromarray(PICTURE).resize((64, 48), 0))
+    np.testing.assert_allclose(to_pixels(encoded(Image.fromarray(image), "AVIF", quality=100)), image, atol=8)
 
 
 def test_floats_in_a_tiff():

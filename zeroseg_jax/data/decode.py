@@ -6,9 +6,10 @@ All files are opened by `open_picture`, which knows which formats are safe to op
 import contextlib
 import functools
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -24,6 +25,8 @@ Ghostscript, or open what they contain as any format, as IPTC does: a file may b
 DAMAGE = (Exception,)
 """What reading a damaged image may raise. Pillow's decoders do not limit it: OSError, SyntaxError, IndexError,
 struct.error and RuntimeError have been seen, and plugins for more formats bring their own."""
+ROUNDING = 0.5 / 255
+"""What floats may be above 1 or below 0: no more than rounding to uint8 takes away."""
 
 
 class BrokenImage(InputError):
@@ -150,16 +153,20 @@ def _named_damage(data: bytes, key: str) -> Iterator[None]:
         raise BrokenImage(key, " ".join(str(error).split()).rstrip(".") or type(error).__name__) from error
 
 
-def read_image(path: str | Path, key: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: str | os.PathLike, key: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """`decode_image` of a file; `key` is its name in messages, the path if None."""
     key = str(path) if key is None else key
     return decode_image(read_file(path, key), key)
 
 
-def read_file(path: str | Path, key: str) -> bytes:
-    """The bytes of a file; raises BrokenImage, which names `key`, where it cannot be read."""
+def read_file(path: str | os.PathLike, key: str) -> bytes:
+    """The bytes of a file; raises BrokenImage, which names `key`, where it cannot be read.
+
+    A path may begin with "~", and be one of `etils.epath`, which reads from gs:// too.
+    """
     try:
-        return Path(path).read_bytes()
+        file: Any = path if hasattr(path, "read_bytes") else Path(path)
+        return file.expanduser().read_bytes()
     except OSError as error:
         raise BrokenImage(key, error.strerror or type(error).__name__) from error
     except ValueError as error:  # a path with a null byte, or with characters that no file has
@@ -168,15 +175,40 @@ def read_file(path: str | Path, key: str) -> bytes:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode of Pillow as RGB; transparency is laid on white. Raises ValueError for a mode that has no RGB."""
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
-        scaled = np.asarray(image).astype(np.float32) / 257
-        return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"it holds floats from {values.min():g} to {values.max():g}, expected [0, 1]")
-        return Image.fromarray((255 * values).round().astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow's own conversion clips instead of scaling
+        # mode I has 32 bits, of which a PPM fills 16; what `Image.convert` makes of grey has 8
+        eight_bits = to_eight_bits(np.asarray(image), sixteen=image.mode != "I" or image.format == "PPM")
+        return Image.fromarray(eight_bits).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_eight_bits(values: np.ndarray, name: str = "it", sixteen: bool = True) -> UInt8[np.ndarray, "*shape"]:
+    """The values of an image as uint8: uint8 as it is, 16 bits scaled, floats from [0, 1]; rounded.
+
+    Floats may leave [0, 1] by what rounds to a value in it. 32-bit integers do not say their range: those up to 255
+    are taken for 8 bits unless `sixteen`, others for 16.
+
+    Raises:
+        ValueError: NaN, a value outside the range, or another dtype. Its message begins with `name`.
+    """
+    kind = values.dtype.kind
+    if values.dtype == np.uint8:
+        return values
+    if kind == "f" or (kind == "V" and "float" in values.dtype.name):  # bfloat16 and its relatives are no "f"
+        values = values.astype(np.float32)
+        if np.isnan(values).any():
+            raise ValueError(f"{name} has NaN in it; every value must be a number in [0, 1]")
+        if values.min() < -ROUNDING or values.max() > 1 + ROUNDING:
+            said = f"from {values.min():g} to {values.max():g}"
+            raise ValueError(f"{name} has float values {said}, expected [0, 1]; use uint8 for 0 to 255")
+        return (255 * values.clip(0, 1)).round().astype(np.uint8)
+    if (kind, values.dtype.itemsize) not in (("u", 2), ("i", 4)):  # of either byte order
+        raise ValueError(f"{name} is of {values.dtype}, expected uint8, or float in [0, 1]")
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"{name} has values from {values.min()} to {values.max()}, expected 16 bits, 0 to 65535")
+    if not sixteen and values.max() <= 255:
+        return values.astype(np.uint8)
+    return (values / 257).round().astype(np.uint8)

@@ -5,16 +5,16 @@ OpenAI's preprocessing is Pillow's: bicubic with antialiasing on uint8. Other li
 whole unit of normalised intensity, so this part stays on the CPU.
 """
 
+import os
 from dataclasses import dataclass, replace
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from zeroseg_jax.data.decode import open_picture
+from zeroseg_jax.data.decode import DAMAGE, read_image, to_rgb
 from zeroseg_jax.errors import InputError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -121,7 +121,7 @@ def check_images(images: ImageInput) -> None:
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise InputError(f"the images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3) or a list")
-    elif isinstance(images, str | Path | Image.Image):
+    elif isinstance(images, str | os.PathLike | Image.Image):
         raise InputError("expected a list of images, got a single one; put it in a list")
     elif not isinstance(images, list | tuple):
         raise InputError(f"the images are a {type(images).__name__}, expected uint8 (B, H, W, 3) or a list")
@@ -133,21 +133,14 @@ def open_image(image: Any) -> Image.Image:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise InputError(f"an image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
         return Image.fromarray(image)
-    if isinstance(image, str | Path):
-        try:
-            with open_picture(image) as file:
-                file.load()
-                image = ImageOps.exif_transpose(file)
-        except FileNotFoundError as error:
-            raise InputError(f"there is no image {image}") from error
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{image} cannot be read as an image ({error})") from error
+    if isinstance(image, str | os.PathLike):
+        return Image.fromarray(read_image(image))
     if not isinstance(image, Image.Image):
         raise InputError(f"an image is a {type(image).__name__}, expected a path, a PIL image or uint8 (H, W, 3)")
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")
+    try:
+        return to_rgb(image)
+    except DAMAGE as error:  # a lazy PIL image reads its file only now
+        raise InputError(f"the PIL image cannot be read ({error}); repair its file") from error
 
 
 def _said(raw: dict[str, Any], name: str, default: Any) -> Any:
