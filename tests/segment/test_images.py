@@ -92,7 +92,7 @@ def test_floats_of_every_kind():
     for dtype in (np.float16, np.float32, np.float64, jnp.bfloat16):
         assert np.abs(to_pixels(values.astype(dtype)).astype(int) - expected).max() <= (dtype == jnp.bfloat16)
     np.testing.assert_array_equal(to_pixels(jnp.asarray(values)), expected)
-    np.testing.assert_array_equal(to_pixels(values + [[[-1e-7, 0, 1e-7]]]), expected)  # rounding of their own
+    np.testing.assert_array_equal(to_pixels(values + np.array([-1e-7, 0, 1e-7])), expected)  # rounding of their own
     with pytest.raises(InputError, match=r"an image array has float values from 0 to 1.01, expected \[0, 1\]"):
         to_pixels(values * 1.01)
 

@@ -7,7 +7,7 @@ import pytest
 
 from zeroseg_jax.segment import labelling
 from zeroseg_jax.segment.inference import Encoding
-from zeroseg_jax.segment.labelling import Texts, View, output_bucket
+from zeroseg_jax.segment.labelling import Texts, View
 from zeroseg_jax.segment.readout import Labelling
 from zeroseg_jax.segment.windows import enlarging
 
@@ -15,13 +15,6 @@ label_pixels = jax.jit(labelling.label_pixels, static_argnums=(3, 4))
 score = jax.jit(labelling.score, static_argnums=(3, 4))
 likeliest = jax.jit(labelling.likeliest, static_argnums=2)
 harden = jax.jit(labelling.harden)
-
-
-def test_output_buckets_are_few_and_close():
-    buckets = {output_bucket(n) for n in range(1, 4097)}
-    assert len(buckets) < 80
-    for n in (16, 75, 213, 500, 4000):
-        assert n <= output_bucket(n) <= max(1.125 * n, n + 15)
 
 
 @pytest.fixture

@@ -1,17 +1,13 @@
 """Batches of a few sizes, so that few shapes are compiled."""
 
-from collections.abc import Iterator, Sequence
-
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from zeroseg_jax.models.batching import parts
 from zeroseg_jax.segment.inference import Encoding
 from zeroseg_jax.segment.labelling import Texts
 
 BATCHES = (1, 4, 16)
 """Batches are padded to one of these sizes, so that each input shape compiles three times at most."""
-SMALL_BATCHES = (1, 4)
 PATCHES = 2048
 """Images of more patches than this go into smaller batches: attention takes memory with their square."""
 
@@ -19,14 +15,6 @@ PATCHES = 2048
 def sizes_for(patches: int) -> tuple[int, ...]:
     """Those of BATCHES that images of so many patches may go into."""
     return tuple(size for size in BATCHES if size == 1 or size * patches**2 <= BATCHES[-1] * PATCHES**2)
-
-
-def chunks(shapes: Sequence[tuple[int, ...]], sizes: Sequence[int] = BATCHES) -> Iterator[tuple[list[int], int]]:
-    """Indices of images with one shape of encoding, as many as go into a batch, and the one of `sizes` to pad it to."""
-    for shape in sorted(set(shapes)):
-        indices = [i for i, s in enumerate(shapes) if s == shape]
-        for batch, size in parts(len(indices), sizes):
-            yield indices[batch], size
 
 
 def split(batch: Encoding) -> list[Encoding]:
@@ -39,4 +27,5 @@ def pad_texts(texts: Texts) -> Texts:
     count, width = texts.embeddings.shape
     step = max(8, 2 ** max(0, (count - 1).bit_length() - 3))
     room = -(-count // step) * step
-    return texts._replace(embeddings=jnp.concatenate([texts.embeddings, jnp.zeros((room - count, width))]))
+    padding = np.zeros((room - count, width), np.float32)
+    return texts._replace(embeddings=np.concatenate([texts.embeddings, padding]))

@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.inference import Encoding
 from zeroseg_jax.segment.prompts import Background, Templates
-from zeroseg_jax.segment.readout import ENCODING, Readout
+from zeroseg_jax.segment.readout import ENCODING
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.windows import Layout
 
@@ -65,9 +65,3 @@ class EncodedImage:
 def stack(windows: list[Encoding]) -> Encoding:
     """The encoding of all windows of an image."""
     return jax.tree.map(lambda *x: np.stack(x), *windows)
-
-
-def shapes(image: EncodedImage, readout: Readout) -> tuple[int, ...]:
-    """Images for which these are the same are labelled by one compiled function."""
-    found = [n for v in image.views for n in (*v.layout.counts, *v.layout.grid, v.encoding.embeddings.shape[1])]
-    return (*found, *(image.views[0].layout.cells if readout.guide else ()))

@@ -21,14 +21,18 @@ and clearly better than 1e-2."""
 
 
 def fit(
-    maps: Float[Array, "b h w c"], guide: UInt8[Array | np.ndarray, "b h w 3"], radius: float
+    maps: Float[Array, "b h w c"],
+    guide: UInt8[Array | np.ndarray, "b h w 3"],
+    radius: float,
+    boxes: tuple[Array | np.ndarray, Array | np.ndarray] | None = None,
 ) -> Float[Array, "b h w 4*c"]:
     """The linear functions of the colour that resemble `maps` most within `radius` cells of each cell's centre.
 
-    For each cell the slopes by red, those by green, those by blue, and the offsets: what `apply` takes.
+    For each cell the slopes by red, those by green, those by blue, and the offsets: what `apply` takes. `boxes` are the
+    `mean_over_box` of rows and columns where some of them are padding.
     """
     guide = jnp.asarray(guide, jnp.float32) / 255
-    rows, columns = (jnp.asarray(_mean_over_box(n, radius)) for n in maps.shape[1:3])
+    rows, columns = (jnp.asarray(m) for m in boxes or [mean_over_box(n, radius) for n in maps.shape[1:3]])
 
     def mean(x: Float[Array, "h w *d"]) -> Float[Array, "h w *d"]:
         flat = x.reshape(*x.shape[:2], -1)
@@ -56,7 +60,7 @@ def apply(functions: Float[Array, "b y x f"], colours: UInt8[Array, "b y x 3"]) 
     return red * r + green * g + blue * b + offset
 
 
-def _mean_over_box(cells: int, radius: float) -> Float[np.ndarray, "n n"]:
+def mean_over_box(cells: int, radius: float) -> Float[np.ndarray, "n n"]:
     """The linear map that takes the mean within `radius` of each centre: of cells on the edge counts what is inside."""
     distance = np.abs(np.arange(cells)[:, None] - np.arange(cells))
     weights = np.clip(radius + 0.5 - distance, 0, 1)

@@ -75,8 +75,41 @@ class Guide(NamedTuple):
     columns: Float[Array | np.ndarray, "b x w"]
 
 
+class Cells(NamedTuple):
+    """What the guided filter is fitted to."""
+
+    image: UInt8[Array | np.ndarray, "b h w 3"]
+    """`Guide.small`."""
+    boxes: tuple[Float[Array | np.ndarray, "h h"], Float[Array | np.ndarray, "w w"]] | None = None
+    """`guided.mean_over_box` of both axes, where some of the cells are padding; None: none is."""
+
+
 Maps = dict[str, Array]
 """By name, (..., c): the score and the probability of each text; (..., s): the share of each segment."""
+
+
+class Prepared(NamedTuple):
+    """All that is computed of images and texts before it comes to single pixels."""
+
+    maps: tuple[Maps, ...]
+    """Of each view, over the patches of its windows, (b, i, j, h, w, c); with the guided filter one, over its cells:
+    the linear functions of the colour, (b, h, w, 4 c)."""
+    tables: Maps
+    """What each segment scores, (b, s, c), where that is put in after enlarging the shares of the segments."""
+    critical: Float[Array, "b t"] | None
+    """`critical_thresholds`, where the probability is told by them."""
+    cosines: Float[Array, "b s c"]
+    """`Labelled.scores`."""
+
+
+class Place(NamedTuple):
+    """Pixels that are to be labelled: a whole image, or a part of one."""
+
+    rows: tuple[Float[Array | np.ndarray, "b y ..."], ...]
+    """`View.rows` of each view; with the guided filter, `Guide.rows`."""
+    columns: tuple[Float[Array | np.ndarray, "b x ..."], ...]
+    pixels: UInt8[Array | np.ndarray, "b y x 3"] | None
+    """Their colours, with the guided filter."""
 
 
 def label_pixels(
@@ -87,14 +120,37 @@ def label_pixels(
     The scores of several views, and of windows that overlap, are averaged. With a `guide` the enlarged maps follow its
     edges (`guided.fit`). `threshold` says whether `texts.threshold` counts. y must be a multiple of ROWS.
     """
+    prepared = prepare(views, texts, Cells(guide.small) if guide else None, options, threshold)
+    if guide:
+        place = Place((guide.rows,), (guide.columns,), guide.pixels)
+    else:
+        place = Place(tuple(view.rows for view in views), tuple(view.columns for view in views), None)
+    wide = widen(prepared, place.columns)
+
+    def block(part: tuple[tuple[Array, ...], Array | None]) -> tuple[Array, ...]:
+        return finish(prepared, wide, *part, texts, options)
+
+    b, y = place.rows[0].shape[:2]
+    by_rows = jax.tree.map(
+        lambda x: jnp.moveaxis(jnp.asarray(x).reshape(b, y // ROWS, ROWS, *x.shape[2:]), 1, 0),
+        (place.rows, place.pixels),
+    )
+    labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, y, -1) for x in jax.lax.map(block, by_rows))
+    dense = views[0].encoding.assignment is None
+    segments = _nearest_patches(views[0], guide) if dense else maps.pop(0)
+    return Labelled(labels, segments.astype(jnp.int32), prepared.cosines, maps[0] if maps else None)
+
+
+def prepare(
+    views: tuple[View, ...], texts: Texts, guide: Cells | None, options: Labelling, threshold: bool
+) -> Prepared:
+    """The part of `label_pixels` that does not depend on the size of the output."""
     cosines = [_cosines(view.encoding.embeddings, texts) for view in views]
     dense = views[0].encoding.assignment is None
     if options.rule == "groupvit" and not dense:
         views = tuple(view._replace(encoding=harden(view)) for view in views)
     scores = [score(c, view.encoding, texts, options, threshold) for c, view in zip(cosines, views, strict=True)]
-    ruled = options.rule == "groupvit"
-    joined, offset = _join(cosines), int(ruled)
-    b = joined.shape[0]
+    ruled, joined = options.rule == "groupvit", _join(cosines)
 
     # The scores are linear in the shares of the segments. Where these are few, they are what is enlarged: that is less
     # work than to enlarge a map for each text
@@ -102,44 +158,75 @@ def label_pixels(
     late = not dense and (ruled or (options.mix == "scores" and count <= height))
     tables = {name: _join([each[name] for each in scores]) for name in scores[0]} if late else {}
     critical = critical_thresholds(scores) if ruled and threshold and tells_probability(options, dense) else None
-    wide = [
-        _widen(view, {} if late else _over_patches(view.encoding, each, texts, options, threshold))
+    maps = tuple(
+        _by_window(view, {} if late else _over_patches(view.encoding, each, texts, options, threshold))
         for view, each in zip(views, scores, strict=True)
-    ]
+    )
     if guide:
-        cells = _heighten([view.rows for view in views], wide)
-        radius = CELLS * options.guide
-        functions = {name: fit(value, guide.small, radius) for name, value in cells.items()}
-        guided = {name: jnp.einsum("bxw,bhwc->bhxc", guide.columns, value) for name, value in functions.items()}
+        wide = [_widen(each, view.columns) for view, each in zip(views, maps, strict=True)]
+        cells, radius = _heighten([view.rows for view in views], wide), CELLS * options.guide
+        maps = ({name: fit(value, guide.image, radius, guide.boxes) for name, value in cells.items()},)
+    return Prepared(maps, tables, critical, joined)
 
-    def block(part: tuple[Array, ...]) -> tuple[Array, ...]:
-        if guide:
-            down, colours = part
-            large = {n: apply(jnp.einsum("brh,bhxc->brxc", down, value), colours) for n, value in guided.items()}
-        else:
-            large = _heighten(part, wide)
-        share = large.get("segment")
-        large |= {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
-        found: tuple[Array, ...] = () if share is None else (jnp.argmax(share, axis=-1),)
-        if critical is not None and share is not None:
-            foreground = large["score"][..., 1:]
-            best = jnp.argmax(foreground, axis=-1)
-            large["probability"] = last_threshold(share, critical, foreground.max(axis=-1))[..., None]
-        else:
-            best = jnp.argmax(large["score"], axis=-1) - offset
-        labels = jnp.where(best < texts.labels, best, -1)
-        if "probability" in large:
-            # a linear function of the colour may leave the range of what it was fitted to
-            probability = jnp.clip(large["probability"].max(axis=-1), 0, 1)
-            labels, found = jnp.where(probability < texts.threshold, -1, labels), (*found, probability)
-        return labels, *found
 
-    blocks = (guide.rows, guide.pixels) if guide else tuple(view.rows for view in views)
-    y = blocks[0].shape[1]
-    by_rows = [jnp.moveaxis(jnp.asarray(x).reshape(b, y // ROWS, ROWS, *x.shape[2:]), 1, 0) for x in blocks]
-    labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, y, -1) for x in jax.lax.map(block, tuple(by_rows)))
-    segments = _nearest_patches(views[0], guide) if dense else maps.pop(0)
-    return Labelled(labels.astype(jnp.int32), segments.astype(jnp.int32), joined, maps[0] if maps else None)
+def widen(prepared: Prepared, columns: tuple[Array | np.ndarray, ...]) -> tuple[Maps, ...]:
+    """Enlarges along the columns: `Place.columns`."""
+    if columns[0].ndim == 3:
+        return ({n: jnp.einsum("bxw,bhwc->bhxc", columns[0], value) for n, value in prepared.maps[0].items()},)
+    return tuple(_widen(each, own) for each, own in zip(prepared.maps, columns, strict=True))
+
+
+def finish(
+    prepared: Prepared,
+    wide: tuple[Maps, ...],
+    rows: tuple[Array, ...],
+    colours: Array | None,
+    texts: Texts,
+    options: Labelling,
+) -> tuple[Array, ...]:
+    """Enlarges along the rows, and decides. Returns int32 labels, int32 segments where these are not the patches, and
+    the probability where it is told; each (b, y, x)."""
+    if colours is not None:
+        functions = {name: jnp.einsum("brh,bhxc->brxc", rows[0], value) for name, value in wide[0].items()}
+        large = {name: apply(value, colours) for name, value in functions.items()}
+    else:
+        large = _heighten(rows, wide)
+    share = large.get("segment")
+    tables = prepared.tables
+    large |= {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
+    found: tuple[Array, ...] = () if share is None else (jnp.argmax(share, axis=-1),)
+    if prepared.critical is not None and share is not None:
+        foreground = large["score"][..., 1:]
+        best = jnp.argmax(foreground, axis=-1)
+        large["probability"] = last_threshold(share, prepared.critical, foreground.max(axis=-1))[..., None]
+    else:
+        best = jnp.argmax(large["score"], axis=-1) - int(options.rule == "groupvit")
+    labels = jnp.where(best < texts.labels, best, -1)
+    if "probability" in large:
+        # a linear function of the colour may leave the range of what it was fitted to
+        probability = jnp.clip(large["probability"].max(axis=-1), 0, 1)
+        labels, found = jnp.where(probability < texts.threshold, -1, labels), (*found, probability)
+    return labels.astype(jnp.int32), *found
+
+
+def label_tiles(
+    prepared: Prepared, texts: Texts, tiles: Place, count: Int[Array, ""], options: Labelling
+) -> tuple[Array, ...]:
+    """`finish` for the first `count` of the tiles of one image, which stand along the first axis of `tiles`.
+
+    How many there are is known only when it runs: images of all sizes share a compiled function.
+    """
+
+    def tile(k: Array | int) -> tuple[Array, ...]:
+        own: Place = jax.tree.map(lambda x: jnp.asarray(x)[k][None], tiles)
+        return finish(prepared, widen(prepared, own.columns), own.rows, own.pixels, texts, options)
+
+    def put(k: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(x.at[k].set(y[0]) for x, y in zip(found, tile(k), strict=True))
+
+    length = tiles.rows[0].shape[0]
+    empty = tuple(jnp.zeros((length, *x.shape[1:]), x.dtype) for x in jax.eval_shape(tile, 0))
+    return jax.lax.fori_loop(0, count, put, empty)
 
 
 def score(
@@ -261,18 +348,22 @@ def _over_patches(encoding: Encoding, scores: Maps, texts: Texts, options: Label
     return {n: jnp.einsum("bvns,bvsc->bvnc", assignment, x, precision="highest") for n, x in scores.items()}
 
 
-def _widen(view: View, maps: Maps) -> dict[str, Array]:
-    """Enlarges along the columns. Windows side by side are averaged, but segments stay those of their windows."""
+def _by_window(view: View, maps: Maps) -> Maps:
+    """Maps over the patches of each window, with the shares of its segments: (b, i, j, h, w, c)."""
     (i, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
-    tiles = {name: x.reshape(x.shape[0], i, j, h, w, -1) for name, x in maps.items()}
-    found = {name: jnp.einsum("bxjw,bijhwc->bihxc", view.columns, x) for name, x in tiles.items()}
-    if view.encoding.assignment is not None:
-        shares = view.encoding.assignment.reshape(-1, i, j, h, w, view.encoding.assignment.shape[-1])
-        found["segment"] = jnp.einsum("bxjw,bijhws->bihxjs", view.columns, shares)
-    return found
+    shares = {} if view.encoding.assignment is None else {"segment": view.encoding.assignment}
+    return {name: x.reshape(x.shape[0], i, j, h, w, -1) for name, x in (maps | shares).items()}
 
 
-def _heighten(downs: tuple[Array, ...] | list, wide: list[dict[str, Array]]) -> Maps:
+def _widen(maps: Maps, columns: Array | np.ndarray) -> Maps:
+    """Enlarges along the columns. Windows side by side are averaged, but segments stay those of their windows."""
+    return {
+        name: jnp.einsum("bxjw,bijhws->bihxjs" if name == "segment" else "bxjw,bijhwc->bihxc", columns, x)
+        for name, x in maps.items()
+    }
+
+
+def _heighten(downs: Sequence[Array | np.ndarray], wide: Sequence[Maps]) -> Maps:
     """Enlarges along the rows, and takes the mean over the views."""
     found: Maps = {}
     for name in wide[0]:
@@ -296,9 +387,3 @@ def _nearest_patches(view: View, guide: Guide | None) -> Int32[Array, "b y x"]:
     down = row // h * (j * h * w) + row % h * w
     across = column // w * (h * w) + column % w
     return down[:, :, None] + across[:, None, :]
-
-
-def output_bucket(pixels: int) -> int:
-    """A number of rows or columns, rounded up by at most an eighth to one of few, which are multiples of ROWS."""
-    step = max(ROWS, 2 ** max(0, (pixels - 1).bit_length() - 4))
-    return -(-pixels // step) * step

@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
-from PIL import Image
 
 from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.dual_encoder import DualEncoder
-from zeroseg_jax.segment.batches import BATCHES, SMALL_BATCHES, chunks, pad_texts, sizes_for, split
-from zeroseg_jax.segment.encoded import EncodedImage, EncodedView, shapes, stack
+from zeroseg_jax.segment.batches import pad_texts, sizes_for, split
+from zeroseg_jax.segment.encoded import EncodedImage, EncodedView, stack
 from zeroseg_jax.segment.function import make_function
 from zeroseg_jax.segment.images import ImageLike, to_pixels_list
 from zeroseg_jax.segment.inference import Encoding, Method
-from zeroseg_jax.segment.labelling import Guide, Labelled, Texts, View, label_pixels, output_bucket
+from zeroseg_jax.segment.labelling import Texts, label_tiles, prepare
 from zeroseg_jax.segment.prompts import (
     Background,
     Templates,
@@ -32,7 +31,8 @@ from zeroseg_jax.segment.prompts import (
 )
 from zeroseg_jax.segment.readout import ENCODING, Readout, change
 from zeroseg_jax.segment.result import SegmentResult
-from zeroseg_jax.segment.windows import enlarging, how_inside, lay_out_all, spread
+from zeroseg_jax.segment.tiles import label_image
+from zeroseg_jax.segment.windows import lay_out_all, resize, resize_plainly
 
 
 class Segmenter:
@@ -42,9 +42,9 @@ class Segmenter:
     says of its teacher, its training and its results.
 
     Images of any size are resized to the model's (`windows.lay_out`: the shorter side is the model's own, the longer
-    one of a few steps; long images become overlapping windows), in batches of 1, 4 or 16, and everything is compiled
-    once for each such shape, for each of a few steps of the number of labels, and likewise of the output's size. Label
-    maps have the size of the image.
+    one of a few steps; long images become overlapping windows), in batches of 1, 4 or 16. The model is compiled once
+    for each such shape, and labelling (`tiles`) for each of a few steps of the number of labels, whatever the size of
+    the images. Label maps have the size of the image.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class Segmenter:
         self._texts: dict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = {}
         self._meanings: dict[str, tuple[str, ...]] = {}
         self._encode = jax.jit(method.encode, static_argnums=2)
-        self._label = jax.jit(label_pixels, static_argnums=(3, 4))
+        self._prepare = jax.jit(prepare, static_argnums=(3, 4))
+        self._tiles = jax.jit(label_tiles, static_argnums=4)
         self._device: jax.Device | None = None  # None: where the weights are
         self.logit_scale = clip.logit_scale
 
@@ -206,20 +207,13 @@ class Segmenter:
         readout = change(self.readout, options)
         texts, threshold = self._texts_of(labels, templates, background, readout)
         texts = pad_texts(texts)
-        names, found = list(labels), {}
-        # what is made of whole pixels before it is resized takes more memory
-        sizes = SMALL_BATCHES if readout.rule else BATCHES
-        for indices, size in chunks([shapes(image, readout) for image in images], sizes):
-            chunk = [images[i] for i in indices]
-            output: Sequence[Any] = self._label_chunk(chunk, size, texts, threshold, readout)
-            output = [maps for maps in output if maps is not None]  # probabilities come with a threshold only
-            for i, image, label_map, segments, scores, *probability in zip(indices, chunk, *output, strict=False):
-                height, width = image.pixels.shape[:2]
-                maps = (np.ascontiguousarray(m[:height, :width]) for m in (label_map, segments, *probability))
-                label_map, segments, *probability = maps
-                scores = np.ascontiguousarray(scores[:, : len(names)])
-                found[i] = SegmentResult(image.pixels, label_map, segments, scores, names, *probability)
-        return [found[i] for i in range(len(images))]
+        names, found = list(labels), []
+        for image in images:
+            with jax.default_device(self._device):
+                maps = label_image(self._prepare, self._tiles, image, texts, threshold, readout)
+            scores = np.ascontiguousarray(maps.scores[:, : len(names)])
+            found.append(SegmentResult(image.pixels, maps.label_map, maps.segments, scores, names, maps.probability))
+        return found
 
     def with_params(self, params: Any) -> "Segmenter":
         """The same model with other weights (`method.params`); what is compiled is shared."""
@@ -274,37 +268,6 @@ class Segmenter:
                 found.update(zip(indices[part], split(batch), strict=False))
         return [found[i] for i in range(len(windows))]
 
-    def _label_chunk(
-        self, chunk: Sequence[EncodedImage], batch: int, texts: Texts, threshold: bool, readout: Readout
-    ) -> Labelled:
-        """The labels of images whose encodings have the same shapes, padded to a batch of the size `batch`."""
-        sizes = [image.pixels.shape[:2] for image in chunk]
-        height, width = (output_bucket(max(size[axis] for size in sizes)) for axis in (0, 1))
-        cells, guide = chunk[0].views[0].layout.cells, None
-        if readout.guide:
-            pixels = [
-                np.pad(i.pixels, ((0, height - h), (0, width - w), (0, 0)))
-                for i, (h, w) in zip(chunk, sizes, strict=True)
-            ]
-            small = [resize(image.pixels, cells, Image.Resampling.BILINEAR) for image in chunk]
-            rows = padded([enlarging(cells[0], size[0], height) for size in sizes], batch)
-            columns = padded([enlarging(cells[1], size[1], width) for size in sizes], batch)
-            guide = Guide(padded(pixels, batch), padded(small, batch), rows, columns)
-
-        views = []
-        for own in zip(*(image.views for image in chunk), strict=True):
-            inside = how_inside(readout, own[0].encoding.assignment is None)
-            maps: list[list[np.ndarray]] = [[], []]
-            for view, size in zip(own, sizes, strict=True):
-                for axis, (outputs, to) in enumerate(zip(size, (height, width), strict=True)):
-                    target = (cells[axis], None) if readout.guide else (outputs, to)
-                    spreading = spread(view.layout, axis, *target, inside)
-                    maps[axis].append(spreading[..., ::-1] if view.mirrored and axis else spreading)
-            encoding = jax.tree.map(lambda *x: padded(x, batch), *(view.encoding for view in own))
-            views.append(View(encoding, padded(maps[0], batch), padded(maps[1], batch)))
-        with jax.default_device(self._device):
-            return jax.device_get(self._label(tuple(views), texts, guide, readout.labelling, threshold))
-
     def _texts_of(
         self, labels: Sequence[str], templates: Templates | None, background: Background, readout: Readout
     ) -> tuple[Texts, bool]:
@@ -323,30 +286,11 @@ class Segmenter:
         threshold: float,
     ) -> Texts:
         """What `labelling.label_pixels` asks for; the number of labels may be symbolic."""
-        count = jnp.asarray(labels.shape[0], jnp.int32)
-        embeddings = jnp.concatenate([labels, background])
-        scales = jnp.float32(scale), jnp.float32(threshold), jnp.float32(self.logit_scale)
-        return Texts(embeddings, count, count + background.shape[0], *scales)
-
-
-def resize(
-    pixels: UInt8[np.ndarray, "h w 3"],
-    shape: tuple[int, int],
-    filter: Image.Resampling = Image.Resampling.BICUBIC,
-) -> UInt8[np.ndarray, "y x 3"]:
-    """To `shape` (rows, columns), with antialiasing, by Pillow."""
-    if pixels.shape[:2] == shape:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], filter))
-
-
-def resize_plainly(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
-    """To `shape`, bilinearly and without antialiasing, as mmcv (which is OpenCV) does before it slides windows."""
-    if pixels.shape[:2] == shape:
-        return pixels
-    rows, columns = (enlarging(own, wanted) for own, wanted in zip(pixels.shape, shape, strict=False))
-    found = np.tensordot(columns, np.tensordot(rows, pixels.astype(np.float32), 1), (1, 1)).swapaxes(0, 1)
-    return np.rint(found).astype(np.uint8)
+        xp: Any = np if isinstance(labels, np.ndarray) else jnp  # of what is there numpy's need no compiling
+        count = xp.asarray(labels.shape[0], xp.int32)
+        scales = (xp.float32(x) for x in (scale, threshold, self.logit_scale))
+        total = xp.asarray(count + background.shape[0], xp.int32)
+        return Texts(xp.concatenate([labels, background]), count, total, *scales)
 
 
 def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:

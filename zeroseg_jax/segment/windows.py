@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from PIL import Image
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.guided import CELLS
@@ -16,6 +17,8 @@ OVERLAP = 0.5
 """Share of a window that its neighbour covers too, at least, where `Readout.stride` does not say."""
 LONGEST = 16.0
 """Aspect ratio that longer images are squeezed to."""
+ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9, 7 / 3, 3.0, 4.0, 5.0, 6.4, 8.0, 10.0, 12.8, LONGEST)
+"""Aspect ratios at which images are encoded as a whole: those of most photographs, of which each one is compiled."""
 
 Inside = Literal["linear", "nearest", "pixels"]
 """How maps are enlarged from the patches of a window to its pixels; "pixels": they are made of pixels already."""
@@ -73,9 +76,10 @@ def lay_out(
     are resized bilinearly, without antialiasing), windows of one size follow each other at the stride, and the last
     ones are moved inside the image.
 
-    Without, the longer side is rounded to steps of about an eighth of the shorter one (a multiple of the patch), so
-    that photographs of all shapes share a few compiled functions. An image longer than `readout.slide` to 1 becomes
-    square windows, which share one; with 0 no image does. One longer than `LONGEST` to 1 is squeezed to that.
+    Without, an image gets the nearest of `ASPECTS`, so that photographs of all shapes share a few compiled functions:
+    one of 4:3, 3:2 or 16:9 is not distorted (but for whole patches), no other by more than a sixth. An image longer
+    than `readout.slide` to 1 becomes square windows, which share one function; with 0 no image does. Its longer side is
+    rounded to about an eighth of the shorter one. An image longer than `LONGEST` to 1 is squeezed to that.
 
     Raises:
         InputError: a window that is not of whole patches, or a stride that leaves gaps between windows.
@@ -89,11 +93,12 @@ def lay_out(
         small, large = max(1, int(wanted + 0.5)), max(1, int(wanted * aspect + 0.5))
         return _slide((large, small) if height > width else (small, large), patch, readout)
     size = patch * max(1, round(wanted / patch))
-    step = patch * max(1, round(size / patch / 8))
-    whole = window = size + step * round((aspect - 1) * size / step)
+    nearest = min(ASPECTS, key=lambda ratio: abs(np.log(ratio / aspect)))
+    whole = window = patch * round(nearest * size / patch)
     starts: tuple[int, ...] = (0,)
-    if 0 < readout.slide < aspect and whole > size:
-        window = size
+    if 0 < readout.slide < aspect:
+        step = patch * max(1, round(size / patch / 8))
+        whole, window = size + step * max(1, round((aspect - 1) * size / step)), size
         count = 1 + int(np.ceil((whole - window) / (window * (1 - OVERLAP))))
         starts = tuple((patch * np.linspace(0, (whole - window) // patch, count).round().astype(int)).tolist())
     unit = 1 if readout.short_side else patch
@@ -174,3 +179,23 @@ def enlarging(inputs: int, outputs: int, padded: int | None = None) -> Float[np.
     if inputs > 1:
         matrix[np.arange(outputs), low + 1] = share
     return matrix
+
+
+def resize(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    shape: tuple[int, int],
+    filter: Image.Resampling = Image.Resampling.BICUBIC,
+) -> UInt8[np.ndarray, "y x 3"]:
+    """To `shape` (rows, columns), with antialiasing, by Pillow."""
+    if pixels.shape[:2] == shape:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], filter))
+
+
+def resize_plainly(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
+    """To `shape`, bilinearly and without antialiasing, as mmcv (which is OpenCV) does before it slides windows."""
+    if pixels.shape[:2] == shape:
+        return pixels
+    rows, columns = (enlarging(own, wanted) for own, wanted in zip(pixels.shape, shape, strict=False))
+    found = np.tensordot(columns, np.tensordot(rows, pixels.astype(np.float32), 1), (1, 1)).swapaxes(0, 1)
+    return np.rint(found).astype(np.uint8)

@@ -1,0 +1,229 @@
+"""Label maps of images of any size and shape by a few compiled functions.
+
+What is fixed when a function is compiled are the patches of an image and the pixels of its output. Patches are padded
+to one of few grids, the longer side across, and the output is made in tiles of one size.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Float32, Int32, UInt8
+from PIL import Image
+
+from zeroseg_jax.segment.encoded import EncodedImage, EncodedView
+from zeroseg_jax.segment.guided import CELLS, mean_over_box
+from zeroseg_jax.segment.inference import Encoding
+from zeroseg_jax.segment.labelling import Cells, Place, Texts, View
+from zeroseg_jax.segment.readout import Readout
+from zeroseg_jax.segment.windows import enlarging, how_inside, resize, spread
+
+TILE = 128
+"""Rows and columns of the pixels of a tile."""
+TILES = 16
+"""How many are labelled in one call, at most."""
+
+
+class LabelMaps(NamedTuple):
+    """The maps of a `SegmentResult`."""
+
+    label_map: Int32[np.ndarray, "h w"]
+    segments: Int32[np.ndarray, "h w"]
+    scores: Float32[np.ndarray, "s c"]
+    probability: Float32[np.ndarray, "h w"] | None
+
+
+class Canvas(NamedTuple):
+    """A view on its padded grid, lying: an upright image is turned to its side."""
+
+    view: View
+    """For `labelling.prepare`: batches of one."""
+    rows: Float[np.ndarray, "y ..."]
+    columns: Float[np.ndarray, "x ..."]
+    """From the patches of the windows to what is enlarged to: cells with the guided filter, otherwise pixels."""
+    order: Int32[np.ndarray, " s"]
+    """Where the segments (or patches) of the view itself stand among those of the padded one."""
+    count: int
+    """How many those are."""
+
+
+def label_image(
+    prepare: Callable[..., Any],
+    label_tiles: Callable[..., Any],
+    image: EncodedImage,
+    texts: Texts,
+    threshold: bool,
+    readout: Readout,
+) -> LabelMaps:
+    """The maps of one image; `prepare` and `label_tiles` are those of `labelling`, jitted."""
+    layout, (height, width) = image.views[0].layout, image.pixels.shape[:2]
+    turned = layout.shape[0] > layout.shape[1]
+    pixels = image.pixels.swapaxes(0, 1) if turned else image.pixels
+    if readout.guide:
+        cells = layout.cells[::-1] if turned else layout.cells
+        size = cells[0], _room(*cells)
+        small = resize(image.pixels, layout.cells, Image.Resampling.BILINEAR)
+        small = _pad(small.swapaxes(0, 1) if turned else small, (*size, 3))[None]
+        boxes = [_pad(mean_over_box(n, CELLS * readout.guide), (m, m)) for n, m in zip(cells, size, strict=True)]
+        canvases = [_canvas(view, layout.cells, size, turned, readout) for view in image.views]
+        guide = Cells(small, (boxes[0], boxes[1]))
+        enlarge = [_pad(enlarging(n, m), (m, k)) for n, m, k in zip(cells, pixels.shape[:2], size, strict=True)]
+        rows, columns = ([each] for each in enlarge)
+    else:
+        canvases = [_canvas(view, (height, width), None, turned, readout) for view in image.views]
+        guide, rows, columns = None, [c.rows for c in canvases], [c.columns for c in canvases]
+    prepared = prepare(tuple(c.view for c in canvases), texts, guide, readout.labelling, threshold)
+
+    dense = image.views[0].encoding.assignment is None
+    starts = np.cumsum([0, *(c.count for c in canvases)])
+    order = np.concatenate([c.order + start for c, start in zip(canvases, starts, strict=False)])
+    own = np.zeros(starts[-1], np.int32)
+    own[order] = np.arange(len(order))
+    found: list[np.ndarray] = []
+    for (top, left), maps in _run(label_tiles, prepared, texts, rows, columns, pixels, readout):
+        for i, x in enumerate(maps):
+            if len(found) == i:
+                found.append(np.zeros((height, width), x.dtype))
+            x = own[x] if i == 1 and not dense else x
+            whole = found[i].swapaxes(0, 1) if turned else found[i]
+            place = whole[top : top + TILE, left : left + TILE]
+            place[:] = x[: place.shape[0], : place.shape[1]]
+    label_map, *others = found
+    segments = _nearest_patches(image, readout) if dense else others.pop(0)
+    return LabelMaps(label_map, segments, np.asarray(prepared.cosines)[0, order], *(others or [None]))
+
+
+def _run(
+    label_tiles: Callable[..., Any],
+    prepared: Any,
+    texts: Texts,
+    rows: Sequence[np.ndarray],
+    columns: Sequence[np.ndarray],
+    pixels: UInt8[np.ndarray, "y x 3"],
+    readout: Readout,
+) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
+    """The upper left corner and the maps of each tile. While one call's are taken the next one computes."""
+    down, across = (-(-n // TILE) for n in pixels.shape[:2])
+    rows, columns = ([_in_tiles(x) for x in each] for each in (rows, columns))
+    waiting: deque[tuple[range, Any]] = deque()
+
+    def take() -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
+        indices, maps = waiting.popleft()
+        maps = jax.device_get(maps)
+        for k, index in enumerate(indices):
+            yield (index // across * TILE, index % across * TILE), [x[k] for x in maps]
+
+    for start in range(0, down * across, TILES):
+        indices = range(start, min(start + TILES, down * across))
+        places = [divmod(min(start + k, indices[-1]), across) for k in range(TILES)]
+        y, x = np.array(places).T
+        colours = None
+        if readout.guide:
+            colours = np.zeros((TILES, TILE, TILE, 3), np.uint8)
+            for k in range(len(indices)):
+                part = pixels[y[k] * TILE : (y[k] + 1) * TILE, x[k] * TILE : (x[k] + 1) * TILE]
+                colours[k, : part.shape[0], : part.shape[1]] = part
+        tiles = Place(tuple(each[y] for each in rows), tuple(each[x] for each in columns), colours)
+        waiting.append((indices, label_tiles(prepared, texts, tiles, np.int32(len(indices)), readout.labelling)))
+        if len(waiting) > 1:
+            yield from take()
+    while waiting:
+        yield from take()
+
+
+def _canvas(
+    view: EncodedView, outputs: tuple[int, int], padded: tuple[int, int] | None, turned: bool, readout: Readout
+) -> Canvas:
+    """`outputs` are the rows and columns that it is enlarged to, as the image stands, and `padded` those with padding,
+    as it lies."""
+    layout, encoding = view.layout, view.encoding
+    dense = encoding.assignment is None
+    inside = how_inside(readout, dense)
+    maps = [spread(layout, axis, n, None, inside) for axis, n in enumerate(outputs)]
+    if view.mirrored:
+        maps[1] = maps[1][..., ::-1]
+    (i, j), (h, w) = layout.counts, layout.grid
+    if turned:
+        maps, i, j, h, w = maps[::-1], j, i, w, h
+    room = _room(h, w) if len(layout) == 1 and not readout.window else w
+    shape = _power(i), _power(j), h, room
+    pixels = layout.patch if inside == "pixels" else 1
+    rows, columns = (
+        _pad(m, ((n if padded is None else padded[axis]), shape[axis], shape[2 + axis] * pixels))
+        for axis, (m, n) in enumerate(zip(maps, (len(m) for m in maps), strict=True))
+    )
+
+    def lay(x: Any, patches: bool) -> np.ndarray:
+        """(v, ...) or (v, n, ...) on the padded grid; what is repeated there has no weight in `rows` and `columns`."""
+        counts = (*layout.counts, *layout.grid) if patches else layout.counts
+        x = np.asarray(x)
+        x = x.reshape(*counts, *x.shape[1 + patches :])
+        if turned:
+            x = np.moveaxis(x, (1, 0, 3, 2) if patches else (1, 0), (0, 1, 2, 3) if patches else (0, 1))
+        wanted = shape if patches else shape[:2]
+        x = np.pad(
+            x, [(0, m - n) for n, m in zip(x.shape, wanted, strict=False)] + [(0, 0)] * (x.ndim - len(wanted)), "edge"
+        )
+        return x.reshape(1, shape[0] * shape[1], *((shape[2] * shape[3],) if patches else ()), *x.shape[len(wanted) :])
+
+    image = encoding.image
+    if dense and image is None and readout.top_classes:  # the mean patch, before some are repeated
+        mean = np.asarray(encoding.embeddings).mean(axis=1)
+        image = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+    segments = encoding.embeddings.shape[1]
+    laid = Encoding(
+        lay(encoding.embeddings, dense),
+        None if encoding.assignment is None else lay(encoding.assignment, True),
+        None if image is None else lay(image, False),
+    )
+    if dense:
+        order = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)[:i, :j, :h, :w]
+        order = order.transpose(1, 0, 3, 2) if turned else order
+    else:
+        order = np.arange(shape[0] * shape[1] * segments, dtype=np.int32).reshape(*shape[:2], segments)[:i, :j]
+        order = order.transpose(1, 0, 2) if turned else order
+    # without the filter `prepare` asks for the shapes only
+    given = (rows, columns) if readout.guide else (rows[:1], columns[:1])
+    count = laid.embeddings.shape[1] * laid.embeddings.shape[2]
+    return Canvas(View(laid, *(m[None] for m in given)), rows, columns, order.ravel(), count)
+
+
+def _nearest_patches(image: EncodedImage, readout: Readout) -> Int32[np.ndarray, "h w"]:
+    """Of each pixel, the patch (among those of all windows of the first view) that it takes most from."""
+    view, found = image.views[0], []
+    for axis, pixels in enumerate(image.pixels.shape[:2]):
+        outputs = view.layout.cells[axis] if readout.guide else pixels
+        weights = spread(view.layout, axis, outputs, None, how_inside(readout, True))
+        weights = weights[..., ::-1] if view.mirrored and axis else weights
+        nearest = weights.reshape(outputs, -1).argmax(axis=-1)
+        found.append(nearest[enlarging(outputs, pixels).argmax(axis=-1)] if readout.guide else nearest)
+    (row, column), (_, j), (h, w) = found, view.layout.counts, view.layout.grid
+    down = row // h * (j * h * w) + row % h * w
+    across = column // w * (h * w) + column % w
+    return (down[:, None] + across[None]).astype(np.int32)
+
+
+def _in_tiles(x: np.ndarray) -> np.ndarray:
+    """(n, ...) -> (tiles, TILE, ...), with zeros where the last one is not full."""
+    count = -(-len(x) // TILE)
+    return _pad(x, (count * TILE, *x.shape[1:])).reshape(count, TILE, *x.shape[1:])
+
+
+def _pad(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """With zeros at the end of every axis."""
+    return np.pad(x, [(0, m - n) for n, m in zip(x.shape, shape, strict=True)])
+
+
+def _room(short: int, long: int) -> int:
+    """The longer side of the padded grid: 2, 4, 8, ... times the shorter one."""
+    room = 2 * short
+    while room < long:
+        room *= 2
+    return room
+
+
+def _power(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
