@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from zeroseg_jax.segment import Segmenter, tiles
 from zeroseg_jax.segment.inference import DenseClipMethod
@@ -29,7 +30,9 @@ def as_a_whole(model, encoded, background, options):
     if readout.guide:
         pixels = np.pad(encoded.pixels, ((0, padded - height), (0, 0), (0, 0)))
         maps = enlarging(cells[0], height, padded), enlarging(cells[1], width)
-        guide = Guide(pixels[None], resize(encoded.pixels, cells, 2)[None], *(m[None] for m in maps))
+        guide = Guide(
+            pixels[None], resize(encoded.pixels, cells, Image.Resampling.BILINEAR)[None], *(m[None] for m in maps)
+        )
     found = jax.device_get(whole(tuple(views), texts, guide, readout.labelling, threshold))
     return [None if x is None else x[0] for x in found], height
 

@@ -12,9 +12,9 @@ PATCHES = 2048
 """Images of more patches than this go into smaller batches: attention takes memory with their square."""
 
 
-def sizes_for(patches: int) -> tuple[int, ...]:
-    """Those of BATCHES that images of so many patches may go into."""
-    return tuple(size for size in BATCHES if size == 1 or size * patches**2 <= BATCHES[-1] * PATCHES**2)
+def sizes_for(patches: int, sizes: tuple[int, ...] = BATCHES) -> tuple[int, ...]:
+    """Those of `sizes` that images of so many patches may go into."""
+    return tuple(size for size in sizes if size == 1 or size * patches**2 <= BATCHES[-1] * PATCHES**2)
 
 
 def split(batch: Encoding) -> list[Encoding]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.dual_encoder import DualEncoder
-from zeroseg_jax.segment.batches import pad_texts, sizes_for, split
+from zeroseg_jax.segment.batches import BATCHES, pad_texts, sizes_for, split
 from zeroseg_jax.segment.encoded import EncodedImage, EncodedView, stack
 from zeroseg_jax.segment.function import make_function
 from zeroseg_jax.segment.images import ImageLike, to_pixels_list
@@ -146,7 +146,9 @@ class Segmenter:
             for mirror in mirrored
             for window in cut
         ]
-        encoded = iter(self._encode_windows(windows, readout))
+        # those of a single image in few sizes: what another compiled function costs, one panorama does not bring in
+        sizes = BATCHES if len(pixels) > 1 else (BATCHES[0], BATCHES[-1])
+        encoded = iter(self._encode_windows(windows, readout, sizes))
         found = []
         for p, own in zip(pixels, layouts, strict=True):
             views = [
@@ -255,13 +257,15 @@ class Segmenter:
 
         return push_to_hub(self, repo_id, private=private, token=token)
 
-    def _encode_windows(self, windows: Sequence[np.ndarray], readout: Readout) -> list[Encoding]:
-        """Images of any sizes that are whole patches, each as it is; arrays of numpy."""
+    def _encode_windows(
+        self, windows: Sequence[np.ndarray], readout: Readout, sizes: tuple[int, ...]
+    ) -> list[Encoding]:
+        """Images of any sizes that are whole patches, each as it is, in batches of some of `sizes`; arrays of numpy."""
         found: dict[int, Encoding] = {}
         for shape in sorted({window.shape for window in windows}):
             indices = [i for i, window in enumerate(windows) if window.shape == shape]
             patches = shape[0] * shape[1] // self.method.patch_size**2
-            for part, size in parts(len(indices), sizes_for(patches)):
+            for part, size in parts(len(indices), sizes_for(patches, sizes)):
                 chosen = [windows[i] for i in indices[part]]
                 with jax.default_device(self._device):
                     batch = jax.device_get(self._encode(self.method.params, padded(chosen, size), readout.renaming))

@@ -63,7 +63,7 @@ def label_image(
     pixels = image.pixels.swapaxes(0, 1) if turned else image.pixels
     if readout.guide:
         cells = layout.cells[::-1] if turned else layout.cells
-        size = cells[0], _room(*cells)
+        size = cells[0], _room(*cells, len(layout))
         small = resize(image.pixels, layout.cells, Image.Resampling.BILINEAR)
         small = _pad(small.swapaxes(0, 1) if turned else small, (*size, 3))[None]
         boxes = [_pad(mean_over_box(n, CELLS * readout.guide), (m, m)) for n, m in zip(cells, size, strict=True)]
@@ -147,8 +147,12 @@ def _canvas(
     (i, j), (h, w) = layout.counts, layout.grid
     if turned:
         maps, i, j, h, w = maps[::-1], j, i, w, h
-    room = _room(h, w) if len(layout) == 1 and not readout.window else w
-    shape = _power(i), _power(j), h, room
+    shape = _power(i), _power(j), h, w
+    if not readout.window:
+        short, long = (n // layout.patch for n in sorted(layout.shape))
+        room = _room(short, long, len(layout))
+        # square windows, half over one another, are at most twice as many as squares
+        shape = (1, 1, h, room) if len(layout) == 1 else (1, 2 * room // short, h, w)
     pixels = layout.patch if inside == "pixels" else 1
     rows, columns = (
         _pad(m, ((n if padded is None else padded[axis]), shape[axis], shape[2 + axis] * pixels))
@@ -216,9 +220,9 @@ def _pad(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.pad(x, [(0, m - n) for n, m in zip(x.shape, shape, strict=True)])
 
 
-def _room(short: int, long: int) -> int:
-    """The longer side of the padded grid: 2, 4, 8, ... times the shorter one."""
-    room = 2 * short
+def _room(short: int, long: int, windows: int) -> int:
+    """The longer side of the padded grid: 2, 4, 8, ... times the shorter one; 4 at least with several windows."""
+    room = (2 if windows == 1 else 4) * short
     while room < long:
         room *= 2
     return room
