@@ -40,6 +40,18 @@ def test_layouts_are_whole_patches_of_about_the_same_aspect(height, width, slide
         assert not any(start % patch for axis in layout.starts for start in axis)
 
 
+def test_photographs_of_all_shapes_are_encoded_at_seven_sizes():
+    found = set()
+    for aspect in np.geomspace(1, 2, 200):
+        for height, width in ((1000, round(1000 * aspect)), (round(1000 * aspect), 1000)):
+            shape = lay_out(height, width, 224, 16).shape
+            found.add(shape)
+            assert abs(np.log(shape[1] / shape[0] / (width / height))) < np.log(1.18)
+    assert len(found) == 7
+    for width, expected in ((400, 304), (450, 336), (533, 400)):  # 4:3, 3:2 and 16:9
+        assert lay_out(300, width, 224, 16).shape == (224, expected)
+
+
 @pytest.mark.parametrize("shape", [(45, 60), (20, 13), (30, 70)])
 def test_images_are_resized_for_windows_as_mmcv_does(shape):
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
@@ -61,7 +73,7 @@ def test_layouts_of_the_papers():
     # twice as large there are windows in both directions
     twice = lay_out(375, 500, 224, 16, paper, 2.0)
     assert twice.shape == (896, 1195) and twice.counts == (3, 5)
-    assert lay_out(375, 500, 224, 16, Readout(short_side=448, slide=0.0)).shape == (448, 576)
+    assert lay_out(375, 500, 224, 16, Readout(short_side=448, slide=0.0)).shape == (448, 592)  # 597, in whole patches
     with pytest.raises(InputError, match="window is 450, but the model's patches are 16 pixels wide; 448 would do"):
         lay_out(375, 500, 224, 16, Readout(window=450))
     with pytest.raises(InputError, match="stride is 449, which leaves gaps between windows of 448; set at most 448"):

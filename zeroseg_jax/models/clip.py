@@ -66,12 +66,13 @@ class TextConfig:
     causal: bool = True
     """Whether a token attends only to itself and to those before it; in SigLIP it attends to all, padding too."""
 
-    def end(self, tokens: Int[Array | np.ndarray, "c t"]) -> Int[Array, " c"]:
+    def end(self, tokens: Int[Array | np.ndarray, "c t"]) -> Int[Array | np.ndarray, " c"]:
         """Where each text is read out; in a causal tower what follows it does not count."""
+        xp: Any = np if isinstance(tokens, np.ndarray) else jnp
         if self.pooled == "last":
-            return jnp.full(tokens.shape[0], tokens.shape[1] - 1)
+            return xp.full(tokens.shape[0], tokens.shape[1] - 1)
         highest = self.pooled == "clip" and self.end_id == 2
-        return jnp.argmax(tokens if highest else tokens == self.end_id, axis=1)
+        return xp.argmax(tokens if highest else tokens == self.end_id, axis=1)
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class TextTower(nnx.Module):
         """`pooled` alone. The last block is computed only for the token that is read out."""
         mask = self._mask(tokens)
         x, block = self.transformer.before_last(self.embed(tokens), mask)
-        return self.final_norm(block.at(x, self.config.end(tokens), mask))
+        return self.final_norm(block.at(x, jnp.asarray(self.config.end(tokens)), mask))
 
     def _mask(self, tokens: Int[Array, "c t"]) -> Bool[Array, "t t"] | None:
         """What a token may attend to. No padding mask: in a causal tower padding follows what is read out, which

@@ -87,7 +87,7 @@ class DualEncoder:
         found = np.zeros((len(images), self.embed_dim), np.float32)
         for batch, size_of_batch in parts(len(images), BATCHES):
             pixels = self.preprocess(images[batch], size)
-            found[batch] = self.vision(padded(pixels, size_of_batch))[: len(pixels)]
+            found[batch] = np.asarray(self.vision(padded(pixels, size_of_batch)))[: len(pixels)]
         return _unit(found)
 
     def encode_text(
@@ -98,15 +98,15 @@ class DualEncoder:
         `truncate=False` raises InputError for a text that does not fit.
         """
         tokens, config = self.tokenize(texts, truncate=truncate), self.model.config.text
-        lengths = np.asarray(config.end(tokens)) + 1
+        lengths = config.end(tokens) + 1
         order = np.argsort(lengths, kind="stable")
         found = np.zeros((len(tokens), self.embed_dim), np.float32)
         for batch, size in parts(len(tokens), BATCHES):
             chosen = order[batch]
             longest = lengths[chosen[-1]]
             length = min(config.context, next((n for n in LENGTHS if n >= longest), config.context))
-            inputs = jnp.asarray(padded(tokens[chosen, :length], size))
-            found[chosen] = self._text(*nnx.split(self.model), inputs)[: len(chosen)]
+            inputs = padded(tokens[chosen, :length], size)
+            found[chosen] = np.asarray(self._text(*nnx.split(self.model), inputs))[: len(chosen)]
         return _unit(found) if normalise else found
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> Int32[np.ndarray, "c t"]:

@@ -7,6 +7,7 @@ b images, n patches, s segments, d the width of CLIP's space. An image is encode
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -23,11 +24,11 @@ Chosen on validation scenes, with the defaults of renaming: mIoU 66.4, against 6
 class Encoding(NamedTuple):
     """Images before any label is known."""
 
-    embeddings: Float[Array, "*b s d"]
+    embeddings: Float[Array | np.ndarray, "*b s d"]
     """Each segment in CLIP's space, unit length."""
-    assignment: Float[Array, "*b n s"] | None
+    assignment: Float[Array | np.ndarray, "*b n s"] | None
     """Share of each patch in each segment; None where every patch is a segment of its own (s = n)."""
-    image: Float[Array, "*b d"] | None = None
+    image: Float[Array | np.ndarray, "*b d"] | None = None
     """The whole image in that space, unit length; None where the method has no such embedding."""
 
 

@@ -40,7 +40,7 @@ class Labelled(NamedTuple):
 class Texts(NamedTuple):
     """Text embeddings, padded so that lists of about the same length share one compiled function."""
 
-    embeddings: Float[Array, "c d"]
+    embeddings: Float[Array | np.ndarray, "c d"]
     """Unit length: first the labels, then the prompts for background, then padding."""
     labels: Int[Array, ""]
     """How many are labels."""
@@ -179,8 +179,8 @@ def widen(prepared: Prepared, columns: tuple[Array | np.ndarray, ...]) -> tuple[
 def finish(
     prepared: Prepared,
     wide: tuple[Maps, ...],
-    rows: tuple[Array, ...],
-    colours: Array | None,
+    rows: Sequence[Array | np.ndarray],
+    colours: Array | np.ndarray | None,
     texts: Texts,
     options: Labelling,
 ) -> tuple[Array, ...]:
@@ -188,7 +188,7 @@ def finish(
     the probability where it is told; each (b, y, x)."""
     if colours is not None:
         functions = {name: jnp.einsum("brh,bhxc->brxc", rows[0], value) for name, value in wide[0].items()}
-        large = {name: apply(value, colours) for name, value in functions.items()}
+        large = {name: apply(value, jnp.asarray(colours)) for name, value in functions.items()}
     else:
         large = _heighten(rows, wide)
     share = large.get("segment")
@@ -324,7 +324,7 @@ def harden(view: View) -> Encoding:
     return encoding._replace(assignment=jax.nn.one_hot(jnp.argmax(large, axis=-1), s).reshape(b, v, height * width, s))
 
 
-def _cosines(embeddings: Float[Array, "b v s d"], texts: Texts) -> Float[Array, "b v s c"]:
+def _cosines(embeddings: Float[Array | np.ndarray, "b v s d"], texts: Texts) -> Float[Array, "b v s c"]:
     return jnp.einsum("bvsd,cd->bvsc", embeddings, texts.embeddings, precision="highest")
 
 
@@ -352,7 +352,7 @@ def _by_window(view: View, maps: Maps) -> Maps:
     """Maps over the patches of each window, with the shares of its segments: (b, i, j, h, w, c)."""
     (i, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
     shares = {} if view.encoding.assignment is None else {"segment": view.encoding.assignment}
-    return {name: x.reshape(x.shape[0], i, j, h, w, -1) for name, x in (maps | shares).items()}
+    return {name: jnp.asarray(x).reshape(x.shape[0], i, j, h, w, -1) for name, x in (maps | shares).items()}
 
 
 def _widen(maps: Maps, columns: Array | np.ndarray) -> Maps:

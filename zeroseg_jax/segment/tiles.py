@@ -45,7 +45,7 @@ class Canvas(NamedTuple):
     """From the patches of the windows to what is enlarged to: cells with the guided filter, otherwise pixels."""
     order: Int32[np.ndarray, " s"]
     """Where the segments (or patches) of the view itself stand among those of the padded one."""
-    count: int
+    padded: int
     """How many those are."""
 
 
@@ -77,7 +77,7 @@ def label_image(
     prepared = prepare(tuple(c.view for c in canvases), texts, guide, readout.labelling, threshold)
 
     dense = image.views[0].encoding.assignment is None
-    starts = np.cumsum([0, *(c.count for c in canvases)])
+    starts = np.cumsum([0, *(c.padded for c in canvases)])
     order = np.concatenate([c.order + start for c, start in zip(canvases, starts, strict=False)])
     own = np.zeros(starts[-1], np.int32)
     own[order] = np.arange(len(order))
@@ -92,7 +92,7 @@ def label_image(
             place[:] = x[: place.shape[0], : place.shape[1]]
     label_map, *others = found
     segments = _nearest_patches(image, readout) if dense else others.pop(0)
-    return LabelMaps(label_map, segments, np.asarray(prepared.cosines)[0, order], *(others or [None]))
+    return LabelMaps(label_map, segments, np.asarray(prepared.cosines)[0, order], others[0] if others else None)
 
 
 def _run(
