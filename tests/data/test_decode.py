@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from zeroseg_jax.data import decode
 from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced, read_image
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.benchmarks.masks import decode_mask
 
 
 def encode(image: Image.Image, ending: str, **options) -> bytes:
@@ -23,6 +26,10 @@ def picture() -> Image.Image:
     pixels = np.full((20, 30, 3), (200, 40, 90), np.uint8)
     pixels[:, 15:] = (10, 120, 250)
     return Image.fromarray(pixels)
+
+
+def len_of(data: bytes | None) -> str:
+    return "none" if data is None else str(len(data))
 
 
 def test_rgb_is_exact():
@@ -82,6 +89,45 @@ def test_damage_is_named(data, reason):
     assert isinstance(caught.value, InputError)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.key, copy.reason, str(copy)) == ("holiday.jpg", caught.value.reason, str(caught.value))
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(mode: int, size: tuple[int, int], *chunks: bytes) -> bytes:
+    """A PNG of 8 bits whose pixels are 0 to 5."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, mode, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"\0\0\1\2\0\3\4\5"))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("palette", [None, b"", b"\1\2", bytes(9), bytes(17), bytes(18), bytes(3 * 300)], ids=len_of)
+@pytest.mark.parametrize("transparency", [None, b"", b"\0\xff", bytes(300)], ids=len_of)
+def test_palettes_that_are_broken(palette, transparency):
+    chunks = [] if palette is None else [chunk(b"PLTE", palette)]
+    chunks += [] if transparency is None else [chunk(b"tRNS", transparency)]
+    try:
+        assert decode_image(png(3, (3, 2), *chunks), "a").shape == (2, 3, 3)
+    except BrokenImage as error:
+        assert "the image a cannot be read (" in str(error)
+        assert len(palette or b"") != 18 or len(transparency or b"") == 300  # else nothing is broken
+
+
+@pytest.mark.parametrize("size", [(30000, 30000), (2**31 - 1, 2**31 - 1), (0, 5)])
+def test_images_that_say_they_are_huge(size):
+    for mode in (0, 2, 3):
+        with pytest.raises(BrokenImage, match="a cannot be read"):
+            decode_image(png(mode, size), "a")
+        with pytest.raises(InputError, match="the mask a cannot be read"):
+            decode_mask(png(mode, size), "a")
+
+
+def test_texts_that_grow():
+    """100 MB of text in 100 kB."""
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100 << 20), 9))
+    with pytest.raises(BrokenImage, match="Decompressed data too large"):
+        decode_image(png(3, (3, 2), chunk(b"PLTE", bytes(18)), text), "a")
 
 
 def test_missing_file(tmp_path):

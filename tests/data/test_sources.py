@@ -1,7 +1,9 @@
 """Folders, prepared TFDS datasets, ArrayRecord shards: the same items from each."""
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,6 +156,19 @@ class TestFolder:
         assert keys(FolderSource(tmp_path, "train")) == ["train/n01/a.png"]
         val = FolderSource(tmp_path, "val")
         assert keys(val) == ["val/n01/b.png"] and val.text(0) == "a dog"
+
+    def test_a_folder_that_may_not_be_read(self, tmp_path, monkeypatch):
+        save(tmp_path / "sub/a.png")
+        scan = os.scandir
+
+        def refuse(path):
+            if os.path.basename(path) == "sub":
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(InputError, match=r"the folder .*/sub cannot be read \(Permission denied\); allow it"):
+            FolderSource(tmp_path)
 
     def test_bad_folders(self, tmp_path):
         with pytest.raises(InputError, match=r"holds no images, which are files that end in \.jpg, \.jpeg, \.png"):

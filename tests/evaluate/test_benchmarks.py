@@ -185,6 +185,24 @@ class TestContext:
         with pytest.raises(InputError, match="does not hold the names of the 59 classes"):
             opened("context", tmp_path)
 
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ("<object>", ""),
+            ("<xmin>3</xmin>", "<xmin>left</xmin>"),
+            ("<xmin>3</xmin>", "<xmin>nan</xmin>"),
+            ("<xmin>3</xmin>", "<xmin>inf</xmin>"),
+            ("<annotation>", '<?xml version="1.0" encoding="klingon"?><annotation>'),
+            ("<annotation>", '<?xml version="1.0" encoding="utf-7"?><annotation>'),
+            ("<annotation>", '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation>&x;'),
+        ],
+    )
+    def test_damaged_annotations(self, tmp_path, before, after):
+        path = self.tree(tmp_path, self.NAMES) / "Annotations/dog.xml"
+        path.write_text(path.read_text().replace(before, after))
+        with pytest.raises(InputError, match=r"dog\.xml is no annotation of VOC \(.*; fetch it again, or remove it"):
+            opened("context", tmp_path)
+
     def test_without_annotations_it_says_so(self, tmp_path):
         shutil.rmtree(self.tree(tmp_path, self.NAMES) / "Annotations")
         assert "could not be checked" in opened("context", tmp_path).notes[0]

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import logging
 
@@ -13,7 +13,7 @@ from zeroseg_jax.data.split_list import read_split_list
 from zeroseg_jax.data.text import is_text, numbered_lines, read_text, readable
 from zeroseg_jax.errors import InputError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff", ".avif")
 WHOLE = ("", "all")
 """Values of `split` that mean every image there is."""
 
@@ -139,10 +139,14 @@ def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     Empty where there is no such folder. Hidden files and folders are left out.
 
     Raises:
-        InputError: two files have the same name but for the ending.
+        InputError: two files have the same name but for the ending, or the folder cannot be read.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    try:
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        _refuse(error)
+    for path in paths:
         if path.suffix.lower() not in endings or hidden(path.name) or path.is_dir():
             continue
         if path.stem in found:
@@ -154,10 +158,16 @@ def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(
+        f"the folder {readable(str(error.filename))} cannot be read ({error.strerror}); allow it"
+    ) from error
+
+
 def _walk(root: Path, below: str) -> list[str]:
     """Every image below `root/below`, relative to `root`, links followed, hidden files and folders left out."""
     found, seen = [], set()
-    for folder, subfolders, files in os.walk(root / below, followlinks=True):
+    for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link back up
             subfolders.clear()

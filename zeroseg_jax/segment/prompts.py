@@ -6,6 +6,7 @@ from textwrap import shorten
 import numpy as np
 from jaxtyping import Float
 
+from zeroseg_jax.data.text import is_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.segment.imagenet_templates import IMAGENET80
@@ -68,6 +69,8 @@ def check_labels(labels: Sequence[str], what: str = "label") -> tuple[str, ...]:
             raise InputError(f"the {what} {label!r} is no text; every {what} is a text")
         if not label.strip():
             raise InputError(f"the {what} {label!r} is empty; every {what} needs a name")
+        if not is_text(label):
+            raise InputError(f"the {what} {label!r} holds bytes that are no UTF-8; type it again")
         if label.strip() in seen:
             raise InputError(f"the {what} {label!r} is there twice; give each {what} once")
         seen.add(label.strip())

@@ -23,7 +23,7 @@ from absl import logging
 
 from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.benchmarks.masks import MaskPairs, Pair, find_root, read_mask, table_reader, value_table
+from zeroseg_jax.evaluate.benchmarks.masks import MaskPairs, Pair, find_root, read_mask, show, table_reader, value_table
 from zeroseg_jax.evaluate.benchmarks.voc import list_pairs
 from zeroseg_jax.evaluate.metrics import IGNORE
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary
@@ -144,15 +144,20 @@ def _sample_boxes(folder: Path, pairs: Sequence[Pair]) -> Iterator[Box]:
             mask = read_mask(pairs[i].mask)
         except InputError:  # which is told when the example is read
             continue
-        try:
-            objects = ElementTree.parse(path).findall("object")
-        except ElementTree.ParseError as error:
-            raise InputError(f"{path} is no annotation of VOC ({error}); fetch it again, or remove it") from error
-        for thing in objects:
-            name = thing.findtext("name", "")
+        yield from (Box(name, frozenset(np.unique(mask[place]).tolist())) for name, place in _read_boxes(path))
+
+
+def _read_boxes(path: Path) -> list[tuple[str, tuple[slice, slice]]]:
+    """Class and place of each object in a file of VOC's that is not difficult and one of VOC's classes."""
+    try:
+        found = []
+        for thing in ElementTree.parse(path).findall("object"):
+            name = thing.findtext("name", "").strip()
             name = SAME.get(name, name)
-            if thing.findtext("difficult", "0").strip() == "1" or name not in VOC_FIRST:
-                continue
             sides = [float(thing.findtext(f"bndbox/{side}", "1")) for side in ("ymin", "ymax", "xmin", "xmax")]
-            top, bottom, left, right = (round(side) for side in sides)
-            yield Box(name, frozenset(np.unique(mask[top - 1 : bottom, left - 1 : right]).tolist()))
+            top, bottom, left, right = (max(round(side), 0) for side in sides)
+            if thing.findtext("difficult", "0").strip() != "1" and name in VOC_FIRST:
+                found.append((name, (slice(max(top - 1, 0), bottom), slice(max(left - 1, 0), right))))
+        return found
+    except (ElementTree.ParseError, OSError, ValueError, OverflowError, LookupError) as error:
+        raise InputError(f"{show(path)} is no annotation of VOC ({error}); fetch it again, or remove it") from error

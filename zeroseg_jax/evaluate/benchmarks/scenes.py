@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from zeroseg_jax.data.decode import decode_image
 from zeroseg_jax.data.scenes.render import MATERIALS, NAMES, OBJECTS
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.benchmarks.masks import Example
+from zeroseg_jax.evaluate.benchmarks.masks import Example, decode_mask
 
 
 class Scenes:
@@ -21,13 +22,14 @@ class Scenes:
 
     def __init__(self, root: str, config: str = "default", split: str = "validation", limit: int = 0):
         # TFDS takes a second to import
-        from zeroseg_jax.data.scenes.builder import SIZES, ZerosegScenes, prepare
+        from zeroseg_jax.data.prepared import PreparedSource
+        from zeroseg_jax.data.scenes.builder import SIZES, prepare
 
         folder = prepare(root, config)
         if split not in SIZES[config]:
             raise InputError(f"the scenes have no split {split!r}; set eval.split to one of {', '.join(SIZES[config])}")
-        self._items = ZerosegScenes(data_dir=str(folder), config=config).as_data_source(split)
-        self._count = min(limit, len(self._items)) if limit else len(self._items)
+        self._source = PreparedSource("zeroseg_scenes", folder, split)
+        self._count = min(limit, len(self._source)) if limit else len(self._source)
         self._split = split
 
     def __len__(self) -> int:
@@ -36,5 +38,6 @@ class Scenes:
     def __getitem__(self, i: int) -> Example:
         if not 0 <= i < self._count:
             raise IndexError(i)
-        item = self._items[i]
-        return Example(item["image"], item["segmentation"][..., 0], f"{self._split}/{i:05d}")
+        name = f"{self._split}/{i:05d}"
+        mask = decode_mask(self._source.feature(i, "segmentation"), name)
+        return Example(decode_image(self._source.read(i), name), mask, name)

@@ -98,7 +98,7 @@ def load_vocabulary(name: str) -> Vocabulary:
         )
     try:
         return _from_toml(name, tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, InputError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
         raise InputError(f"the vocabulary {path} cannot be used: {error}") from error
 
 
