@@ -20,6 +20,7 @@ from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields,
 from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
 from zeroseg_jax.models.layers import ACTIVATIONS, Remat, Transformer, linear, sincos_positions
 from zeroseg_jax.models.positions import resize_positions
+from zeroseg_jax.models.readouts import LAST_BLOCK, READOUTS, check_readout, sc_clip
 
 VISION_FIELDS = TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
 _FIELDS = {"projection_dim": "embed_dim", "logit_scale_init_value": "logit_scale"}
@@ -184,16 +185,22 @@ class VisionTower(nnx.Module):
         x, block = self.transformer.before_last(self.embed(pixels))
         return self.post_norm(block.at(x, jnp.zeros(x.shape[0], jnp.int32)))
 
-    def values(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b h w d"]:
-        """Each patch's own value in the last block, through the output projection and the final norm, no residual.
+    def dense(self, pixels: Float[Array, "b y x 3"], readout: str = "maskclip") -> Float[Array, "b h w d"]:
+        """A token for every patch by one of `readouts.READOUTS`, through the final norm.
 
-        MaskCLIP (Zhou et al. 2022, "Extract Free Dense Labels from CLIP"): the last attention only gathers these
-        values into the class token, so that each of them already lies in the space of the image embedding.
+        Raises InputError for another readout, or for `sc_clip` where the tower has one block.
         """
-        x, block = self.transformer.before_last(self.embed(pixels))
-        values = block.attention.out(block.attention.value(block.norm1(x[:, 1:])))
+        check_readout(readout, READOUTS if self.config.depth > 1 else tuple(LAST_BLOCK))
         p = self.config.patch_size
-        return self.post_norm(values).reshape(pixels.shape[0], pixels.shape[1] // p, pixels.shape[2] // p, -1)
+        grid = pixels.shape[1] // p, pixels.shape[2] // p
+        embedded = self.embed(pixels)
+        if readout == "sc_clip":
+            layers, block = self.transformer.all_but_last(embedded)
+            tokens = sc_clip(block, layers[-1], grid, layers)
+        else:
+            x, block = self.transformer.before_last(embedded)
+            tokens = LAST_BLOCK[readout](block, x, grid)
+        return self.post_norm(tokens).reshape(pixels.shape[0], *grid, -1)
 
 
 class TextTower(nnx.Module):
@@ -263,9 +270,9 @@ class CLIP(nnx.Module):
         """Text embeddings, float32, not unit length, of token ids with start and end tokens; t is at most `context`."""
         return self.text_projection(self.text_tower.pool(tokens)).astype(jnp.float32)
 
-    def dense(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b h w d"]:
-        """MaskCLIP's training-free embedding of every patch, float32, not unit length (`VisionTower.values`)."""
-        return self.visual_projection(self.vision_tower.values(pixels)).astype(jnp.float32)
+    def dense(self, pixels: Float[Array, "b y x 3"], readout: str = "maskclip") -> Float[Array, "b h w d"]:
+        """The embedding of every patch by a training-free readout (`models.readouts`), float32, not unit length."""
+        return self.visual_projection(self.vision_tower.dense(pixels, readout)).astype(jnp.float32)
 
 
 def cut_patches(pixels: Float[Array, "b y x 3"], size: int) -> tuple[Float[Array, "b n c"], tuple[int, int]]:

@@ -45,14 +45,17 @@ class ClipEncoder(DualEncoder):
         else:
             self.table = CLIP_TABLE
         super().__init__(model, tokenizer, preprocessing)
-        self._dense = jax.jit(lambda graphdef, state, x: nnx.merge(graphdef, state).dense(x), static_argnums=0)
+        self._dense = jax.jit(
+            lambda graphdef, state, x, readout: nnx.merge(graphdef, state).dense(x, readout), static_argnums=(0, 3)
+        )
 
-    def dense(self, pixels: Array | np.ndarray) -> Float[Array, "b h w d"]:
+    def dense(self, pixels: Array | np.ndarray, readout: str = "maskclip") -> Float[Array, "b h w d"]:
         """The embedding of every patch, float32, not unit length; `pixels` as for `vision`.
 
-        MaskCLIP's of a CLIP (`CLIP.dense`), our own reading of a SigLIP (`Siglip.dense`).
+        `readout` is one of `models.readouts.READOUTS` for a CLIP. A SigLIP has only `maskclip`, which for it is our own
+        reading (`Siglip.dense`). Raises InputError for a readout that the model does not have.
         """
-        return self._dense(*nnx.split(self.model), check_pixels(pixels))
+        return self._dense(*nnx.split(self.model), check_pixels(pixels), readout)
 
 
 def read_clip_config(source: str | Path) -> CLIPConfig | SiglipConfig:

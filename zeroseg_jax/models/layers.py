@@ -232,6 +232,13 @@ class Transformer(nnx.Module):
         x = jax.lax.fori_loop(0, self.depth - 1, lambda i, x: self._apply(graphdef, block(i), x, mask)[0], x)
         return x, nnx.merge(graphdef, block(-1))
 
+    def all_but_last(self, x: Float[Array, "b n d"]) -> tuple[Float[Array, "l b n d"], Block]:
+        """The outputs of all blocks but the last, and that block."""
+        graphdef, state = nnx.split(self.blocks)
+        first = jax.tree.map(lambda a: a[:-1], state)
+        _, layers = jax.lax.scan(lambda x, block: self._apply(graphdef, block, x, None), x, first)
+        return layers, nnx.merge(graphdef, jax.tree.map(lambda a: a[-1], state))
+
     def _apply(self, graphdef: nnx.GraphDef, block: Any, x: Array, mask: Array | None) -> tuple[Array, Array]:
         def apply(x: Array, block: Any) -> Array:
             return nnx.merge(graphdef, block)(x, mask)

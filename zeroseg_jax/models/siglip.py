@@ -26,6 +26,7 @@ from zeroseg_jax.models.clip import (
 from zeroseg_jax.models.hf_config import TEXT_FIELDS, read_fields, read_section
 from zeroseg_jax.models.layers import ACTIVATIONS, MLP, Attention, linear
 from zeroseg_jax.models.positions import resize_positions
+from zeroseg_jax.models.readouts import check_readout
 
 _TOWER: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12, "mlp_width": 3072, "activation": "gelu_pytorch_tanh"}
 _VISION = _TOWER | {"norm_eps": 1e-6, "image_size": 224, "patch_size": 16}
@@ -163,6 +164,10 @@ class Siglip(nnx.Module):
         """Text embeddings, float32, not unit length, of token ids that are padded to the whole `context`."""
         return self.text_projection(self.text_tower.pool(tokens)).astype(jnp.float32)
 
-    def dense(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b h w d"]:
-        """The embedding of every patch, float32, not unit length (`SiglipVisionTower.values`)."""
+    def dense(self, pixels: Float[Array, "b y x 3"], readout: str = "maskclip") -> Float[Array, "b h w d"]:
+        """The embedding of every patch, float32, not unit length (`SiglipVisionTower.values`).
+
+        Raises InputError for another readout than `maskclip`: the others need a class token.
+        """
+        check_readout(readout, ("maskclip",))
         return self.vision_tower.values(pixels).astype(jnp.float32)
