@@ -15,6 +15,7 @@ Anything else, such as another exception, is a fault, and is printed. `test_fuzz
 
 import argparse
 import collections
+import contextlib
 import copy
 import io
 import json
@@ -28,11 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.data.decode import BrokenImage, decode_image
 from zeroseg_jax.data.folder import FolderSource
+from zeroseg_jax.data.prepared import PreparedSource
 from zeroseg_jax.data.records import ArrayRecordSource, write_records
 from zeroseg_jax.data.tar import TarSource
 from zeroseg_jax.errors import InputError
@@ -333,6 +336,53 @@ class Records:
         return "skipped" if None in found else "other"
 
 
+class FuzzedPictures(tfds.core.GeneratorBasedBuilder):
+    """Three images with captions and a table."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(), "caption": tfds.features.Text()}
+        features["table"] = tfds.features.Tensor(shape=(2, None), dtype=np.int32)
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(3):
+            yield i, {"image": io.BytesIO(picture(level=i)), "caption": "a cat", "table": np.ones((2, 3), np.int32)}
+
+
+class Prepared:
+    """A dataset of TFDS, whose descriptions or shard change; classes of other modules may be named."""
+
+    def __init__(self, folder: Path):
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            FuzzedPictures(data_dir=str(folder)).download_and_prepare(file_format="array_record")
+        self.folder = folder / "fuzzed_pictures/1.0.0"
+        self.files = {path: path.read_bytes() for path in self.folder.iterdir()}
+        self.good = read_all(PreparedSource("fuzzed_pictures", self.folder))
+
+    def __call__(self, rng: random.Random) -> str:
+        path = rng.choice(list(self.files))
+        data = self.files[path]
+        before = set(sys.modules)
+        changed = change_json(json.loads(data), rng) if path.suffix == ".json" and rng.random() < 0.7 else None
+        if changed and rng.random() < 0.3:
+            changed = changed.replace(b"tensorflow_datasets.core.features.image_feature", b"this", 1)
+        path.write_bytes(changed or change_bytes(data, rng))
+        try:
+            found = read_all(PreparedSource("fuzzed_pictures", self.folder))
+        finally:
+            path.write_bytes(data)
+            assert "this" not in set(sys.modules) - before
+        if found == self.good:
+            return "right"
+        return "skipped" if None in found else "other"
+
+
 KINDS: dict[str, Callable[[Path], Callable[[random.Random], str]]] = {
     "images": Images,
     "tars": Tars,
@@ -340,6 +390,7 @@ KINDS: dict[str, Callable[[Path], Callable[[random.Random], str]]] = {
     "benchmarks": Benchmarks,
     "annotations": Annotations,
     "records": Records,
+    "prepared": Prepared,
 }
 
 
