@@ -45,7 +45,7 @@ class TestImages:
         for read in (lambda: decode_image(EPS, "a"), lambda: read_image(path), lambda: decode_mask(EPS, "a")):
             with pytest.raises(InputError, match=r"not in an image format that is read here: .*JPEG|it is no PNG"):
                 read()
-        with pytest.raises(InputError, match="cannot be read as an image"):
+        with pytest.raises(InputError, match=r"cannot be read \(it is not in an image format"):
             Preprocessing()([path])
         assert not ghostscript.exists()
 
