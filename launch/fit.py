@@ -39,7 +39,7 @@ import main as command
 from zeroseg_jax import sharding
 from zeroseg_jax.config import load_config, validate
 from zeroseg_jax.distill.plan import make_plan, make_student_config
-from zeroseg_jax.distill.teacher import find_shipped, make_teacher
+from zeroseg_jax.distill.teacher import make_teacher
 from zeroseg_jax.distill.views import view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIPConfig, VisionConfig
@@ -130,7 +130,7 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
 def clip_sizes(config: ConfigDict) -> CLIPConfig | SiglipConfig:
     """The sizes of the teacher."""
     path = config.teacher.path
-    return CLIPS[path] if path in CLIPS else read_clip_config(find_shipped(path))
+    return CLIPS[path] if path in CLIPS else read_clip_config(path)
 
 
 def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:

@@ -9,10 +9,10 @@ from zeroseg_jax.config import load_config
 from zeroseg_jax.data.caption_pairs import PairSource, open_pairs
 from zeroseg_jax.data.scenes.pairs import pairs
 from zeroseg_jax.data.scenes.render import HELD_OUT, MATERIALS, NAMES, OBJECTS, article, scene
-from zeroseg_jax.distill.teacher import ASSETS
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.teacher import LABELS, colour_rules
 from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.weights.folder import ASSETS
 from zeroseg_jax.train_teacher import clip_config, contrastive_loss
 
 

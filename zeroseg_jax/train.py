@@ -21,7 +21,7 @@ from zeroseg_jax.config import validate
 from zeroseg_jax.data.images import ImageSource, open_source
 from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
 from zeroseg_jax.distill.plan import Plan, make_plan
-from zeroseg_jax.distill.teacher import Teacher, find_shipped, load_teacher
+from zeroseg_jax.distill.teacher import Teacher, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
@@ -112,7 +112,7 @@ def distil(
             if config.student.encoder == "clip":
                 place = plan.shardings["params"]["encoder"]["tower"]
                 # read again, because `teacher.params` need not be float32
-                tower = nnx.state(load_clip(find_shipped(config.teacher.path)).model.vision_tower)
+                tower = nnx.state(load_clip(config.teacher.path).model.vision_tower)
                 state["params"]["encoder"]["tower"] = jax.device_put(nnx.to_pure_dict(tower), place)
                 del tower
             elif config.init.mae:

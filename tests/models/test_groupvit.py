@@ -238,12 +238,12 @@ def test_all_that_does_not_fit_is_listed(folder):
     assert f"{stage}.1.group_projector.1.fc1.weight (8, 5) instead of (8, 6)" in wrong
 
 
-def test_a_pickle_is_never_opened(folder):
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"pickle.*GroupViTModel\.from_pretrained"):
-        zeroseg_jax.load(folder)
+def test_weights_as_torch_saves_them(published, folder):
+    torch.save(torch_model(CONFIGURATIONS["published"]).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert same(load_groupvit(folder).model, published[1].model)
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(InputError, match=r"no model\.safetensors.*GroupViTModel\.from_pretrained"):
+    with pytest.raises(InputError, match=r"no weights, expected model\.safetensors or pytorch_model\.bin"):
         zeroseg_jax.load(folder)
 
 

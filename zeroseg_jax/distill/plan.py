@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
 from zeroseg_jax.distill.step import TrainState, make_optimizer, make_state, make_train_step
-from zeroseg_jax.distill.teacher import Teacher, find_shipped
+from zeroseg_jax.distill.teacher import Teacher
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import read_clip_config
 from zeroseg_jax.models.flash_attention import use_flash_attention
@@ -64,7 +64,7 @@ def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
     """
     sizes = config.student.to_dict()
     if sizes.pop("encoder") == "clip":
-        sizes_of_teacher = read_clip_config(find_shipped(config.teacher.path))
+        sizes_of_teacher = read_clip_config(config.teacher.path)
         if isinstance(sizes_of_teacher, SiglipConfig):
             raise InputError(
                 f"student.encoder is 'clip', but the teacher {config.teacher.path} is a SigLIP, whose image tower has"

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +19,6 @@ from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
 from zeroseg_jax.models.flash_attention import use_flash_attention
 from zeroseg_jax.models.layers import with_kernels_in
 
-ASSETS = Path(__file__).parents[1] / "assets"
-
 
 class Teacher(NamedTuple):
     """The teacher of a run. `embed` is pure, so that it can be part of a jitted step; `params` are its weights."""
@@ -35,19 +32,13 @@ class Teacher(NamedTuple):
     """What decides the embeddings beside the weights, such as the activation; JSON-able."""
 
 
-def find_shipped(source: str | Path) -> str | Path:
-    """The folder of the shipped model that `source` names, such as "demo"; otherwise `source` itself."""
-    shipped = ASSETS / source
-    return shipped if (shipped / "config.json").is_file() else source
-
-
 def load_teacher(config: ConfigDict) -> Teacher:
     """The teacher and the views that `config` names, with kernels in the dtype of the computation.
 
     Raises InputError where the teacher's folder is missing or broken.
     """
     dtype = jnp.dtype(config.dtype)
-    clip = load_clip(find_shipped(config.teacher.path), dtype=dtype)
+    clip = load_clip(config.teacher.path, dtype=dtype)
     boxes = view_boxes(config.views.grids, config.views.windows)
     teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk, local_size=config.views.local_size)
     # they are never updated, so that float32 would only cost memory, and time to convert them in every step

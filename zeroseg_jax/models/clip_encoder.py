@@ -1,4 +1,4 @@
-"""CLIP with what surrounds it: tokenizer, image preprocessing, and the Hugging Face folder that holds all three.
+"""CLIP with what surrounds it: tokenizer, image preprocessing, and the forms in which it is published.
 
 SigLIP is one of the family here: whatever takes a CLIP takes it too.
 """
@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig
 from zeroseg_jax.models.dual_encoder import (
+    PREPROCESSING_FILES,
+    TOKENIZER_FILES,
     DualEncoder,
     check_pixels,
     check_tokenizer,
@@ -22,10 +24,12 @@ from zeroseg_jax.models.dual_encoder import (
 )
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.siglip import Siglip, SiglipConfig
+from zeroseg_jax.models.tokenizer import clip_tokenizer
 from zeroseg_jax.models.tokenizer_files import load_metaclip_2_tokenizer, load_siglip_tokenizer
+from zeroseg_jax.models.weights import folder as folders
+from zeroseg_jax.models.weights import openclip
 from zeroseg_jax.models.weights.clip import CLIP_TABLE
-from zeroseg_jax.models.weights.folder import read_json, read_tensors
-from zeroseg_jax.models.weights.hub import find_folder
+from zeroseg_jax.models.weights.folder import ModelFolder, open_folder
 from zeroseg_jax.models.weights.siglip import SIGLIP_TABLE
 from zeroseg_jax.models.weights.table import load_weights
 
@@ -58,31 +62,78 @@ class ClipEncoder(DualEncoder):
         return self._dense(*nnx.split(self.model), check_pixels(pixels), readout)
 
 
-def read_clip_config(source: str | Path) -> CLIPConfig | SiglipConfig:
-    """The sizes of the CLIP or SigLIP in a Hugging Face folder or hub id.
+def read_clip_config(source: str | Path | ModelFolder) -> CLIPConfig | SiglipConfig:
+    """The sizes of the CLIP or SigLIP that `source` means, of which only the configuration is fetched.
 
     Raises InputError where it is out of reach or of another family.
     """
-    return _read_config(find_folder(source))
+    folder = open_folder(source)
+    form = form_of(folder)
+    if form == "openclip":
+        return openclip.read_openclip_config(folder)[0]
+    if form == "state dict":
+        return openclip.config_of_tensors(_without_wrapper(folder.tensors()), folder.name)
+    return _read_config(folder)
 
 
-def load_clip(source: str | Path, dtype: Any = None) -> ClipEncoder:
-    """Loads a CLIP or a SigLIP from a Hugging Face folder or hub id.
+def form_of(folder: ModelFolder) -> str:
+    """How a CLIP is published: "openclip", "state dict" for a file by itself, or else config.json's `model_type`.
 
-    OpenAI's models, OpenCLIP/LAION conversions, MetaCLIP 1 and 2, SigLIP, and SigLIP 2 of a fixed resolution. `dtype`
-    is the dtype of the computation (None: float32); parameters are float32 whatever the file holds. Raises InputError
-    where the source is out of reach, of another family, or its weights do not fit its configuration exactly.
+    A folder may have several: Hugging Face's form counts first, where its weights are there too.
     """
-    folder = find_folder(source)
+    has_config = folder.find(folders.CONFIG) is not None
+    kind = folder.json(folders.CONFIG).get("model_type") if has_config else None
+    openclip_weights = folder.given is not None and folder.given.name in openclip.WEIGHTS
+    if kind is not None and not openclip_weights and folder.has_weights():
+        return str(kind)
+    if folder.find(folders.OPENCLIP_CONFIG) is not None:
+        return "openclip"
+    return "state dict" if folder.given is not None and not has_config else str(kind)
+
+
+def load_clip(source: str | Path | ModelFolder, dtype: Any = None) -> ClipEncoder:
+    """Loads a CLIP or a SigLIP: OpenAI's models, OpenCLIP's, MetaCLIP 1 and 2, SigLIP, SigLIP 2 of fixed resolution.
+
+    `source` is a folder or hub id `owner/name[@revision]` in Hugging Face or OpenCLIP form, the shipped "demo", or a
+    single weight file, whose configuration is read beside it. `dtype` is the dtype of the computation (None: float32);
+    parameters are float32 whatever the file holds. Raises InputError where the source is out of reach, of another
+    family, or its weights do not fit its configuration exactly.
+    """
+    folder = open_folder(source)
+    form = form_of(folder)
+    if form == "openclip":
+        return _load_openclip(folder, dtype)
+    if form == "state dict":
+        return _load_state_dict(folder, dtype)
     config = _read_config(folder)
     is_siglip, is_metaclip_2 = isinstance(config, SiglipConfig), config.text.pooled == "end"
-    tensors = read_tensors(folder, "SiglipModel" if is_siglip else "MetaClip2Model" if is_metaclip_2 else "CLIPModel")
     table = SIGLIP_TABLE if is_siglip else CLIP_TABLE
-    model = load_weights(lambda: make_model(config, dtype), tensors, table, str(source))
+    model = load_weights(lambda: make_model(config, dtype), folder.tensors(), table, folder.name)
     read = load_siglip_tokenizer if is_siglip else load_metaclip_2_tokenizer if is_metaclip_2 else load_tokenizer
-    tokenizer = check_tokenizer(read(folder), config.text.vocabulary, folder)
+    tokenizer = check_tokenizer(read(folder.fetch(TOKENIZER_FILES)), config.text.vocabulary, folder.path)
     own = Preprocessing.whole if is_siglip else Preprocessing.square
-    return ClipEncoder(model, tokenizer, load_preprocessing(folder, config.vision.image_size, own))
+    preprocessing = load_preprocessing(folder.fetch(PREPROCESSING_FILES), config.vision.image_size, own)
+    return ClipEncoder(model, tokenizer, preprocessing)
+
+
+def _load_openclip(folder: ModelFolder, dtype: Any) -> ClipEncoder:
+    config, preprocessing = openclip.read_openclip_config(folder)
+    tensors = openclip.to_hf_names(folder.tensors(openclip.WEIGHTS))
+    model = load_weights(lambda: make_model(config, dtype), tensors, CLIP_TABLE, folder.name)
+    tokenizer = load_tokenizer(folder.fetch(TOKENIZER_FILES)) or clip_tokenizer(config.text.context)
+    return ClipEncoder(model, check_tokenizer(tokenizer, config.text.vocabulary, folder.path), preprocessing)
+
+
+def _load_state_dict(folder: ModelFolder, dtype: Any) -> ClipEncoder:
+    tensors = _without_wrapper(folder.tensors())
+    config = openclip.config_of_tensors(tensors, folder.name)
+    model = load_weights(lambda: make_model(config, dtype), openclip.to_hf_names(tensors), CLIP_TABLE, folder.name)
+    tokenizer = clip_tokenizer(config.text.context)
+    return ClipEncoder(model, check_tokenizer(tokenizer, config.text.vocabulary, folder.path))
+
+
+def _without_wrapper(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def make_model(config: CLIPConfig | SiglipConfig, dtype: Any = None) -> CLIP | Siglip:
@@ -92,16 +143,16 @@ def make_model(config: CLIPConfig | SiglipConfig, dtype: Any = None) -> CLIP | S
     return CLIP(config, rngs=nnx.Rngs(0), dtype=dtype)
 
 
-def _read_config(folder: Path) -> CLIPConfig | SiglipConfig:
-    raw = read_json(folder / "config.json")
-    kind = raw.get("model_type")
+def _read_config(folder: ModelFolder) -> CLIPConfig | SiglipConfig:
+    raw = folder.json(folders.CONFIG)
+    kind, where = raw.get("model_type"), folder.path / folders.CONFIG
     if kind == "siglip2":
         raise InputError(
-            f"{folder / 'config.json'} is of a SigLIP 2 with a flexible resolution (NaFlex), which is not supported;"
+            f"{where} is of a SigLIP 2 with a flexible resolution (NaFlex), which is not supported;"
             " take one of a fixed resolution, such as google/siglip2-base-patch16-224 or"
             " google/siglip2-so400m-patch14-384"
         )
     if kind not in FAMILIES:
         known = ", ".join(map(repr, FAMILIES))
-        raise InputError(f"{folder / 'config.json'} has model_type {kind!r}, expected one of {known}")
+        raise InputError(f"{where} has model_type {kind!r}, expected one of {known}")
     return SiglipConfig.from_hf(raw) if kind == "siglip" else CLIPConfig.from_hf(raw)

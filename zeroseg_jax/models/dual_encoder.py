@@ -17,11 +17,18 @@ from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.groupvit import GroupViT
 from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
 from zeroseg_jax.models.siglip import Siglip
+from zeroseg_jax.models.tokenizer import clean
 from zeroseg_jax.models.weights.folder import read_json, write_folder
 from zeroseg_jax.models.weights.table import Table, dump_weights
 
 BATCHES = (1, 4, 16, 64)
 """Batches are padded to one of these sizes, so that each input shape compiles four times at most."""
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
+    "spiece.model",
+)
+PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
 
 LENGTHS = (8, 12, 16, 24, 32, 48)
 """Texts are padded to one of these numbers of tokens, or to the model's context, in batches of similar length."""
@@ -110,7 +117,11 @@ class DualEncoder:
         return _unit(found) if normalise else found
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> Int32[np.ndarray, "c t"]:
-        """Token ids with start and end tokens, padded and, with `truncate`, cut to the model's context length."""
+        """Token ids with start and end tokens, padded and, with `truncate`, cut to the model's context length.
+
+        For CLIP's tokenizer, curly quotes, HTML entities and full-width letters are mended first, as OpenAI's and
+        OpenCLIP's code does.
+        """
         if isinstance(texts, str):
             raise InputError(f"expected a list of texts, got the single text {texts!r}; put it in a list")
         context = self.model.config.text.context
@@ -124,14 +135,19 @@ class DualEncoder:
         if not len(texts):
             return np.zeros((0, context), np.int32)
         options = {"padding": "max_length", "truncation": True, "max_length": context}
-        return np.asarray(self._tokenizer()(list(texts), **options)["input_ids"], np.int32)
+        return np.asarray(self._tokenizer()(self._cleaned(texts), **options)["input_ids"], np.int32)
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens that each text takes with its start and end tokens, before any truncation."""
         if not len(texts):  # which the tokenizer refuses
             return []
-        found = self._tokenizer()(list(texts), padding=False, truncation=False, verbose=False)
+        found = self._tokenizer()(self._cleaned(texts), padding=False, truncation=False, verbose=False)
         return [len(tokens) for tokens in found["input_ids"]]
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        from transformers import CLIPTokenizer
+
+        return list(map(clean, texts)) if isinstance(self._tokenizer(), CLIPTokenizer) else list(texts)
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
         """Writes a Hugging Face folder, which `zeroseg_jax.load` and the model's class in `transformers` read back."""

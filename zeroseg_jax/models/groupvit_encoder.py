@@ -5,12 +5,18 @@ from typing import Any
 
 from flax import nnx
 
-from zeroseg_jax.models.dual_encoder import DualEncoder, check_tokenizer, load_preprocessing, load_tokenizer
+from zeroseg_jax.models.dual_encoder import (
+    PREPROCESSING_FILES,
+    TOKENIZER_FILES,
+    DualEncoder,
+    check_tokenizer,
+    load_preprocessing,
+    load_tokenizer,
+)
 from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig
 from zeroseg_jax.models.preprocessing import Preprocessing
-from zeroseg_jax.models.weights.folder import read_config, read_tensors
+from zeroseg_jax.models.weights.folder import ModelFolder, open_folder
 from zeroseg_jax.models.weights.groupvit import groupvit_table
-from zeroseg_jax.models.weights.hub import find_folder
 from zeroseg_jax.models.weights.table import load_weights
 
 
@@ -24,16 +30,17 @@ class GroupViTEncoder(DualEncoder):
         self.table = groupvit_table(model.config.vision)
 
 
-def load_groupvit(source: str | Path, dtype: Any = None) -> GroupViTEncoder:
+def load_groupvit(source: str | Path | ModelFolder, dtype: Any = None) -> GroupViTEncoder:
     """Loads a GroupViT from a Hugging Face folder or hub id (`nvidia/groupvit-gcc-yfcc`, `-redcaps`).
 
     `dtype` is the dtype of the computation (None: float32); parameters are float32 whatever the file holds. Raises
     InputError where the source is out of reach, no GroupViT, or its weights do not fit its configuration exactly.
     """
-    folder = find_folder(source)
-    config = GroupViTConfig.from_hf(read_config(folder, "groupvit"))
+    folder = open_folder(source)
+    config = GroupViTConfig.from_hf(folder.config("groupvit"))
     make = lambda: GroupViT(config, rngs=nnx.Rngs(0), dtype=dtype)  # noqa: E731
-    tensors = read_tensors(folder, "GroupViTModel")
-    model = load_weights(make, tensors, groupvit_table(config.vision), str(source))
-    tokenizer = check_tokenizer(load_tokenizer(folder), config.text.vocabulary, folder)
-    return GroupViTEncoder(model, tokenizer, load_preprocessing(folder, config.vision.image_size))
+    model = load_weights(make, folder.tensors(), groupvit_table(config.vision), folder.name)
+    tokenizer = check_tokenizer(load_tokenizer(folder.fetch(TOKENIZER_FILES)), config.text.vocabulary, folder.path)
+    return GroupViTEncoder(
+        model, tokenizer, load_preprocessing(folder.fetch(PREPROCESSING_FILES), config.vision.image_size)
+    )

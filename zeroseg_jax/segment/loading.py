@@ -12,14 +12,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from zeroseg_jax.checkpoint import load_student
-from zeroseg_jax.distill.teacher import find_shipped
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig
-from zeroseg_jax.models.clip_encoder import FAMILIES, load_clip
+from zeroseg_jax.models.clip_encoder import FAMILIES, form_of, load_clip
 from zeroseg_jax.models.groupvit_encoder import load_groupvit
 from zeroseg_jax.models.student import Student, StudentConfig
-from zeroseg_jax.models.weights.folder import read_json, read_tensors, write_folder
-from zeroseg_jax.models.weights.hub import find_folder, upload_folder
+from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder, read_json, write_folder
+from zeroseg_jax.models.weights.hub import upload_folder
 from zeroseg_jax.models.weights.table import SAME, Entry, Table, dump_weights, flat, load_weights
 from zeroseg_jax.segment.groupvit import GroupViTMethod
 from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
@@ -33,20 +32,23 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
 
     Args:
         source: the workdir of a distillation run (its newest checkpoint, with the teacher that its config names), a
-            folder written by `save`, a CLIP or SigLIP in Hugging Face form (which runs a training-free readout,
-            MaskCLIP's or that of the pooling head), a GroupViT in that form, the name of a shipped model, or a hub id.
+            folder written by `save`, whatever `load_clip` takes (which runs a training-free readout, MaskCLIP's or that
+            of SigLIP's pooling head), a GroupViT in Hugging Face form, the name of a shipped model, or a hub id of any
+            of these.
         dtype: of the computation, such as jnp.bfloat16; None is float32. Parameters are float32.
 
     Raises:
         InputError: `source` is out of reach, none of these, or its weights do not fit its configuration.
     """
-    folder = find_folder(find_shipped(source))
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder} has no config.json; give the workdir of a run, an exported model, a CLIP or a GroupViT"
-        )
-    raw = read_json(folder / "config.json")
+    folder = open_folder(source)
+    raw = folder.json(CONFIG) if folder.find(CONFIG) else {}
     kind = raw.get("model_type")
+    if kind is None and "task" not in raw and form_of(folder) in ("openclip", "state dict"):
+        kind = "clip"
+    elif not raw:
+        raise InputError(
+            f"{folder.name} has no config.json; give the workdir of a run, an exported model, a CLIP or a GroupViT"
+        )
     if kind in FAMILIES or kind == "siglip2":  # which `load_clip` refuses with a sentence
         clip = load_clip(folder, dtype)
         return Segmenter(
@@ -58,11 +60,11 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
     if kind == "zeroseg":
         return _load_exported(folder, raw, dtype)
     if raw.get("task") == "distill":
-        return _load_workdir(folder, dtype)
+        return _load_workdir(folder.path, dtype)
     if raw.get("task") == "teacher":
-        raise InputError(f"{folder} is the workdir of a teacher; give {folder / 'clip'}, the CLIP that it made")
+        raise InputError(f"{folder.name} is the workdir of a teacher; give {folder.name}/clip, the CLIP that it made")
     said = f"of the type {kind!r}" if kind else "of an unknown type"
-    raise InputError(f"{folder} holds a model {said}; expected a workdir, an exported model, a CLIP or a GroupViT")
+    raise InputError(f"{folder.name} holds a model {said}; expected a workdir, an exported model, a CLIP or a GroupViT")
 
 
 def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
@@ -115,43 +117,46 @@ def readout_of(config: ConfigDict, default: Readout = Readout()) -> Readout:  # 
 
 def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
     student, config = load_student(folder, dtype)
-    teacher = find_folder(find_shipped(config.teacher.path))
+    teacher = open_folder(config.teacher.path)
     clip = load_clip(teacher, dtype)
     if clip.embed_dim != student.config.embed_dim:
         raise InputError(
             f"the student in {folder} has embeddings of {student.config.embed_dim} numbers, its teacher"
             f" {config.teacher.path} now has {clip.embed_dim}; put the teacher of the run back in its place"
         )
-    templates = config.eval.get("templates") or _defaults(teacher, read_json(teacher / "config.json"))["templates"]
+    templates = (
+        config.eval.get("templates")
+        or _defaults(teacher, teacher.json(CONFIG) if teacher.find(CONFIG) else {})["templates"]
+    )
     about = _about(folder, config)
     return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout_of(config), about=about)
 
 
-def _load_exported(folder: Path, raw: dict[str, Any], dtype: Any) -> Segmenter:
+def _load_exported(folder: ModelFolder, raw: dict[str, Any], dtype: Any) -> Segmenter:
     try:
         sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw["student"].items()}
         if sizes.get("tower"):
             sizes["tower"] = VisionConfig(**sizes["tower"])
         config = StudentConfig.from_saved(sizes)
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'} does not describe a student ({error}); export it again") from error
+        raise InputError(f"{folder.path / CONFIG} does not describe a student ({error}); export it again") from error
 
     def make() -> Student:
         return Student(config, rngs=nnx.Rngs(0), dtype=None if dtype is None else jnp.dtype(dtype))
 
-    student = load_weights(make, read_tensors(folder), _own_names(nnx.eval_shape(make)), str(folder))
-    clip = load_clip(folder / "clip", dtype)
+    student = load_weights(make, folder.tensors(), _own_names(nnx.eval_shape(make)), folder.name)
+    clip = load_clip(folder.sub("clip"), dtype)
     return Segmenter(StudentMethod(student, clip), clip, **_defaults(folder, raw))
 
 
-def _defaults(folder: Path, raw: dict[str, Any]) -> dict[str, Any]:
+def _defaults(folder: ModelFolder, raw: dict[str, Any]) -> dict[str, Any]:
     """What `write_defaults` wrote beside the model itself; nothing for a folder that comes from elsewhere."""
     found = raw.get("segmenter", {})
     try:
         readout = change(Readout(), found.get("readout", {}))
         return {"templates": found.get("templates", "photo"), "readout": readout, "about": found.get("about", {})}
     except (AttributeError, TypeError) as error:
-        where = folder / "config.json"
+        where = folder.path / CONFIG
         raise InputError(f"the segmenter's defaults in {where} are damaged ({error}); save the model again") from error
 
 

@@ -15,10 +15,11 @@ from flax import nnx
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.layers import sincos_positions
 from zeroseg_jax.models.student import Student, StudentConfig
-from zeroseg_jax.models.weights.folder import read_config, read_tensors
-from zeroseg_jax.models.weights.hub import find_folder
+from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder
 from zeroseg_jax.models.weights.table import PATCHES, SAME, Entry, Layout, Table, affine, load_weights, norm
 
+HEADS = {768: 12, 1024: 16, 1280: 16}
+"""Attention heads of MAE's encoders (ViT-B, L, H) by their width; its decoders are 512 wide and have 16."""
 TOKEN = Layout(lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
 """A token (1, 1, d) <-> (d,)"""
 
@@ -100,12 +101,12 @@ _DECODER_FIELDS = {
 }
 
 
-def load_mae(student: Student, source: str | Path) -> tuple[str, ...]:
+def load_mae(student: Student, source: str | Path | ModelFolder) -> tuple[str, ...]:
     """Starts the student's encoder, and its reconstruction decoder, from MAE weights, in place.
 
     Args:
         student: its parameters keep their placement on the devices.
-        source: a Hugging Face `ViTMAE` folder or hub id.
+        source: a Hugging Face `ViTMAE` folder or hub id, or one of MAE's own .pth files.
 
     Returns:
         The parts that were loaded: ("encoder", "decoder"), or ("encoder",) where the file or the student has no
@@ -117,18 +118,21 @@ def load_mae(student: Student, source: str | Path) -> tuple[str, ...]:
     """
     if student.config.tower is not None:
         raise InputError(f"the MAE weights {source} do not fit a student whose encoder is a CLIP tower; set only one")
-    folder = find_folder(source)
-    config = read_config(folder, "vit_mae")
-    tensors = canonical(read_tensors(folder, "ViTMAEForPreTraining"))
+    folder = open_folder(source)
+    by_itself = folder.given is not None and folder.find(CONFIG) is None
+    config = {} if by_itself else folder.config("vit_mae")
+    tensors = canonical(folder.tensors())
+    if by_itself:
+        config = config_of_tensors(tensors, folder.name)
     decoder = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
     encoder = {name: tensor for name, tensor in tensors.items() if name not in decoder}
     loads_decoder = decoder and student.decoder is not None
-    _check_sizes(config, student.config, _ENCODER_FIELDS | (_DECODER_FIELDS if loads_decoder else {}), folder)
-    _check_positions(tensors, folder)
-    _replace(student.encoder, encoder, ENCODER_TABLE, f"{folder} (encoder)")
+    _check_sizes(config, student.config, _ENCODER_FIELDS | (_DECODER_FIELDS if loads_decoder else {}), folder.name)
+    _check_positions(tensors, folder.name)
+    _replace(student.encoder, encoder, ENCODER_TABLE, f"{folder.name} (encoder)")
     if student.decoder is None or not decoder:
         return ("encoder",)
-    _replace(student.decoder, decoder, DECODER_TABLE, f"{folder} (decoder)")
+    _replace(student.decoder, decoder, DECODER_TABLE, f"{folder.name} (decoder)")
     return "encoder", "decoder"
 
 
@@ -147,15 +151,48 @@ def canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
+def config_of_tensors(tensors: dict[str, np.ndarray], where: str) -> dict[str, Any]:
+    """What config.json would say of one of MAE's own files, from the shapes of its tensors (in `canonical` names).
+
+    Heads cannot be told from shapes; they are those of MAE's models, by their width. Raises InputError where the
+    tensors are those of another model.
+    """
+    try:
+        width = tensors["vit.embeddings.cls_token"].shape[-1]
+        kernel = tensors["vit.embeddings.patch_embeddings.projection.weight"].shape
+        found = {"patch_size": kernel[-1], "hidden_size": width, "num_hidden_layers": _depth(tensors, "vit.layers")}
+        if width in HEADS:
+            found["num_attention_heads"] = HEADS[width]
+        if "decoder.mask_token" in tensors:
+            width = tensors["decoder.mask_token"].shape[-1]
+            found |= {"decoder_hidden_size": width}
+            found |= {"decoder_num_hidden_layers": _depth(tensors, "decoder.decoder_layers")}
+            if width == 512:
+                found["decoder_num_attention_heads"] = 16
+    except (KeyError, IndexError) as error:
+        raise InputError(
+            f"{where} has no {error}, so it is no MAE file; give MAE's own .pth or a ViTMAE folder"
+        ) from error
+    return found
+
+
+def _depth(tensors: dict[str, np.ndarray], layers: str) -> int:
+    return sum(
+        re.fullmatch(rf"{re.escape(layers)}\.\d+\.layernorm_before\.weight", name) is not None for name in tensors
+    )
+
+
 def _replace(module: nnx.Module, tensors: dict[str, np.ndarray], table: Table, source: str) -> None:
     graphdef, old = nnx.split(module)
     new = nnx.state(load_weights(lambda: nnx.merge(graphdef, old), tensors, table, source))
     nnx.update(module, jax.tree.map(lambda a, b: jax.device_put(a, b.sharding), new, old))
 
 
-def _check_sizes(config: dict[str, Any], student: StudentConfig, fields: dict[str, str], folder: Path) -> None:
+def _check_sizes(config: dict[str, Any], student: StudentConfig, fields: dict[str, str], folder: str) -> None:
     """Heads cannot be told from shapes, and for the others a sentence with the config key says more than a shape."""
     for theirs, ours in fields.items():
+        if theirs.endswith("heads") and theirs not in config:  # a file without config.json, of an uncommon width
+            continue
         if config.get(theirs) != getattr(student, ours):
             raise InputError(
                 f"the MAE weights in {folder} have {theirs}={config.get(theirs)}, but the student has"
@@ -167,7 +204,7 @@ def _check_sizes(config: dict[str, Any], student: StudentConfig, fields: dict[st
         )
 
 
-def _check_positions(tensors: dict[str, np.ndarray], folder: Path) -> None:
+def _check_positions(tensors: dict[str, np.ndarray], folder: str) -> None:
     """A file whose positions are not the fixed function would run, and be wrong."""
     for name in (*ENCODER_TABLE.ignored, *DECODER_TABLE.ignored):
         if name not in tensors:

@@ -11,11 +11,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx, traverse_util
 
 from zeroseg_jax.errors import InputError
 
 Model = TypeVar("Model", bound=nnx.Module)
+
+
+SHOWN = 3
+"""How many tensors that do not fit a sentence names, of each kind."""
 
 
 class Layout(NamedTuple):
@@ -68,7 +73,8 @@ def norm(theirs: str, ours: str) -> tuple[Entry, Entry]:
 def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], table: Table, source: str) -> Model:
     """Builds the model of `make` with the weights of a file, as float32 whatever the file holds.
 
-    Raises InputError, naming `source` and every tensor that is missing, left over or of another shape.
+    Raises InputError, naming `source` and the first tensors that are missing, left over or of another shape; the log
+    has all of them.
     """
     graphdef, state = nnx.split(nnx.eval_shape(make))  # no memory and no time for a random start
     shapes = {path: leaf.shape for path, leaf in flat(state).items()}
@@ -83,14 +89,22 @@ def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], tabl
         wrong += bad
         if not bad and len(present) == len(names):
             parts = [entry.layout.read(np.asarray(a, np.float32)) for _, a in present]
-            weights[entry.ours] = jnp.asarray(np.stack(parts) if "{layer}" in entry.theirs else parts[0])
+            # copied: the tensors may be views of a file that somebody writes over later
+            weights[entry.ours] = jnp.array(np.stack(parts) if "{layer}" in entry.theirs else parts[0])
     left_over = [name for name in left if name not in table.ignored]
     if missing or left_over or wrong:
         lists = {"missing": missing, "left over": left_over, "of another shape": wrong}
-        said = "; ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in lists.items())
+        said = "; ".join(f"{what}: {_first(names)}" for what, names in lists.items())
+        if max(map(len, lists.values())) > SHOWN:
+            logging.info("the weights of %s do not fit: %s", source, lists)
         raise InputError(f"the weights of {source} do not fit its config.json, fetch both again ({said})")
     nnx.replace_by_pure_dict(state, _nested(weights))
     return nnx.merge(graphdef, state)
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) + more) or "none"
 
 
 def dump_weights(model: nnx.Module, table: Table, dtype: Any = np.float32) -> dict[str, np.ndarray]:

@@ -72,7 +72,7 @@ class _Archive:
     def __init__(self, content: mmap.mmap):
         self._content = content
         try:
-            with zipfile.ZipFile(content) as archive:  # type: ignore[arg-type]
+            with zipfile.ZipFile(content) as archive:  # type: ignore[call-overload]
                 entries = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
             raise Broken(str(error) or "its table of entries cannot be read") from error
