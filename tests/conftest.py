@@ -4,7 +4,7 @@ import getpass
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_hub import FakeHub
 from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
@@ -118,6 +119,14 @@ def pictures(tmp_path_factory) -> Path:
         coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
         coarse.resize((24, 20), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
     return folder
+
+
+@pytest.fixture
+def fake_hub() -> Iterator[FakeHub]:
+    """A hub on loopback without models."""
+    hub = FakeHub()
+    yield hub
+    hub.close()
 
 
 @pytest.fixture

@@ -164,14 +164,13 @@ def test_a_refused_upload_is_one_sentence(model, monkeypatch, error):
         model.push_to_hub("me/students")
 
 
-def test_the_hub_sends_every_file_of_a_saved_model(model, tmp_path, monkeypatch):
+def test_the_hub_sends_every_file_of_a_saved_model(model, fake_hub, tmp_path, monkeypatch):
     model.save(tmp_path / "saved")
-    files = [str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*") if path.is_file()]
-
-    def snapshot(name, allow_patterns):
-        sent = huggingface_hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns)
-        assert set(files) - set(sent) == {"README.md", "clip/README.md"} & set(files)
-        return tmp_path / "saved"
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    fake_hub.add("me/students", tmp_path / "saved")
+    template = fake_hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", fake_hub.endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert zeroseg_jax.load("me/students").templates == model.templates
+    files = {path.relative_to(tmp_path / "saved").as_posix() for path in (tmp_path / "saved").rglob("*.*")}
+    assert files - set(fake_hub.fetched()) == {"README.md", "clip/README.md"} & files

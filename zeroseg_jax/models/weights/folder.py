@@ -84,6 +84,11 @@ class ModelFolder:
             parts = self._parts(name)
             if parts:
                 return {tensor: value for part in parts for tensor, value in read_weights(part).items()}
+        if self.hub is not None and not self.hub.reachable:
+            raise InputError(
+                f"the weights of {self.name} are not in the cache, and the Hugging Face hub is out of reach; try again"
+                " with a connection, or give the folder of a downloaded copy"
+            )
         raise InputError(f"{self.path} has no weights, expected {' or '.join(names)}, whole or with an index of parts")
 
     def _has(self, name: str) -> bool:

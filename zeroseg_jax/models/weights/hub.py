@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from zeroseg_jax.errors import InputError
 
 TRIES = 5
 """How often a broken download is tried, with pauses of 1, 2, 4 and 8 seconds."""
+HEAD_TRIES = 3
+"""How often the hub is asked for a file where it does not answer, or only that it is busy."""
+BUSY = (408, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -20,34 +24,25 @@ class HubModel:
 
     id: str
     commit: str
+    reachable: bool = True
+    """Whether files may be fetched; otherwise the model has those that are in the cache."""
 
     def has(self, name: str) -> bool:
-        """Whether the model has a file, as far as can be told without fetching it."""
-        import huggingface_hub
-        from huggingface_hub.errors import HTTPError as TransferError
-
-        cached = huggingface_hub.try_to_load_from_cache(self.id, name, revision=self.commit)
-        if cached is not None:
-            return isinstance(cached, str)
-        try:
-            huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(self.id, name, revision=self.commit))
-        except (TransferError, OSError):  # no such file, or out of reach
-            return False
-        return True
+        """Whether the model has a file; nothing is fetched. Raises InputError where the hub cannot tell."""
+        cached = _cached(self.id, name, self.commit)
+        if cached is None and self.reachable:
+            return _head(self.id, name, self.commit) is not None
+        return isinstance(cached, str)
 
     def fetch(self, name: str) -> Path | None:
         """The local copy of a file, fetched where it is not yet; None where the model has no such file.
 
         Raises InputError where the hub refuses it or the connection breaks for good.
         """
-        import huggingface_hub
-
-        cached = huggingface_hub.try_to_load_from_cache(self.id, name, revision=self.commit)
-        if isinstance(cached, str):
-            return Path(cached)
-        if cached is not None:  # known from an earlier time that there is none
-            return None
-        return _fetch(self.id, name, self.commit, optional=True)
+        cached = _cached(self.id, name, self.commit)
+        if cached is None and self.reachable:
+            return _fetch(self.id, name, self.commit)
+        return Path(cached) if isinstance(cached, str) else None
 
 
 def open_hub_model(source: str, names: tuple[str, ...]) -> HubModel:
@@ -55,11 +50,23 @@ def open_hub_model(source: str, names: tuple[str, ...]) -> HubModel:
     the files `names`.
 
     Only that file is fetched. Raises InputError, with a sentence of its own each, where there is no such model or
-    revision, it is gated, the hub is out of reach, and where nothing may be fetched (HF_HUB_OFFLINE).
+    revision, it is gated, the hub is out of reach, and where nothing may be fetched (HF_HUB_OFFLINE). What is in the
+    cache still loads then.
     """
+    from huggingface_hub import constants
+
     name, _, revision = source.partition("@")
+    revision = revision or "main"
     for wanted in names:
-        found = _fetch(name, wanted, revision or "main")
+        cached = _cached(name, wanted, revision)
+        try:
+            found = _fetch(name, wanted, revision)
+        except InputError as error:
+            if not isinstance(cached, str):
+                raise
+            if not constants.HF_HUB_OFFLINE:
+                logging.warning("%s; the copy in the cache is used", error)
+            return HubModel(name, Path(cached).parent.name, reachable=False)
         if found is not None:
             return HubModel(name, found.parent.name)
     raise InputError(f"{source} on the Hugging Face hub has neither {' nor '.join(names)}, so it is no model read here")
@@ -70,61 +77,74 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[^./~@][^/@]*/[^/@]+(@.+)?", name) is not None
 
 
-def _fetch(repo: str, name: str, revision: str, optional: bool = False) -> Path | None:
-    """One file, in a few tries; None where the model has none.
-
-    Within a try huggingface_hub itself goes on where a broken connection stopped. `optional` files are not asked for
-    where nothing may be fetched or the hub is out of reach, so that what is in the cache still loads.
-    """
+def _cached(repo: str, name: str, revision: str) -> Any:
+    """A file's path in the cache, None where it is not known, another object where there is known to be none."""
     import huggingface_hub  # half a second that a local folder need not wait for
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
+    except HFValidationError as error:
+        raise _refusal(repo, revision, error) from error
+
+
+def _head(repo: str, name: str, revision: str) -> Any:
+    """What the hub says of a file, such as its size; None where there is none. Raises InputError where it refuses."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.errors import HTTPError as TransferError  # httpx's, whichever of its versions is in use
 
-    if _is_weights(name):
-        _announce(repo, name, revision)
-    for attempt in range(TRIES):
+    url = huggingface_hub.hf_hub_url(repo, name, revision=revision)
+    for attempt in range(HEAD_TRIES):
         try:
-            found = Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
-        except LocalEntryNotFoundError as error:  # out of reach, and not in the cache
-            if not optional:
-                raise _refusal(repo, revision, error) from error
-            if not huggingface_hub.constants.HF_HUB_OFFLINE:
-                logging.warning("%s of %s is not in the cache, and the Hugging Face hub is out of reach", name, repo)
-            return None
+            return huggingface_hub.get_hf_file_metadata(url)
         except EntryNotFoundError:
             return None
-        except (HfHubHTTPError, HFValidationError) as error:
-            raise _refusal(repo, revision, error) from error
         except (TransferError, OSError) as error:
-            if (isinstance(error, OSError) and error.errno is not None) or attempt == TRIES - 1:  # such as a full disk
+            status = _status(error)
+            if status == 404 and not isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+                return None  # a mirror that does not say what is missing
+            if huggingface_hub.constants.HF_HUB_OFFLINE or attempt == HEAD_TRIES - 1 or (status and status not in BUSY):
                 raise _refusal(repo, revision, error) from error
-            seconds = 2**attempt
-            print(f"{name} of {repo}: {_reason(error)}; again in {seconds} s", file=sys.stderr, flush=True)
-            time.sleep(seconds)
-        else:
-            if not _is_weights(name) and not sys.stderr.isatty():
-                print(f"{repo}: {name}", file=sys.stderr, flush=True)
-            return found
+            time.sleep(1)
     raise AssertionError("the last try returns or raises")
 
 
-def _is_weights(name: str) -> bool:
-    return name.endswith((".safetensors", ".bin", ".pth", ".pt"))
+def _fetch(repo: str, name: str, revision: str) -> Path | None:
+    """One file, in a few tries; None where the model has none.
 
-
-def _announce(repo: str, name: str, revision: str) -> None:
-    """Without a terminal, and with it huggingface_hub's bar, one line says what is fetched and how large it is."""
+    Within a try huggingface_hub itself goes on where a broken connection stopped.
+    """
     import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from huggingface_hub.errors import HTTPError as TransferError
 
-    if sys.stderr.isatty():
-        return
-    try:
-        url = huggingface_hub.hf_hub_url(repo, name, revision=revision)
-        size = huggingface_hub.get_hf_file_metadata(url).size
-    except (TransferError, OSError, ValueError):  # the download itself tells it, in a sentence
-        return
-    print(f"{repo}: {name}" + (f", {size / 1e6:.1f} MB" if size else ""), file=sys.stderr, flush=True)
+    found = _head(repo, name, revision)
+    if found is None:
+        with suppress(EntryNotFoundError):  # asked once more, so that the cache knows
+            huggingface_hub.hf_hub_download(repo, name, revision=revision)
+        return None
+    if not sys.stderr.isatty() and not isinstance(_cached(repo, name, revision), str):
+        # on a terminal huggingface_hub shows a bar
+        size = f", {found.size / 1e6:.1f} MB" if found.size else ""
+        print(f"fetching {repo}: {name}{size}", file=sys.stderr, flush=True)
+    for attempt in range(TRIES):
+        try:
+            return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
+        except LocalEntryNotFoundError as error:  # the connection has gone since
+            raise _refusal(repo, revision, error) from error
+        except (TransferError, OSError) as error:
+            status, on_disk = _status(error), isinstance(error, OSError) and error.errno is not None
+            if on_disk or attempt == TRIES - 1 or (status and status not in BUSY):
+                raise _refusal(repo, revision, error) from error
+            print(f"{name} of {repo}: {_reason(error)}; again in {2**attempt} s", file=sys.stderr, flush=True)
+            time.sleep(2**attempt)
+    raise AssertionError("the last try returns or raises")
+
+
+def _status(error: Any) -> int | None:
+    """The HTTP status of an answer, None where there was none."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _refusal(repo: str, revision: str, error: Any) -> InputError:
@@ -152,14 +172,19 @@ def _refusal(repo: str, revision: str, error: Any) -> InputError:
         )
     if isinstance(error, RevisionNotFoundError):
         return InputError(f"{repo} has no revision {revision!r}; give one of its branches, tags or commits after the @")
+    if constants.HF_HUB_OFFLINE:
+        return InputError(
+            f"{repo} is not a folder here nor in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to"
+            " fetch it; unset it, or give the folder of a downloaded copy"
+        )
     if isinstance(error, LocalEntryNotFoundError):
-        if constants.HF_HUB_OFFLINE:
-            return InputError(
-                f"{repo} is not a folder here nor in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to"
-                " fetch it; unset it, or give the folder of a downloaded copy"
-            )
         error = error.__cause__ or error
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
+    if status in (401, 403):
+        return InputError(
+            f"the Hugging Face hub does not give {repo} to you (status {status}); log in with `hf auth login`, with a"
+            " token that may read it"
+        )
     if status is not None:
         return InputError(f"the Hugging Face hub refuses {repo} with the status {status}; try again later")
     if isinstance(error, OSError) and error.errno is not None and error.filename:
