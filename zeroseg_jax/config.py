@@ -64,14 +64,14 @@ def default_config() -> ConfigDict:
     config.views.local_size = 0  # pixels of the views of a part of the image; 0 = as the teacher was made for
 
     config.teacher = ConfigDict()
-    config.teacher.path = "demo"  # a shipped asset, a Hugging Face CLIP folder or a hub id
+    config.teacher.path = "demo"  # what `zeroseg_jax.load_clip` takes
     config.teacher.source = "online"  # "online": embed the views in each step; "cache": embed them once
     config.teacher.cache = ""  # folder of the cached embeddings; "" = WORKDIR/teacher_cache
     config.teacher.cached_crops = 1  # random crops of each image that are embedded; epoch e trains on crop e modulo it
     config.teacher.chunk = 0  # images whose views pass the teacher at once, on each device; 0 = the whole batch
 
     config.init = ConfigDict()
-    config.init.mae = ""  # weights to start from: a Hugging Face ViTMAE folder or hub id; "" = none
+    config.init.mae = ""  # weights to start from: ViTMAE folder or hub id, or MAE's .pth; "" = none
     derived = ("image_size", "embed_dim", "tower")  # from `image_size` and the teacher
     config.student = ConfigDict(
         {field.name: field.default for field in dataclasses.fields(StudentConfig) if field.name not in derived}

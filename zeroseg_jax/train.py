@@ -16,18 +16,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
-from zeroseg_jax.checkpoint import Checkpoints
+from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder
 from zeroseg_jax.config import validate
 from zeroseg_jax.data.images import ImageSource, open_source
 from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
-from zeroseg_jax.distill.plan import Plan, make_plan
+from zeroseg_jax.distill.plan import Plan, make_plan, make_student_config
 from zeroseg_jax.distill.teacher import Teacher, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.models.weights.mae import load_mae
+from zeroseg_jax.models.weights.mae import check_mae, load_mae
 from zeroseg_jax.processes import Preemption
 from zeroseg_jax.segment.loading import load, readout_of
 from zeroseg_jax.workdir import check_workdir, hold, open_workdir
@@ -56,13 +56,16 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     part, part_count = sharding.process_part(mesh)
     check_workdir(config, workdir)
 
-    # ---- Data and teacher
+    # ---- Teacher, MAE weights and data: a mistake is told before anything is compiled, and the cheap ones first
+    teacher = load_teacher(config)
+    begun = any(checkpoint_folder(workdir).glob("[0-9]*"))
+    if config.init.mae and config.student.encoder != "clip" and not begun:
+        check_mae(make_student_config(config, teacher.embed_dim), config.init.mae)
     if config.eval.dataset:  # a mistake here is told before the training, not after it
         open_benchmark(config.eval)
         readout_of(config)
         zero_shot.load_compared(config)
     source = open_source(config.data)
-    teacher = load_teacher(config)
     batches = train_iterator(
         source,
         batch_size=config.batch_size // part_count,

@@ -1,5 +1,6 @@
 """Parity of the MAE encoder, decoder and loss with transformers' torch ViTMAEForPreTraining, and reading its files."""
 
+import argparse
 import dataclasses
 import json
 
@@ -17,7 +18,7 @@ from zeroseg_jax.models import mae
 from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.layers import sincos_positions
 from zeroseg_jax.models.student import Student, StudentConfig
-from zeroseg_jax.models.weights.mae import load_mae
+from zeroseg_jax.models.weights.mae import check_mae, load_mae
 
 CONFIG = StudentConfig(
     image_size=32,
@@ -265,3 +266,35 @@ def test_positions_of_another_grid_lie_between_those_of_the_trained_one():
 def test_image_that_is_no_whole_number_of_patches(student):
     with pytest.raises(InputError, match="32x30 pixels"):
         student.encoder(jnp.zeros((1, 32, 30, 3)))
+
+
+@pytest.mark.parametrize("decoder", [True, False], ids=["full", "encoder"])
+def test_a_file_of_maes_own(theirs, folder, tmp_path, student, decoder):
+    other = nnx.clone(student)
+    load_mae(student, folder)
+    tensors = {name: torch.from_numpy(np.array(a)) for name, a in original_names(theirs).items()}
+    if not decoder:
+        tensors = {name: a for name, a in tensors.items() if not name.startswith(("decoder", "mask"))}
+    training = {"optimizer": {"state": {}}, "epoch": 399, "args": argparse.Namespace(model="mae_vit_base_patch16")}
+    torch.save({"model": tensors} | (training if decoder else {}), tmp_path / "mae_pretrain.pth")
+    check_mae(CONFIG, tmp_path / "mae_pretrain.pth")
+    assert load_mae(other, tmp_path / "mae_pretrain.pth") == (("encoder", "decoder") if decoder else ("encoder",))
+    for part in ("encoder", "decoder") if decoder else ("encoder",):
+        first, second = (jax.tree.leaves(nnx.state(getattr(m, part))) for m in (student, other))
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_file_of_another_size_or_model_is_told_without_loading(theirs, tmp_path):
+    tensors = {name: torch.from_numpy(np.array(a)) for name, a in original_names(theirs).items()}
+    torch.save({"model": tensors}, tmp_path / "mae.pth")
+    with pytest.raises(InputError, match=r"hidden_size=16, but the student has width=24; set student\.width"):
+        check_mae(dataclasses.replace(CONFIG, width=24), tmp_path / "mae.pth")
+    with pytest.raises(InputError, match=r"num_hidden_layers=2, but the student has depth=3"):
+        check_mae(dataclasses.replace(CONFIG, depth=3), tmp_path / "mae.pth")
+    del tensors["blocks.1.attn.qkv.bias"]
+    torch.save({"model": tensors}, tmp_path / "mae.pth")
+    with pytest.raises(InputError, match=r"missing: vit\.layers\.1\.attention\.q_proj\.bias, .*left over: none"):
+        check_mae(CONFIG, tmp_path / "mae.pth")
+    torch.save({"model": {"conv1.weight": torch.ones(2)}}, tmp_path / "mae.pth")
+    with pytest.raises(InputError, match="so it is no MAE file"):
+        check_mae(CONFIG, tmp_path / "mae.pth")

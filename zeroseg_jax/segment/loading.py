@@ -45,7 +45,7 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
     kind = raw.get("model_type")
     if kind is None and "task" not in raw and form_of(folder) in ("openclip", "state dict"):
         kind = "clip"
-    elif not raw:
+    elif folder.find(CONFIG) is None:
         raise InputError(
             f"{folder.name} has no config.json; give the workdir of a run, an exported model, a CLIP or a GroupViT"
         )

@@ -16,7 +16,17 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.layers import sincos_positions
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder
-from zeroseg_jax.models.weights.table import PATCHES, SAME, Entry, Layout, Table, affine, load_weights, norm
+from zeroseg_jax.models.weights.table import (
+    PATCHES,
+    SAME,
+    Entry,
+    Layout,
+    Table,
+    affine,
+    load_weights,
+    match_weights,
+    norm,
+)
 
 HEADS = {768: 12, 1024: 16, 1280: 16}
 """Attention heads of MAE's encoders (ViT-B, L, H) by their width; its decoders are 512 wide and have 16."""
@@ -25,6 +35,7 @@ TOKEN = Layout(lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
 
 # pattern of a name in a file -> name in the tables; applied one after the other
 SPELLINGS = (
+    (r"^module\.", ""),  # of distributed training
     # MAE's own
     (r"^cls_token$", "vit.embeddings.cls_token"),
     (r"^pos_embed$", "vit.embeddings.position_embeddings"),
@@ -116,24 +127,41 @@ def load_mae(student: Student, source: str | Path | ModelFolder) -> tuple[str, .
         InputError: no such folder, sizes other than the student's, weights that do not fit exactly, or a student whose
             encoder is a CLIP tower.
     """
-    if student.config.tower is not None:
-        raise InputError(f"the MAE weights {source} do not fit a student whose encoder is a CLIP tower; set only one")
     folder = open_folder(source)
-    by_itself = folder.given is not None and folder.find(CONFIG) is None
+    parts = _read_parts(student.config, folder)
+    for name, (tensors, table) in parts.items():
+        _replace(getattr(student, name), tensors, table, f"{folder.name} ({name})")
+    return tuple(parts)
+
+
+def check_mae(config: StudentConfig, source: str | Path | ModelFolder) -> None:
+    """Raises InputError where `load_mae` would, for a student that `config` describes; nothing is loaded."""
+    folder = open_folder(source)
+    student = nnx.eval_shape(lambda: Student(config, rngs=nnx.Rngs(0)))
+    for name, (tensors, table) in _read_parts(config, folder).items():
+        match_weights(getattr(student, name), tensors, table, f"{folder.name} ({name})")
+
+
+def _read_parts(student: StudentConfig, folder: ModelFolder) -> dict[str, tuple[dict[str, np.ndarray], Table]]:
+    """The tensors of the encoder and, where the file and the student have one, of the decoder, and their tables."""
+    if student.tower is not None:
+        raise InputError(
+            f"the MAE weights {folder.name} do not fit a student whose encoder is a CLIP tower; set only one"
+        )
+    beside = folder.json(CONFIG).get("model_type") if folder.find(CONFIG) else None
+    by_itself = folder.given is not None and beside != "vit_mae"  # MAE's own file, whatever lies beside it
     config = {} if by_itself else folder.config("vit_mae")
     tensors = canonical(folder.tensors())
     if by_itself:
         config = config_of_tensors(tensors, folder.name)
     decoder = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
     encoder = {name: tensor for name, tensor in tensors.items() if name not in decoder}
-    loads_decoder = decoder and student.decoder is not None
-    _check_sizes(config, student.config, _ENCODER_FIELDS | (_DECODER_FIELDS if loads_decoder else {}), folder.name)
+    parts = {"encoder": (encoder, ENCODER_TABLE)}
+    if decoder and student.decoder_depth:
+        parts["decoder"] = decoder, DECODER_TABLE
+    _check_sizes(config, student, _ENCODER_FIELDS | (_DECODER_FIELDS if "decoder" in parts else {}), folder.name)
     _check_positions(tensors, folder.name)
-    _replace(student.encoder, encoder, ENCODER_TABLE, f"{folder.name} (encoder)")
-    if student.decoder is None or not decoder:
-        return ("encoder",)
-    _replace(student.decoder, decoder, DECODER_TABLE, f"{folder.name} (decoder)")
-    return "encoder", "decoder"
+    return parts
 
 
 def canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -143,7 +171,7 @@ def canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for pattern, replacement in SPELLINGS:
             name = re.sub(pattern, replacement, name)
         fused = re.fullmatch(r"(.*\.attention\.)qkv(\.weight|\.bias)", name)
-        if fused and len(tensor) % 3 == 0:  # MAE's own files stack queries, keys and values
+        if fused and tensor.ndim and len(tensor) % 3 == 0:  # MAE's own files stack queries, keys and values
             for which, part in zip("qkv", np.split(tensor, 3), strict=True):
                 renamed[f"{fused[1]}{which}_proj{fused[2]}"] = part
         else:

@@ -76,9 +76,26 @@ def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], tabl
     Raises InputError, naming `source` and the first tensors that are missing, left over or of another shape; the log
     has all of them.
     """
-    graphdef, state = nnx.split(nnx.eval_shape(make))  # no memory and no time for a random start
-    shapes = {path: leaf.shape for path, leaf in flat(state).items()}
-    left, missing, wrong, weights = _unpacked(tensors, table.packed), [], [], {}
+    abstract = nnx.eval_shape(make)  # no memory and no time for a random start
+    weights = {}
+    for entry, arrays in match_weights(abstract, tensors, table, source):
+        parts = [entry.layout.read(np.asarray(a, np.float32)) for a in arrays]
+        # copied: the tensors may be views of a file that somebody writes over later
+        weights[entry.ours] = jnp.array(np.stack(parts) if "{layer}" in entry.theirs else parts[0])
+    graphdef, state = nnx.split(abstract)
+    nnx.replace_by_pure_dict(state, _nested(weights))
+    return nnx.merge(graphdef, state)
+
+
+def match_weights(
+    model: nnx.Module, tensors: dict[str, np.ndarray], table: Table, source: str
+) -> list[tuple[Entry, list[np.ndarray]]]:
+    """The tensors of each line of the table, where all fit the shapes of `model`, which may be abstract.
+
+    Raises InputError as `load_weights` does; no tensor is read.
+    """
+    shapes = {path: leaf.shape for path, leaf in flat(nnx.state(model)).items()}
+    left, missing, wrong, matched = _unpacked(tensors, table.packed), [], [], []
     for entry, names in _expand(table, shapes):
         shape = shapes[entry.ours][1:] if "{layer}" in entry.theirs else shapes[entry.ours]
         expected = entry.layout.write(np.broadcast_to(np.float32(0), shape)).shape
@@ -87,10 +104,7 @@ def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], tabl
         present = [(name, a) for name, a in zip(names, found, strict=True) if a is not None]
         bad = [f"{name} {a.shape} instead of {expected}" for name, a in present if a.shape != expected]
         wrong += bad
-        if not bad and len(present) == len(names):
-            parts = [entry.layout.read(np.asarray(a, np.float32)) for _, a in present]
-            # copied: the tensors may be views of a file that somebody writes over later
-            weights[entry.ours] = jnp.array(np.stack(parts) if "{layer}" in entry.theirs else parts[0])
+        matched.append((entry, [a for _, a in present]))
     left_over = [name for name in left if name not in table.ignored]
     if missing or left_over or wrong:
         lists = {"missing": missing, "left over": left_over, "of another shape": wrong}
@@ -98,8 +112,7 @@ def load_weights(make: Callable[[], Model], tensors: dict[str, np.ndarray], tabl
         if max(map(len, lists.values())) > SHOWN:
             logging.info("the weights of %s do not fit: %s", source, lists)
         raise InputError(f"the weights of {source} do not fit its config.json, fetch both again ({said})")
-    nnx.replace_by_pure_dict(state, _nested(weights))
-    return nnx.merge(graphdef, state)
+    return matched
 
 
 def _first(names: list[str]) -> str:
