@@ -1,30 +1,12 @@
-"""The chips and slices that `launch/fit.py` knows: memory and peak rates, each from its maker's data sheet."""
+"""The slices that `launch/fit.py` knows, of the chips in `zeroseg_jax.chips`."""
 
 import math
 from typing import NamedTuple
 
+from zeroseg_jax.chips import CHIPS, Chip
 from zeroseg_jax.config import nearest
 from zeroseg_jax.errors import InputError
 
-
-class Chip(NamedTuple):
-    """One chip. Rates are peaks that no program reaches; `network` is all links of a chip together, one way."""
-
-    memory: float  # bytes that a program may use
-    flops: float  # bfloat16 FLOP/s
-    bandwidth: float  # bytes/s of the chip's main memory
-    network: float  # bytes/s
-
-
-# cloud.google.com/tpu/docs/{v5e,v5p,v6e}, and NVIDIA's data sheet of the H100 SXM. Memory of the TPUs is what their
-# compiler grants, of the H100 what JAX takes if told to take 95 %. The data sheets give the links of a chip in both
-# directions together; half of that is one way.
-CHIPS = {
-    "v5e": Chip(15.75 * 2**30, 197e12, 819e9, 100e9),
-    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 300e9),
-    "v6e": Chip(31.24 * 2**30, 918e12, 1640e9, 224e9),
-    "h100": Chip(0.95 * 79.1 * 2**30, 989e12, 3352e9, 450e9),
-}
 BETWEEN_NODES = 50e9
 """Bytes/s of an H100 out of its node of eight, by one 400 Gbit/s adapter for each."""
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-from chips import H100, Chip, Slice, parse_topology
+from chips import H100, Slice, parse_topology
 from collectives import collectives
 from flax import nnx
 from flops import matmul_flops
@@ -30,17 +30,18 @@ from hlo import parse
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
-from model_flops import student_flops, view_flops
 from rich.console import Console
 from rich.table import Table
 from traffic import main_memory_bytes
 
 import main as command
 from zeroseg_jax import sharding
+from zeroseg_jax.chips import Chip
 from zeroseg_jax.config import load_config, validate
+from zeroseg_jax.distill.model_flops import student_flops, teacher_flops
 from zeroseg_jax.distill.plan import make_plan, make_student_config
 from zeroseg_jax.distill.teacher import make_teacher
-from zeroseg_jax.distill.views import view_boxes, view_sizes
+from zeroseg_jax.distill.views import view_boxes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIPConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, make_model, read_clip_config
@@ -190,8 +191,7 @@ def flops_of_image(config: ConfigDict) -> float:
     if config.teacher.source == "cache":
         return student
     boxes = view_boxes(config.views.grids, config.views.windows)
-    sides = view_sizes(boxes, clip.vision.image_size, config.views.local_size).tolist()
-    return student + sum(view_flops(clip, side, config.image_size) for side in sides)
+    return student + teacher_flops(clip, boxes, config.image_size, config.views.local_size)
 
 
 def roofline(result: dict[str, Any], config: ConfigDict, chip: Chip) -> dict[str, float]:

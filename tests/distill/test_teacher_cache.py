@@ -8,19 +8,26 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 
+from zeroseg_jax.chips import CHIPS
 from zeroseg_jax.config import set_key, to_json
-from zeroseg_jax.data.images import open_source
-from zeroseg_jax.data.pipeline import train_iterator
+from zeroseg_jax.data.images import FirstImages, open_source
+from zeroseg_jax.data.pipeline import ordered_batches, train_iterator
 from zeroseg_jax.data.resize import resize
+from zeroseg_jax.distill import embed as embed_module
 from zeroseg_jax.distill import teacher_cache
+from zeroseg_jax.distill.model_flops import teacher_flops
 from zeroseg_jax.distill.teacher import load_teacher
+from zeroseg_jax.distill.views import view_boxes
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.clip import CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.train import embed, train
 from zeroseg_jax.workdir import hold
 
@@ -212,6 +219,67 @@ def test_training_computes_the_missing_cache_first(cached_config, tmp_path, caps
     assert all(0 <= line["data_wait"] <= 1 for line in lines[1:])
     told = capsys.readouterr().err
     assert "transfer" in told and "(slowest)" in told and "training waited for data" in told
+
+
+def test_the_next_batches_are_on_the_devices_before_one_is_waited_for(cached_config, monkeypatch):
+    pulled = []
+
+    def counted(*args, **options):
+        for batch in ordered_batches(*args, **options):
+            pulled.append(batch["index"].tolist())
+            yield batch
+
+    monkeypatch.setattr(embed_module, "ordered_batches", counted)
+    config = cached_config
+    config.teacher.chunk = 4
+    source, augmentation = open_source(config.data), teacher_cache.augmentation_of(config)
+    found = embed_module.embed_in_order(load_teacher(config), source, config, augmentation, [9, 2, 5, *range(11)])
+    next(found)
+    assert pulled == [[9, 2, 5, 0], [1, 2, 3, 4], [5, 6, 7, 8]]
+    rest = list(found)
+    assert len(rest) == 13 and pulled[3:] == [[9, 10, -1, -1]]
+    np.testing.assert_array_equal(rest[1].embeddings, rest[6].embeddings)  # image 5, in different batches
+    assert all(embedded.valid for embedded in rest)
+
+
+def test_what_the_progress_bar_says(monkeypatch):
+    """Of a ViT-L/14 on the paper's views, with a chip whose peak is known."""
+    teacher = CLIPConfig(VisionConfig(224, 14, 1024, 24, 16, 4096), TextConfig(), embed_dim=768)
+    boxes = view_boxes((1, 2, 3, 4))
+    flops = teacher_flops(teacher, boxes, 224)
+    assert len(boxes) == 30 and flops == pytest.approx(30 * 162e9, rel=0.02)  # OpenAI's tower takes 81 GMAC
+    monkeypatch.setattr(embed_module, "find_chip", lambda kind: CHIPS["h100"])
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices("cpu")[:1] * 2)
+    speed = embed_module.Speed(1000, 4.86e12)
+    assert speed.update(100, now=5.0) == "images  4.86 TFLOP an image"
+    said = "images  100.0 images/s  486 TFLOP/s = 25% of the peak  (4.86 TFLOP an image)"
+    assert speed.update(100, now=6.0) == said
+    assert speed.update(400, now=10.0) == said
+    monkeypatch.setattr(embed_module, "find_chip", lambda kind: None)
+    speed = embed_module.Speed(1000, 4.86e12)
+    speed.update(1, now=0.0)
+    assert speed.update(1, now=1.0) == "images  1.0 images/s  4.86 TFLOP/s  (4.86 TFLOP an image)"
+
+
+def test_the_size_is_told_before_it_starts(cached_config, tmp_path, monkeypatch):
+    """59 GB for the centre crops of ImageNet-1k, as the paper's recipe stores them."""
+    config = cached_config
+    config.data.augment, config.data.flip = "center", False
+    teacher = load_teacher(config)._replace(boxes=view_boxes((1, 2, 3, 4)), embed_dim=768)
+    told = []
+    monkeypatch.setattr(logging, "info", lambda text, *args: told.append(text % args))
+    monkeypatch.setattr(logging, "warning", lambda text, *args: told.append(text % args))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=50e9))
+    source = FirstImages(open_source(config.data), 1)
+    source._count = 1_281_167  # only counted
+    teacher_cache.tell_size(teacher, source, config, tmp_path)
+    assert f"take 59.0 GB in {tmp_path}: 1281167 images x 30 views x 768 numbers in float16" in told[0]
+    assert "those of 1281167 images are missing, 59.0 GB and" in told[0]
+    assert told[1] == f"only 50.0 GB are free in {tmp_path}; set teacher.cache to a larger disk"
+    for shard in teacher_cache._shards(tmp_path, 1_281_167)[1:]:
+        shard.touch()
+    teacher_cache.tell_size(teacher, source, config, tmp_path)
+    assert "those of 1024 images are missing, 47.2 MB and" in told[2] and len(told) == 3
 
 
 KILLED = """

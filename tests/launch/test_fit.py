@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "launch"))
 
 import fit
-from chips import CHIPS, SHAPES, parse_topology
+from chips import SHAPES, parse_topology
 from collectives import Collective, collectives
 from flops import matmul_flops
 from hlo import parse
@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from traffic import main_memory_bytes
 
 from zeroseg_jax import sharding
+from zeroseg_jax.chips import CHIPS, find_chip
 from zeroseg_jax.config import load_config
 from zeroseg_jax.errors import InputError
 
@@ -166,3 +167,17 @@ def test_the_verdict_names_the_cheapest_change():
     assert changes[3:5] == ["student.remat=dots", "student.remat=full"]
     assert changes[5:9] == [f"optimizer.accumulate={parts}" for parts in (8, 16, 32, 64)]
     assert changes[9:] == ["mesh.data=1 mesh.fsdp=-1", "batch_size=2048", "batch_size=1024"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "chip"),
+    [
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5p", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("cpu", ""),
+    ],
+)
+def test_devices_are_known_by_the_name_that_jax_gives_them(kind, chip):
+    assert find_chip(kind) is CHIPS.get(chip)

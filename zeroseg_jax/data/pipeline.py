@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -105,7 +105,7 @@ class _Loader:
                 used = int(replacements.integers(len(self.source)))
         return _example(self._blank(), used, notes, laps, epoch=np.int32(epoch), flip=np.bool_(False))
 
-    def ordered(self, images: range, position: int) -> Batch:
+    def ordered(self, images: Sequence[int], position: int) -> Batch:
         """The example at `position` of the stored crops of `images`, those of an image one after the other.
 
         Positions past the end and broken images are not valid.
@@ -114,7 +114,7 @@ class _Loader:
         place, crop = divmod(position, max(self.augmentation.stored_crops, 1))
         if place >= len(images):
             return _example(self._blank(), -1, _NO_NOTES, laps, valid=np.bool_(False))
-        index = images[place]
+        index = int(images[place])
         try:
             image, _ = self.pixels(index, crop, laps)
             return _example(image, index, _NO_NOTES, laps, valid=np.bool_(True))
@@ -278,13 +278,13 @@ def ordered_batches(
     *,
     batch_size: int,
     augmentation: Augmentation,
-    images: range | None = None,
+    images: Sequence[int] | None = None,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     max_broken_share: float = 0.05,
     log: Callable[[str], None] = logging.warning,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """One pass in order over `images` (all, if None): over the stored crops of each, or the whole of each, unmirrored.
 
     Each batch is `{"image": uint8 (B, S, S, 3), "index": int32 (B,), "valid": bool (B,)}`. Process p gets every

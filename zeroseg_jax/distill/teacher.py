@@ -15,9 +15,11 @@ from ml_collections import ConfigDict
 from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.views import crop_views, view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.clip import CLIPConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
 from zeroseg_jax.models.flash_attention import use_flash_attention
 from zeroseg_jax.models.layers import with_kernels_in
+from zeroseg_jax.models.siglip import SiglipConfig
 
 
 class Teacher(NamedTuple):
@@ -30,6 +32,7 @@ class Teacher(NamedTuple):
     embed_dim: int
     configuration: dict[str, Any]
     """What decides the embeddings beside the weights, such as the activation; JSON-able."""
+    sizes: CLIPConfig | SiglipConfig
 
 
 def load_teacher(config: ConfigDict) -> Teacher:
@@ -88,7 +91,7 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
 
     configuration = dataclasses.asdict(clip.model.config.vision)
     configuration |= {"mean": list(clip.preprocessing.mean), "std": list(clip.preprocessing.std)}
-    return Teacher(embed, nnx.to_pure_dict(state), boxes, clip.embed_dim, configuration)
+    return Teacher(embed, nnx.to_pure_dict(state), boxes, clip.embed_dim, configuration, clip.model.config)
 
 
 def fingerprint(teacher: Teacher) -> str:

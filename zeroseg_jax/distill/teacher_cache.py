@@ -8,36 +8,36 @@ are complete, so a killed run goes on where it stopped; a damaged shard is compu
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 import os
+import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Float16, Int, UInt8
+from jaxtyping import Bool, Float16, Int
 from ml_collections import ConfigDict
 
 from zeroseg_jax.checksums import read_sums, sha256, write_sums
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage
 from zeroseg_jax.data.images import ImageSource
-from zeroseg_jax.data.pipeline import ordered_batches
 from zeroseg_jax.data.sample import check_sample
+from zeroseg_jax.distill.embed import embed_in_order, readable_flops
+from zeroseg_jax.distill.model_flops import teacher_flops
 from zeroseg_jax.distill.teacher import Teacher, fingerprint
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.log import ProgressBar
 from zeroseg_jax.workdir import hold, write_text
 
 SHARD = 1024
@@ -246,56 +246,74 @@ def embed_images(
     """Computes the shards `missing` in `folder`, with a progress bar.
 
     Raises:
-        InputError: more than the allowed share of all images is broken.
+        InputError: more than the allowed share of all images is broken, or `folder` cannot be written to.
     """
-    crops, forms = config.teacher.cached_crops, 2 if config.data.flip else 1
-    shards = _shards(folder, len(source))
-    devices = Mesh(np.array(jax.local_devices()), ("data",))
-    split = NamedSharding(devices, P("data"))
-    batch_size = (config.teacher.chunk or 32) * len(jax.local_devices())
-    augmentation = dataclasses.replace(augmentation_of(config), stored_crops=crops)
-
-    @jax.jit
-    @partial(jax.shard_map, mesh=devices, in_specs=(P(), split.spec), out_specs=split.spec, check_vma=False)
-    def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b f v d"]:
-        both = jnp.stack([images, images[:, :, ::-1]][:forms], axis=1)
-        embeddings = teacher.embed(params, both.reshape(-1, *images.shape[1:]))
-        return embeddings.reshape(len(images), forms, *embeddings.shape[1:]).astype(jnp.float16)
-
-    params = jax.device_put(teacher.params, NamedSharding(devices, P()))
     for shard in missing:
         shard.unlink(missing_ok=True)
-    parts = {shard: range(i * SHARD, min((i + 1) * SHARD, len(source))) for i, shard in enumerate(shards)}
-    bar, done = ProgressBar("embed", sum(len(parts[shard]) for shard in missing) * crops), 0
-    broken, allowed = 0, config.data.max_broken_share * len(source) * crops
-    for shard in missing:
-        unfinished = shard.with_name(f"{shard.name}.tmp")
-        writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")  # random access; floats hardly shrink
-        for batch in ordered_batches(
-            source,
-            batch_size=batch_size,
-            augmentation=augmentation,
-            images=parts[shard],
-            workers=config.data.workers,
-            max_broken_share=1.0,  # counted here, over all shards
-        ):
-            embeddings = np.array(embed(params, jax.device_put(batch["image"], split)))
-            # a broken image is never drawn for training; were it drawn, the NaN would stop the run
-            embeddings[~batch["valid"]] = np.nan
-            for embedding in embeddings[batch["index"] >= 0].reshape(-1, *embeddings.shape[2:]):
-                writer.write(embedding.tobytes())
-            done += int((batch["index"] >= 0).sum())
-            broken += int((~batch["valid"] & (batch["index"] >= 0)).sum())
-            if broken > allowed:
-                raise InputError(
-                    f"{broken // crops} of the first {done // crops} images cannot be read, more than"
-                    f" data.max_broken_share={config.data.max_broken_share:g} of the {len(source)} there are; the log"
-                    " names them: repair them, or allow a greater share"
-                )
-            bar.update(done, "images")
+    if jax.process_index() == 0:
+        tell_size(teacher, source, config, folder)
+    if not missing:
+        return
+    parts = {s: range(i * SHARD, min((i + 1) * SHARD, len(source))) for i, s in enumerate(_shards(folder, len(source)))}
+    crops = config.teacher.cached_crops
+    augmentation = dataclasses.replace(augmentation_of(config), stored_crops=crops)
+    images = [i for shard in missing for i in parts[shard]]
+    done, broken, allowed = 0, 0, config.data.max_broken_share * len(source) * crops
+    # one pass over all shards, so that the devices do not wait where one ends
+    with contextlib.closing(embed_in_order(teacher, source, config, augmentation, images)) as found:
+        for shard in missing:
+            unfinished = shard.with_name(f"{shard.name}.tmp")
+            # random access; floats hardly shrink
+            writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
+            for embedded in itertools.islice(found, len(parts[shard]) * crops):
+                for embedding in embedded.embeddings:
+                    writer.write(embedding.tobytes())
+                done, broken = done + 1, broken + (not embedded.valid)
+                if broken > allowed:
+                    raise InputError(
+                        f"{broken // crops} of the first {done // crops} images cannot be read, more than"
+                        f" data.max_broken_share={config.data.max_broken_share:g} of the {len(source)} there are; the"
+                        " log names them: repair them, or allow a greater share"
+                    )
+                if not writer.ok():  # what went wrong is told by close
+                    break
+            _close(writer, shard)
+            _finish(unfinished, shard)
+
+
+def _close(writer: ArrayRecordWriter, shard: Path) -> None:
+    try:
         writer.close()
-        _finish(unfinished, shard)
-    bar.close()
+    except RuntimeError as error:  # ArrayRecord's, for whatever the disk says
+        reason = str(error).split(";")[0]
+        raise InputError(
+            f"{shard} cannot be written ({reason}); make room, and start again, which goes on after the complete shards"
+        ) from error
+
+
+def tell_size(teacher: Teacher, source: ImageSource, config: ConfigDict, folder: Path) -> None:
+    """Logs how large the cache becomes, what of it is missing, and how many FLOPs that takes."""
+    forms = config.teacher.cached_crops * (2 if config.data.flip else 1)
+    views, width, images = len(teacher.boxes), teacher.embed_dim, len(source)
+    todo = sum(min(SHARD, images - i * SHARD) for i, shard in enumerate(_shards(folder, images)) if not shard.exists())
+    if not todo:
+        return
+    size = 2 * forms * views * width
+    flops = forms * teacher_flops(teacher.sizes, teacher.boxes, config.image_size, config.views.local_size)
+    logging.info(
+        "the teacher's embeddings take %s in %s: %d images x %s%d views x %d numbers in float16; those of %d images are"
+        " missing, %s and %s",
+        *(readable_bytes(size * images), folder, images, f"{forms} forms x " if forms > 1 else "", views, width),
+        *(todo, readable_bytes(size * todo), readable_flops(flops * todo)),
+    )
+    if (free := shutil.disk_usage(folder).free) < size * todo:
+        logging.warning("only %s are free in %s; set teacher.cache to a larger disk", readable_bytes(free), folder)
+
+
+def readable_bytes(size: int) -> str:
+    """As "59.0 GB"."""
+    power = int(math.log10(max(size, 1)) / 3 + 1e-9)
+    return f"{size / 1000**power:.1f} {('', 'k', 'M', 'G', 'T', 'P')[power]}B"
 
 
 def _finish(unfinished: Path, shard: Path) -> None:

@@ -1,9 +1,13 @@
-"""What a step of the model should cost: FLOPs of its matrix products for one image, from its sizes alone.
+"""What student and teacher should cost: FLOPs of their matrix products for one image, from their sizes alone.
 
-Held against the count of the traced program (`flops.matmul_flops`), it shows work that nobody asked for. Norms,
-softmaxes and the losses are left out; they are less than a hundredth.
+Held against the count of the traced program (`matmul_flops` of launch/flops.py), it shows work that nobody asked for.
+Norms, softmaxes and the losses are left out; they are less than a hundredth.
 """
 
+import numpy as np
+from jaxtyping import Float
+
+from zeroseg_jax.distill.views import view_sizes
 from zeroseg_jax.models.clip import CLIPConfig
 from zeroseg_jax.models.siglip import SiglipConfig
 from zeroseg_jax.models.student import StudentConfig
@@ -24,6 +28,14 @@ def _mlp(tokens: int, inputs: int, hidden: int, outputs: int) -> int:
 
 def _block(tokens: int, width: int, hidden: int) -> int:
     return _attention(tokens, tokens, width) + _mlp(tokens, width, hidden, width)
+
+
+def teacher_flops(
+    teacher: CLIPConfig | SiglipConfig, boxes: Float[np.ndarray, "v 4"], image_size: int, local_size: int = 0
+) -> int:
+    """The teacher on the views `boxes` of an image, made `local_size` pixels wide as `make_teacher` does."""
+    sides = view_sizes(boxes, teacher.vision.image_size, local_size).tolist()
+    return sum(view_flops(teacher, side, image_size) for side in sides)
 
 
 def view_flops(teacher: CLIPConfig | SiglipConfig, size: int, image_size: int) -> int:

@@ -1,0 +1,122 @@
+"""The teacher over many images in order. No device waits: a batch is read and sent while others are computed."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Float16, UInt8
+from ml_collections import ConfigDict
+
+from zeroseg_jax.chips import find_chip
+from zeroseg_jax.data.augment import Augmentation
+from zeroseg_jax.data.images import ImageSource
+from zeroseg_jax.data.pipeline import ordered_batches
+from zeroseg_jax.distill.model_flops import teacher_flops
+from zeroseg_jax.distill.teacher import Teacher
+from zeroseg_jax.log import ProgressBar
+
+IN_FLIGHT = 2
+"""Batches on the devices besides the one whose embeddings are waited for: one is computed, one lies ready."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """A form of an image: one of its crops, as it is and perhaps mirrored."""
+
+    embeddings: Float16[np.ndarray, "f v d"]
+    """Unit length; NaN for a broken image."""
+    valid: bool
+
+
+def embed_in_order(
+    teacher: Teacher, source: ImageSource, config: ConfigDict, augmentation: Augmentation, images: Sequence[int]
+) -> Generator[Embedded, None, None]:
+    """The embeddings of `images`, in this order, crop by crop, on all devices of this process; with a progress bar.
+
+    `augmentation.stored_crops` says how many crops an image has; with `config.data.flip` each is embedded mirrored too.
+    """
+    forms, devices = 2 if config.data.flip else 1, Mesh(np.array(jax.local_devices()), ("data",))
+    split = NamedSharding(devices, P("data"))
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=devices, in_specs=(P(), split.spec), out_specs=split.spec, check_vma=False)
+    def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b f v d"]:
+        both = jnp.stack([images, images[:, :, ::-1]][:forms], axis=1)
+        embeddings = teacher.embed(params, both.reshape(-1, *images.shape[1:]))
+        return embeddings.reshape(len(images), forms, *embeddings.shape[1:]).astype(jnp.float16)
+
+    params = jax.device_put(teacher.params, NamedSharding(devices, P()))
+    batches = ordered_batches(
+        source,
+        batch_size=(config.teacher.chunk or 32) * devices.size,
+        augmentation=augmentation,
+        images=images,
+        workers=config.data.workers,
+        max_broken_share=1.0,  # the caller counts
+    )
+    flops = forms * teacher_flops(teacher.sizes, teacher.boxes, config.image_size, config.views.local_size)
+    speed = Speed(len(images) * max(augmentation.stored_crops, 1), flops)
+    waiting: deque[tuple[dict[str, np.ndarray], jax.Array]] = deque()
+
+    def arrived() -> Iterator[Embedded]:
+        batch, arrays = waiting.popleft()
+        embeddings, real = np.array(arrays), batch["index"] >= 0  # waits for the devices
+        embeddings[~batch["valid"]] = np.nan
+        speed.update(int(real.sum()))
+        for embedding, valid in zip(embeddings[real], batch["valid"][real], strict=True):
+            yield Embedded(embedding, bool(valid))
+
+    with contextlib.closing(batches), contextlib.closing(speed):
+        for batch in batches:
+            arrays = embed(params, jax.device_put(batch["image"], split))
+            arrays.copy_to_host_async()
+            waiting.append((batch, arrays))
+            if len(waiting) > IN_FLIGHT:
+                yield from arrived()
+        while waiting:
+            yield from arrived()
+
+
+class Speed:
+    """A progress bar with images per second, their FLOPs, and their share of the chips' peak where it is known."""
+
+    def __init__(self, total: int, flops: int | float):
+        kinds = [device.device_kind for device in jax.local_devices()]
+        chip = find_chip(kinds[0])
+        self.flops, self.peak = flops, chip.flops * len(kinds) if chip else None
+        self._done, self._first = 0, None
+        self._bar = ProgressBar("embed", total)
+
+    def update(self, images: int, now: float | None = None) -> str:
+        """Counts so many more images; returns what the bar says."""
+        now = time.monotonic() if now is None else now
+        self._done += images
+        note = f"images  {readable_flops(self.flops)} an image"
+        if self._first is None:  # the first batch waited for the compiler
+            self._first = self._done, now
+        else:
+            rate = (self._done - self._first[0]) / max(now - self._first[1], 1e-9)
+            note = f"images  {rate:.1f} images/s  {readable_flops(rate * self.flops)}/s"
+            note += f" = {rate * self.flops / self.peak:.0%} of the peak" if self.peak else ""
+            note += f"  ({readable_flops(self.flops)} an image)"
+        self._bar.update(self._done, note)
+        return note
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def readable_flops(flops: int | float) -> str:
+    """As "4.86 TFLOP"."""
+    power = int(math.log10(max(flops, 1)) / 3 + 1e-9)
+    return f"{flops / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E', 'Z')[power]}FLOP"
