@@ -242,6 +242,35 @@ def test_the_next_batches_are_on_the_devices_before_one_is_waited_for(cached_con
     assert all(embedded.valid for embedded in rest)
 
 
+def test_a_full_disk_is_told(cached_config, tmp_path, monkeypatch):
+    """The second shard fails; the next call computes that alone."""
+    monkeypatch.setattr(teacher_cache, "SHARD", 8)
+    make = teacher_cache.ArrayRecordWriter
+
+    class Full:
+        def __init__(self, path, options):
+            self.full, self.writer = "00001-of" in path, make(path, options)
+
+        def write(self, record):
+            self.writer.write(record)
+
+        def ok(self):
+            return not self.full
+
+        def close(self):
+            self.writer.close()
+            if self.full:
+                raise RuntimeError("No space left on device; writing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_cache, "ArrayRecordWriter", Full)
+        with pytest.raises(InputError, match=r"00001-of-00003\.array_record cannot be written \(No space"):
+            embed(cached_config, tmp_path)
+    assert [path.name[11:16] for path in (tmp_path / "teacher_cache").glob("*.array_record")] == ["00000"]
+    embed(cached_config, tmp_path)
+    assert len(list((tmp_path / "teacher_cache").glob("*.array_record"))) == 3
+
+
 def test_what_the_progress_bar_says(monkeypatch):
     """Of a ViT-L/14 on the paper's views, with a chip whose peak is known."""
     teacher = CLIPConfig(VisionConfig(224, 14, 1024, 24, 16, 4096), TextConfig(), embed_dim=768)

@@ -281,14 +281,16 @@ def embed_images(
             _finish(unfinished, shard)
 
 
-def _close(writer: ArrayRecordWriter, shard: Path) -> None:
+def _close(writer: Any, shard: Path) -> None:
+    reason = "" if writer.ok() else "the disk takes no more"
     try:
         writer.close()
     except RuntimeError as error:  # ArrayRecord's, for whatever the disk says
         reason = str(error).split(";")[0]
+    if reason:
         raise InputError(
             f"{shard} cannot be written ({reason}); make room, and start again, which goes on after the complete shards"
-        ) from error
+        )
 
 
 def tell_size(teacher: Teacher, source: ImageSource, config: ConfigDict, folder: Path) -> None:
