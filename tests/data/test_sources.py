@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgpack
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -247,6 +248,7 @@ class TestArrayRecord:
         items = [{"image": png(i), "key": f"image {i}", "text": f"a caption {i}"} for i in range(5)]
         shards = write_records(tmp_path / "data/train", items, shards=2)
         write_records(tmp_path / "data/val", items[:1])
+        (tmp_path / "data/._train-00000-of-00002.array_record").write_bytes(b"?")
         assert [path.name for path in shards] == [f"train-0000{i}-of-00002.array_record" for i in range(2)]
         source = open_source(config("arrayrecord", tmp_path / "data"))
         assert keys(source) == [f"image {i}" for i in (0, 2, 4, 1, 3)]
@@ -258,15 +260,28 @@ class TestArrayRecord:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         writer = ArrayRecordWriter(str(tmp_path / "train.array_record"), "group_size:1")
-        for record in (png(1), b"\x81\xa1a\x01", b"", b"text"):
+        named = [msgpack.packb({"image": png(1), "key": key, "text": "a"}) for key in (3, None)]
+        for record in (png(1), b"\x81\xa1a\x01", b"", b"text", *named):
             writer.write(record)
         writer.close()
         source = ArrayRecordSource(tmp_path)
-        assert len(source) == 4 and np.array_equal(source[0]["image"], pixels(1))
+        assert len(source) == 6 and np.array_equal(source[0]["image"], pixels(1))
         assert source.key(0).endswith("record 0") and source.text(0) is None
-        for i in (1, 2, 3):
+        for i in (1, 2, 3, 4, 5):
+            assert source.key(i).endswith(f"record {i}")
             with pytest.raises(BrokenImage, match=f"record {i} cannot be read"):
                 source[i]
+
+    def test_a_damaged_record(self, tmp_path):
+        items = [{"image": np.random.default_rng(i).bytes(70_000), "key": f"k{i}"} for i in range(3)]
+        (path,) = write_records(tmp_path / "train", items)
+        data = bytearray(path.read_bytes())
+        data[data.index(items[1]["image"][:64]) + 100] ^= 1
+        path.write_bytes(data)
+        source = ArrayRecordSource(tmp_path)
+        assert source.read(0) == items[0]["image"] and source.read(2) == items[2]["image"]
+        with pytest.raises(BrokenImage, match=r"record 1 cannot be read \(its shard is damaged there"):
+            source.read(1)
 
     def test_bad_folders(self, tmp_path):
         with pytest.raises(InputError, match="no ArrayRecord shards"):

@@ -12,7 +12,15 @@ from PIL import Image
 from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import check, open_benchmark
-from zeroseg_jax.evaluate.benchmarks.masks import UnknownValues, decode_mask, make_example, read_classes, read_mask
+from zeroseg_jax.evaluate.benchmarks.masks import (
+    UnknownValues,
+    apply_table,
+    decode_mask,
+    make_example,
+    read_classes,
+    read_mask,
+    value_table,
+)
 
 BOM = "\ufeff"
 VALUES = np.array([[0, 1, 2], [3, 1, 0]])
@@ -61,6 +69,13 @@ class TestValues:
         assert caught.value.values == (257, 514, 771)
         Image.fromarray(VALUES.astype(np.uint16)).save(folder / "masks/a.png")
         assert opened(folder)[0].mask.tolist() == VALUES.tolist()
+
+    def test_tensors_of_32_bits(self):
+        table = value_table(range(3))
+        assert apply_table(np.array([[0, 2], [255, 1]], np.int32), table, "a").tolist() == [[0, 2], [255, 1]]
+        with pytest.raises(UnknownValues) as caught:
+            apply_table(np.array([[0, 257], [-1, 65536]], np.int32), table, "a")
+        assert caught.value.values == (-1, 257, 65536)
 
     @pytest.mark.parametrize("form", ["JPEG", "WEBP", "TIFF", "PPM", "GIF"])
     def test_other_formats_do_not_keep_values(self, form):

@@ -169,7 +169,9 @@ def test_readouts_that_a_model_does_not_have(filled, clip):
     pixels = np.zeros((1, 28, 28, 3), np.float32)
     with pytest.raises(InputError, match="no readout 'dino' of this model; it has maskclip, sclip, clearclip, naclip"):
         clip.dense(pixels, "dino")
-    with pytest.raises(InputError, match=r"no readout 'sc_clip' of this model; it has maskclip, sclip, clearclip, naclip"):
+    with pytest.raises(
+        InputError, match=r"no readout 'sc_clip' of this model; it has maskclip, sclip, clearclip, naclip"
+    ):
         make(filled, depth=1).dense(pixels, "sc_clip")
     vision = VisionConfig(image_size=8, patch_size=4, width=8, depth=1, heads=2, mlp_width=16)
     siglip = ClipEncoder(filled(lambda: Siglip(SiglipConfig(vision, TEXT), rngs=nnx.Rngs(0))))

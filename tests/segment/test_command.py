@@ -44,7 +44,7 @@ def test_a_folder_with_an_unreadable_file(tiny_clip, folder, tmp_path, capsys):
 
 
 def test_labels_of_a_file_and_single_images(tiny_clip, folder, tmp_path, capsys):
-    (tmp_path / "labels.txt").write_text("cat\n\n grass, long\n")
+    (tmp_path / "labels.txt").write_text("\ufeffcat\r\n\n grass, long\n")
     arguments = [str(folder / "a.png"), "--model", str(tiny_clip), "--out", str(tmp_path / "out")]
     arguments += ["--labels-file", str(tmp_path / "labels.txt"), "--templates", "a {}", "--flip", "--no-overlay"]
     assert main(arguments) == 0

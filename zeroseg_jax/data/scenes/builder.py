@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
+from zeroseg_jax.data.folder import hidden
 from zeroseg_jax.data.scenes import categories, materials, render
 from zeroseg_jax.data.scenes.render import NAMES, SIZE, scene
 from zeroseg_jax.data.workers import follow_parent, starting_workers
@@ -117,7 +118,7 @@ def _check_root(root: Path) -> None:
     """Raises InputError if `root` holds anything but scenes: it may be somebody's photographs."""
     if not root.is_dir():
         return
-    foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith(("scenes-", ".scenes-")))
+    foreign = sorted(name for name in os.listdir(root) if not (name.startswith("scenes-") or hidden(name)))
     if foreign:
         raise InputError(
             f"{root} holds other things than scenes ({foreign[0]}{', ...' if len(foreign) > 1 else ''}), so none are"
