@@ -165,3 +165,21 @@ def test_a_warning_tells_that_the_cached_copy_is_used(hub, bin_only, caplog):
     with caplog.at_level(logging.WARNING):
         load_clip(ID)
     assert any("the copy in the cache is used" in message for message in caplog.messages)
+
+
+def test_a_siglip(hub, tiny_siglip):
+    hub.add("google/tiny-siglip", tiny_siglip)
+    clip, here = load_clip("google/tiny-siglip"), load_clip(tiny_siglip)
+    np.testing.assert_array_equal(clip.encode_text(TEXTS), here.encode_text(TEXTS))
+    assert clip.preprocessing == here.preprocessing
+    files = {path.name: path.read_bytes() for path in tiny_siglip.iterdir()}
+    hub.add("google/broken-words", files | {"spiece.model": b"which comes before tokenizer.json"})
+    assert "spiece.model cannot be read" in refusal("google/broken-words")
+
+
+def test_a_flexible_siglip_2_is_refused_before_its_weights(hub):
+    hub.add("google/naflex", {"config.json": json_bytes({"model_type": "siglip2"}), "model.safetensors": bytes(100)})
+    assert "google/siglip2-base-patch16-224" in refusal("google/naflex")
+    with pytest.raises(InputError, match="NaFlex"):
+        zeroseg_jax.load("google/naflex")
+    assert set(hub.fetched()) == {"config.json"}
