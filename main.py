@@ -112,13 +112,13 @@ def run(
     """One mode; `place` among other processes, None for a process of its own."""
     # imported here, so that --help and a misspelt flag answer at once
     from zeroseg_jax.config import load_config, read_config
-    from zeroseg_jax.resources import explain
+    from zeroseg_jax.resources import exhaustion_told
 
     config = load_config(config_path, overrides)
     folder = run_folder(config_path, workdir)
     if place is not None:
         join_processes(*place)
-    try:
+    with exhaustion_told(config, mode):
         if mode == "check":
             from zeroseg_jax.evaluate.benchmarks import check
 
@@ -152,11 +152,6 @@ def run(
             from zeroseg_jax.train import embed
 
             embed(config, folder)
-    except Exception as error:
-        sentence = explain(error, config, mode)
-        if sentence is None or isinstance(error, InputError):
-            raise
-        raise InputError(sentence) from error
 
 
 def run_folder(config_path: str, workdir: str | None) -> Path:
@@ -195,11 +190,18 @@ def report(results: dict | None, folder: Path) -> None:
     print(f"Results: {folder / 'report.html'}", file=sys.stderr, flush=True)
 
 
+def is_wanted(record: logging.LogRecord) -> bool:
+    """orbax and TFDS tell every step that they take, and orbax each failure several times before it raises it."""
+    path = Path(record.pathname)
+    return Path(zeroseg_jax.__file__).parent in path.parents or (
+        record.levelno >= logging.ERROR and "orbax" not in path.parts
+    )
+
+
 def main(argv: list[str]) -> None:
     del argv
-    # orbax and TFDS tell every step that they take
-    handler, ours = absl_logging.get_absl_handler(), Path(zeroseg_jax.__file__).parent
-    handler.addFilter(lambda record: record.levelno >= logging.ERROR or ours in Path(record.pathname).parents)
+    handler = absl_logging.get_absl_handler()
+    handler.addFilter(is_wanted)
     handler.setFormatter(logging.Formatter("%(message)s"))
     assert MODE.value is not None  # as parsed
     import jax

@@ -4,6 +4,7 @@
 image, an empty label or a folder without a model, raises `InputError` with one sentence; it is a `ValueError`.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from zeroseg_jax.errors import InputError
     from zeroseg_jax.models.clip_encoder import load_clip
     from zeroseg_jax.segment import load
+
+# else transformers, which is here for its tokenizers, says on every start that there is no PyTorch
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 __all__ = ["InputError", "load", "load_clip"]
 

@@ -1,10 +1,11 @@
 """What a run tells: `metrics.jsonl`, TensorBoard events, and a progress bar on stderr."""
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ class RunLog:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
         self.bar.update(step, note)
+
+
+@contextlib.contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Says what begins, since it may take minutes without another sign of life, and how long it took."""
+    logging.info("%s ...", what)
+    since = time.monotonic()
+    yield
+    logging.info("%s took %.0f s", what, time.monotonic() - since)
 
 
 def _step(line: str) -> int | float:

@@ -1,19 +1,36 @@
 """What to say when a disk is full or a device's memory is: one sentence, with what to change."""
 
+import contextlib
 import errno
 import re
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from zeroseg_jax.errors import InputError
+
 _DISK = {errno.ENOSPC: "is full", errno.EDQUOT: "quota is used up", errno.EFBIG: "takes no file of that size"}
 
 
-def explain(error: BaseException, config: ConfigDict | None = None, mode: str = "train") -> str | None:
-    """The sentence for an error that comes of a full disk or memory, itself or by its causes; None for another.
+@contextlib.contextmanager
+def exhaustion_told(config: ConfigDict | None = None, mode: str = "") -> Iterator[None]:
+    """Raises InputError, one sentence, in place of what libraries raise when a disk or a device's memory is full.
 
-    `config` and `mode` are those of main.py; they decide which settings the sentence names.
+    `config` and `mode` are those of main.py, or `mode` is the name of another command; the settings that the sentence
+    names depend on them.
     """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if (sentence := explain(error, config, mode)) is None:
+            raise
+        raise InputError(sentence) from error
+
+
+def explain(error: BaseException, config: ConfigDict | None = None, mode: str = "") -> str | None:
+    """The sentence for an error that comes of a full disk or memory, itself or by its causes; None for another."""
     for each in _chain(error):
         if told := _disk(each):
             return told
@@ -30,7 +47,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _disk(error: BaseException) -> str | None:
     # the libraries behind checkpoints and shards tell of errors of the system in text
-    number = error.errno if isinstance(error, OSError) else errno.ENOSPC if "No space left" in str(error) else None
+    said = str(error)
+    full = "No space left" in said or "File too large" in said or ("RESOURCE_EXHAUSTED" in said and "writing" in said)
+    number = error.errno if isinstance(error, OSError) else errno.ENOSPC if full else None
     if number not in _DISK:
         return None
     where = f" of {error.filename}" if isinstance(error, OSError) and error.filename else ""
@@ -48,8 +67,10 @@ def _memory(error: BaseException, config: ConfigDict | None, mode: str) -> str:
 
 def _settings(config: ConfigDict | None, mode: str) -> list[str]:
     """What makes the program of `mode` smaller, the best first."""
-    if config is None or mode in ("eval", "check"):
-        return ["set a smaller --config.eval.short_side", "evaluate on a device with more memory"]
+    if mode == "segment":
+        return ["set a smaller --batch", "make the images smaller"]
+    if config is None or mode not in ("train", "embed"):
+        return ["set a smaller --config.eval.short_side", "use a device with more memory"]
     found = []
     batch, parts = config.batch_size, config.optimizer.accumulate
     chunk = config.teacher.chunk if "teacher" in config else 1

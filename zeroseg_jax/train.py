@@ -4,6 +4,7 @@ Which state a run starts from: the newest checkpoint of the workdir, else MAE we
 tower of the teacher (`config.student.encoder`), else scratch.
 """
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -24,8 +25,9 @@ from zeroseg_jax.distill.plan import Plan, make_plan, make_student_config
 from zeroseg_jax.distill.teacher import Teacher, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.evaluate import zero_shot
+from zeroseg_jax.evaluate.baselines import check_baselines
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
-from zeroseg_jax.log import RunLog
+from zeroseg_jax.log import RunLog, announced
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.weights.mae import check_mae, load_mae
 from zeroseg_jax.processes import Preemption
@@ -64,8 +66,10 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     if config.eval.dataset:  # a mistake here is told before the training, not after it
         open_benchmark(config.eval)
         readout_of(config)
+        check_baselines(config.eval)
         zero_shot.load_compared(config)
     source = open_source(config.data)
+    logging.info("training on %d images of %s", len(source), config.data.source)
     batches = train_iterator(
         source,
         batch_size=config.batch_size // part_count,
@@ -143,7 +147,8 @@ def distil(
                     if cached:
                         host["teacher"] = cached(batch["index"], batch["epoch"], batch["flip"])
                     arrays = sharding.to_devices(host, mesh)
-                state, metrics = plan.train_step(state, arrays, teacher_params)
+                with announced("compiling the training step") if step == start + 1 else contextlib.nullcontext():
+                    state, metrics = plan.train_step(state, arrays, teacher_params)
                 if waiting:
                     settle(*waiting)
                 waiting = step, metrics
@@ -181,6 +186,7 @@ def evaluate(config: ConfigDict, workdir: str | Path, source: str | Path) -> dic
         InputError: the source, the dataset or the workdir cannot be used, or a run goes on in the workdir.
     """
     open_benchmark(config.eval)
+    check_baselines(config.eval)
     model, compared = load(source), zero_shot.load_compared(config)
     with hold(Path(workdir).expanduser(), "evaluates"):
         return zero_shot.evaluate(model, config, Path(workdir).expanduser(), compared)

@@ -87,7 +87,7 @@ def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] |
     decoded whole.
     """
     with _named_damage(data, key), open_picture(data) as image:
-        if reduction and image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) == 1:
+        if reduction and image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) == 1:
             extent = image.height, image.width
             factor = reduction(*extent)
             pixels = _decode_jpeg(data, extent, factor) if image.mode == "RGB" else None
@@ -105,7 +105,7 @@ def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] |
 def read_orientation(data: bytes, key: str) -> int:
     """EXIF's number for how an image must be turned to be upright, 1 (not at all) to 8; raises BrokenImage."""
     with _named_damage(data, key), open_picture(data) as image:
-        found = image.getexif().get(_ORIENTATION, 1)
+        found = image.getexif().get(ORIENTATION, 1)
         return found if found in _TURNS else 1
 
 
@@ -125,7 +125,7 @@ def _decode_jpeg(data: bytes, extent: tuple[int, int], reduction: int) -> UInt8[
         return None
 
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 """The EXIF tag."""
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,

@@ -190,13 +190,18 @@ class ColourRules:
         return np.array(seen, np.int32)[distance.argmin(axis=1)]
 
 
+def check_baselines(options: ConfigDict) -> None:
+    """Raises InputError where `options.baselines` names one that does not exist."""
+    for name in options.baselines:
+        if name not in BASELINES:
+            raise InputError(f"eval.baselines holds {name!r}; it may hold {', '.join(BASELINES)}")
+
+
 def make_baselines(
     model: Segmenter, benchmark: Benchmark, question: Question, options: ConfigDict
 ) -> dict[str, Predict]:
     """The baselines that `options.baselines` names, each with what it predicts."""
-    unknown = [name for name in options.baselines if name not in BASELINES]
-    if unknown:
-        raise InputError(f"eval.baselines holds {unknown[0]!r}; it may hold {', '.join(BASELINES)}")
+    check_baselines(options)
     clip, own, asked = model.clip, model.clip.model.config.vision.image_size, model.method
     size = max(asked.image_size, 3 * own)  # so that cells and windows are no enlarged ones
     scale = clip.logit_scale

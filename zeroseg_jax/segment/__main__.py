@@ -20,6 +20,7 @@ from zeroseg_jax.data.folder import FolderSource
 from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.resources import exhaustion_told
 from zeroseg_jax.segment.images import to_pixels
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.prompts import TEMPLATES
@@ -155,7 +156,8 @@ def read_batches(
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
-        return run(arguments)
+        with exhaustion_told(mode="segment"):
+            return run(arguments)
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2

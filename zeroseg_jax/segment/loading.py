@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -172,13 +173,15 @@ def _about(folder: Path, config: ConfigDict) -> dict[str, Any]:
         "loss": {name: value for name, value in config.loss.items() if value},
     }
     path = folder / "results.json"
-    results = read_json(path) if path.is_file() else {}
-    if results and not results["settings"]["model"]:  # of this very run
-        about["results"] = {key: results[key] for key in ("dataset", "split", "images", "miou", "pixel_accuracy")}
-        kept = ("miou", "pixel_accuracy")
-        about["results"]["baselines"] = {
-            name: {key: row[key] for key in kept} for name, row in results["baselines"].items()
-        }
+    try:  # a card without results is better than no model
+        results = read_json(path) if path.is_file() else {}
+        if results and not results["settings"]["model"]:  # of this very run
+            found = {key: results[key] for key in ("dataset", "split", "images", "miou", "pixel_accuracy")}
+            kept = ("miou", "pixel_accuracy")
+            rows = results["baselines"].items()
+            about["results"] = found | {"baselines": {name: {key: row[key] for key in kept} for name, row in rows}}
+    except (InputError, LookupError, TypeError, AttributeError) as error:
+        logging.warning("%s is damaged (%r), so the model's card has no results; evaluate again", path, error)
     return about
 
 

@@ -55,8 +55,8 @@ PROBES = 8
 def open_benchmark(options: ConfigDict, probe: bool = True) -> Benchmark:
     """Opens what the `eval` group of a config describes: `dataset`, `root`, `split`, `limit`, `mask`, `vocabulary`.
 
-    With `probe` it makes sure that no file is missing and reads a few examples, spread over the split, so that most
-    mistakes are told before hours are spent. `check` finds all of them.
+    With `probe` it makes sure that no file is missing and that all masks have the size of their images, and reads a few
+    examples, spread over the split, so that most mistakes are told before hours are spent. `check` finds all of them.
 
     Raises:
         InputError: an unknown dataset or vocabulary, a root that is not laid out as it should be, a split without
@@ -72,6 +72,8 @@ def open_benchmark(options: ConfigDict, probe: bool = True) -> Benchmark:
                 f"{len(missing)} of the {2 * len(benchmark)} files of {benchmark.name} are missing, the first is"
                 f" {missing[0]}; complete the dataset, or set eval.split to a part that is there"
             )
+        if isinstance(benchmark, MaskPairs) and (misfit := next(benchmark.misfits(), None)):
+            raise InputError(misfit)
         for i in np.linspace(0, len(benchmark) - 1, min(len(benchmark), PROBES)).round().astype(int).tolist():
             benchmark[i]
     return benchmark

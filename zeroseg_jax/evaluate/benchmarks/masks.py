@@ -1,7 +1,8 @@
 """What the readers share: an example, a benchmark, and masks in PNG files beside images."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -9,7 +10,15 @@ import numpy as np
 from jaxtyping import Int, Integer, Shaped, UInt8
 from PIL import UnidentifiedImageError
 
-from zeroseg_jax.data.decode import DAMAGE, decode_image, open_picture, read_file, read_orientation, turn_upright
+from zeroseg_jax.data.decode import (
+    DAMAGE,
+    ORIENTATION,
+    decode_image,
+    open_picture,
+    read_file,
+    read_orientation,
+    turn_upright,
+)
 from zeroseg_jax.data.folder import ENDINGS, files_by_name
 from zeroseg_jax.data.text import numbered_lines, read_text, readable
 from zeroseg_jax.errors import InputError
@@ -112,6 +121,21 @@ class MaskPairs:
         """The files that are not there."""
         return [path for pair in self.pairs for path in (pair.image, pair.mask) if not path.is_file()]
 
+    def misfits(self) -> Iterator[str]:
+        """A sentence for each mask whose size, as the files' headers tell it, is not that of its image."""
+        with ThreadPoolExecutor(8) as pool:  # mostly waiting for files
+            yield from filter(None, pool.map(_misfit, self.pairs))
+
+
+def _misfit(pair: Pair) -> str:
+    try:
+        with open_picture(pair.image) as image, open_picture(pair.mask) as mask:
+            turned = image.getexif().get(ORIENTATION, 1) > 4
+            fits = mask.size == image.size or (turned and mask.size == image.size[::-1])
+            return "" if fits else wrong_size(show(pair.mask), mask.size, image.size)
+    except DAMAGE:
+        return ""  # told, by its name, when it is read
+
 
 def make_example(name: str, data: bytes, image_name: str, mask: UInt8[np.ndarray, "h w"], mask_name: str) -> Example:
     """The upright image of the bytes `data`, with its mask.
@@ -127,12 +151,16 @@ def make_example(name: str, data: bytes, image_name: str, mask: UInt8[np.ndarray
     if mask.shape == stored:
         return Example(image, np.ascontiguousarray(turn_upright(mask, orientation)), name)
     if mask.shape != image.shape[:2]:
-        sizes = f"{mask.shape[1]}x{mask.shape[0]}", f"{image.shape[1]}x{image.shape[0]}"
-        raise InputError(
-            f"the mask {mask_name} has {sizes[0]} pixels, its image {sizes[1]}; they must agree, so take both from the"
-            " same release of the dataset"
-        )
+        raise InputError(wrong_size(mask_name, mask.shape[::-1], image.shape[1::-1]))
     return Example(image, mask, name)
+
+
+def wrong_size(mask_name: str, mask: tuple[int, ...], image: tuple[int, ...]) -> str:
+    """The sentence for a mask that has not the width and height of its image."""
+    return (
+        f"the mask {mask_name} has {mask[0]}x{mask[1]} pixels, its image {image[0]}x{image[1]}; they must agree, so"
+        " take both from the same release of the dataset"
+    )
 
 
 def show(path: Path) -> str:
