@@ -22,6 +22,14 @@ TEXT_FIELDS = TOWER_FIELDS | {
     "pad_token_id": "pad_id",
 }
 _FRACTIONS = ("norm_eps", "logit_scale")
+_RANGES = {
+    "norm_eps": (0, 1),
+    **{name: (-1, 2**31 - 1) for name in ("start_id", "end_id", "pad_id")},
+    "logit_scale": (-100, 100),
+    "image_size": (1, 16384),
+    "depth": (1, 4096),
+}
+"""What a field may be; any other size is a whole number from 1 to a million."""
 
 
 def read_section(raw: dict[str, Any], name: str) -> dict[str, Any]:
@@ -46,17 +54,20 @@ def read_fields(section: dict[str, Any], names: dict[str, str], where: str = "")
     fields = {ours: section[theirs] for theirs, ours in names.items() if section.get(theirs) is not None}
     for name in ("image_size", "patch_size"):  # newer files may hold a pair; the position table is square either way
         if isinstance(fields.get(name), list | tuple):
-            if len(set(fields[name])) != 1:
+            if len(fields[name]) == 0 or any(side != fields[name][0] for side in fields[name]):
                 raise InputError(f"{prefix}{name} is {fields[name]}, only squares are supported")
             fields[name] = fields[name][0]
-    if fields.get("activation", "gelu") not in ACTIVATIONS:
+    if str(fields.get("activation", "gelu")) not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise InputError(f"{prefix}hidden_act is {fields['activation']!r}, known are {known}")
     for name, value in fields.items():
         expected = str if name == "activation" else float | int if name in _FRACTIONS else int
+        theirs = next(t for t, o in names.items() if o == name)
         if not isinstance(value, expected) or isinstance(value, bool):
-            theirs = next(t for t, o in names.items() if o == name)
             raise InputError(f"{prefix}{theirs} is {value!r}, expected a number")
+        least, most = _RANGES.get(name, (1, 2**20))
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise InputError(f"{prefix}{theirs} is {value!r}, expected a number from {least:g} to {most:g}")
     heads, width = fields.get("heads"), fields.get("width")
     if heads and width and width % heads:
         raise InputError(f"{prefix}hidden_size is {width}, not divisible by its {heads} attention heads")

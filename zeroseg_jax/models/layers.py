@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.attend import attend
 from zeroseg_jax.models.layer_norm import layer_norm
 
@@ -124,7 +125,7 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, dtype: Any = None, rngs: nnx.Rngs):
         if width % heads:
-            raise ValueError(f"attention width {width} is not divisible by {heads} heads")
+            raise InputError(f"attention width {width} is not divisible by {heads} heads")
         self.heads = heads
         self.attend: Callable[..., Array] = attend
         self.query = linear(width, width, dtype=dtype, rngs=rngs)

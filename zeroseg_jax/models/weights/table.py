@@ -95,6 +95,7 @@ def match_weights(
     Raises InputError as `load_weights` does; no tensor is read.
     """
     shapes = {path: leaf.shape for path, leaf in flat(nnx.state(model)).items()}
+    _check_depth(table, shapes, len(tensors), source)
     left, missing, wrong, matched = _unpacked(tensors, table.packed), [], [], []
     for entry, names in _expand(table, shapes):
         shape = shapes[entry.ours][1:] if "{layer}" in entry.theirs else shapes[entry.ours]
@@ -118,6 +119,15 @@ def match_weights(
 def _first(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) + more) or "none"
+
+
+def _check_depth(table: Table, shapes: dict[str, tuple[int, ...]], tensors: int, source: str) -> None:
+    """Raises InputError for more layers than the file has tensors, whose names need not be listed then."""
+    depth = max((shapes[e.ours][0] for e in table.entries if "{layer}" in e.theirs and e.ours in shapes), default=0)
+    if depth > tensors:
+        raise InputError(
+            f"the config.json of {source} has {depth} layers, its weights only {tensors} tensors; fetch both again"
+        )
 
 
 def dump_weights(model: nnx.Module, table: Table, dtype: Any = np.float32) -> dict[str, np.ndarray]:
