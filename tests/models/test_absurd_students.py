@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import random_module
 from flax import nnx
 
 from zeroseg_jax.errors import InputError
@@ -21,7 +20,7 @@ def exported(tiny_student, tiny_clip, tmp_path_factory) -> Path:
     """A student with the image tower of the tiny CLIP, which `save` wrote."""
     clip, folder = load_clip(tiny_clip), tmp_path_factory.mktemp("exported")
     config = StudentConfig(image_size=16, embed_dim=8, tower=clip.model.config.vision, **tiny_student)
-    student = random_module(lambda: Student(config, rngs=nnx.Rngs(0)))
+    student = Student(config, rngs=nnx.Rngs(0))
     save(Segmenter(StudentMethod(student, clip), clip), folder)
     load(folder)
     return folder
