@@ -63,7 +63,7 @@ def test_embeddings_that_find_no_room(tiny_config, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, limit:
         patch.setattr(teacher_cache, "_finish", fill_after_the_first)
-        told = "cannot be written .*; make room, and start again, which goes on after the complete shards"
+        told = r"cannot be written .*; make room, and start again, which goes on after the complete shards"
         with pytest.raises(InputError, match=told), exhaustion_told(tiny_config, "embed"):
             embed(tiny_config, tmp_path)
     (first,) = (tmp_path / "teacher_cache").glob("*.array_record")
