@@ -1,6 +1,6 @@
 """Decoding and augmentation on one core: this package's loader against torchvision's, on the same JPEGs in one run.
 
-    python tests/benchmarks/input_throughput.py FOLDER --out DIR [--size 224] [--images 600] [--repeats 5]
+    python tests/benchmarks/input_throughput.py FOLDER --out DIR [--size 224] [--images 600] [--repeats 5] [--stored]
 
 All sides read the images below FOLDER in random order, cut a random part (a fifth to all of the area), resize it to
 --size with the same antialiased filter, mirror half of them and give uint8 batches of 32: ours with the loader of the
@@ -8,6 +8,9 @@ training loop, which keeps nothing in memory here; torchvision's as its document
 is Pillow, and v2 transforms in a `DataLoader`), and its fastest way, which decodes to tensors and resizes those. Each
 side is a process of its own on one core without workers; they take turns. Prints a table and writes
 DIR/input_throughput.json: images per CPU-second, so that what else the machine does matters little. Needs torchvision.
+
+With --stored it compares, without torchvision, what a run with stored embeddings reads: the largest centred squares of
+the files, and the same squares as `zeroseg_jax.data.convert --center_crop` has stored them below DIR.
 """
 
 import argparse
@@ -24,20 +27,24 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from zeroseg_jax.data.convert import main as main_of_convert
+
 BATCH = 32
 GOAL = 1.3
 """Images per CPU-second of ours by those of torchvision's loader."""
 SIDES = ("ours", "torchvision, Pillow", "torchvision, tensors")
+STORED = ("ours, stored squares", "ours, files")
 
 
-def ours(folder: str, size: int) -> Callable[[int], int]:
+def ours(folder: str, size: int, *, side: str) -> Callable[[int], int]:
     from zeroseg_jax.data.augment import Augmentation
     from zeroseg_jax.data.folder import FolderSource
     from zeroseg_jax.data.pipeline import train_iterator
+    from zeroseg_jax.data.records import ArrayRecordSource
 
-    batches = train_iterator(
-        FolderSource(folder, "all"), batch_size=BATCH, augmentation=Augmentation(size), cache_bytes=0
-    )
+    source = ArrayRecordSource(folder, "all") if "squares" in side else FolderSource(folder, "all")
+    augmentation = Augmentation(size) if side == "ours" else Augmentation(size, augment="center", flip=False)
+    batches = train_iterator(source, batch_size=BATCH, augmentation=augmentation, cache_bytes=0)
 
     def run(images: int) -> int:
         for _ in range(images // BATCH):
@@ -90,7 +97,7 @@ def torchvision(folder: str, size: int, *, tensors: bool) -> Callable[[int], int
 def serve(side: str, folder: str, size: int, core: int, pipe: Any) -> None:
     """Answers every number of images with their number and the CPU-seconds that all threads took for them."""
     os.sched_setaffinity(0, {core})
-    run = ours(folder, size) if side == "ours" else torchvision(folder, size, tensors="tensors" in side)
+    run = ours(folder, size, side=side) if "ours" in side else torchvision(folder, size, tensors="tensors" in side)
     run(4 * BATCH)  # imports, first batches, full buffers
     while images := pipe.recv():
         since = time.process_time()
@@ -105,15 +112,21 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=600, help="in each turn")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--stored", action="store_true", help="compare stored squares with the files")
     arguments = parser.parse_args()
+    sides, folders = (STORED if arguments.stored else SIDES), {}
+    if arguments.stored:
+        folders[STORED[0]] = str(arguments.out / f"squares_{arguments.size}")
+        words = ["--source", "folder", "--root", arguments.folder, "--split", "all", "--out", folders[STORED[0]]]
+        if main_of_convert([*words, "--center_crop", str(arguments.size)]):
+            sys.exit(2)
     context = multiprocessing.get_context("spawn")
     core = max(os.sched_getaffinity(0))
-    pipes, speeds = {}, {side: [] for side in SIDES}
-    for side in SIDES:
+    pipes, speeds = {}, {side: [] for side in sides}
+    for side in sides:
         pipes[side], theirs = context.Pipe()
-        process = context.Process(
-            target=serve, args=(side, arguments.folder, arguments.size, core, theirs), daemon=True
-        )
+        folder = folders.get(side, arguments.folder)
+        process = context.Process(target=serve, args=(side, folder, arguments.size, core, theirs), daemon=True)
         process.start()
     for _ in range(arguments.repeats):
         for side, pipe in pipes.items():
@@ -124,15 +137,17 @@ def main() -> None:
         pipe.send(0)
 
     table = Table(title=f"images per CPU-second on one core, median (best) of {arguments.repeats} turns")
-    for column in ("loader", "images / CPU s", "ours / this"):
+    for column in ("loader", "images / CPU s", f"{sides[0]} / this"):
         table.add_column(column, justify="left" if column == "loader" else "right")
     medians = {side: float(np.median(found)) for side, found in speeds.items()}
     for side, found in speeds.items():
-        table.add_row(side, f"{medians[side]:.0f} ({max(found):.0f})", f"{medians['ours'] / medians[side]:.2f}")
-    table.caption = f"the goal is {GOAL:g} times torchvision's loader"
+        table.add_row(side, f"{medians[side]:.0f} ({max(found):.0f})", f"{medians[sides[0]] / medians[side]:.2f}")
+    if not arguments.stored:
+        table.caption = f"the goal is {GOAL:g} times torchvision's loader"
     result = {"size": arguments.size, "images_per_cpu_second": speeds, "median": medians}
+    name = "stored_squares" if arguments.stored else "input_throughput"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "input_throughput.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (arguments.out / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 

@@ -76,7 +76,10 @@ class _Loader:
 
         if isinstance(data, np.ndarray):
             return Picture(data, data.shape[:2], 1)
-        return decode_reduced(data, self.source.key(index), reduction)
+        try:
+            return decode_reduced(data, "", reduction)
+        except BrokenImage as error:  # only now the key: a record would be read once more for it
+            raise BrokenImage(self.source.key(index), error.reason) from error
 
     def _kept(self, index: int, picture: Picture) -> Picture:
         # Images come in random order, so those that came first are as good to keep as any.
