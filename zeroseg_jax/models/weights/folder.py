@@ -123,7 +123,7 @@ def open_folder(source: "str | Path | ModelFolder") -> ModelFolder:
     name = str(source)
     try:
         path = Path(source).expanduser()
-        if path.is_dir():
+        if name and path.is_dir():
             return ModelFolder(path, name)
         if path.is_file():
             return _folder_of(path)
