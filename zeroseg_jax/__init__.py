@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 # else transformers, which is here for its tokenizers, says on every start that there is no PyTorch
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
-__all__ = ["InputError", "load", "load_clip"]
+__all__ = ["InputError", "__version__", "load", "load_clip"]
+
+__version__ = "0.1.0"  # setup.cfg reads it here
 
 _HOMES = {"InputError": "errors", "load": "segment", "load_clip": "models.clip_encoder"}
 
@@ -26,3 +28,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

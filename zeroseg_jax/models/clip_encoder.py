@@ -22,6 +22,7 @@ from zeroseg_jax.models.dual_encoder import (
     load_preprocessing,
     load_tokenizer,
 )
+from zeroseg_jax.models.precision import check_dtype
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.siglip import Siglip, SiglipConfig
 from zeroseg_jax.models.tokenizer import clip_tokenizer
@@ -99,7 +100,7 @@ def load_clip(source: str | Path | ModelFolder, dtype: Any = None) -> ClipEncode
     parameters are float32 whatever the file holds. Raises InputError where the source is out of reach, of another
     family, or its weights do not fit its configuration exactly.
     """
-    folder = open_folder(source)
+    dtype, folder = check_dtype(dtype), open_folder(source)
     form = form_of(folder)
     if form == "openclip":
         return _load_openclip(folder, dtype)

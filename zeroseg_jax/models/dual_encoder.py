@@ -1,5 +1,6 @@
 """What CLIP, SigLIP and GroupViT share around two towers: tokenizer, preprocessing, and the folder of all three."""
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +63,23 @@ class DualEncoder:
         """
         scale = float(np.exp(self.model.logit_scale[...]))
         return scale if isinstance(self.model, Siglip) else min(scale, 100.0)
+
+    def __repr__(self) -> str:
+        size = self.model.config.vision.image_size
+        return f"{type(self).__name__}(images of {size} pixels, embeddings of {self.embed_dim})"
+
+    def __copy__(self) -> "DualEncoder":
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DualEncoder":
+        other = copy.copy(self)
+        other.model = nnx.clone(self.model)
+        return other
+
+    def __reduce__(self) -> Any:
+        raise InputError("a model cannot be pickled; save it with model.save(FOLDER), and load it where it is needed")
 
     @property
     def embed_dim(self) -> int:

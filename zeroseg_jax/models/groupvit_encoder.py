@@ -14,6 +14,7 @@ from zeroseg_jax.models.dual_encoder import (
     load_tokenizer,
 )
 from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig
+from zeroseg_jax.models.precision import check_dtype
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.weights.folder import ModelFolder, open_folder
 from zeroseg_jax.models.weights.groupvit import groupvit_table
@@ -36,7 +37,7 @@ def load_groupvit(source: str | Path | ModelFolder, dtype: Any = None) -> GroupV
     `dtype` is the dtype of the computation (None: float32); parameters are float32 whatever the file holds. Raises
     InputError where the source is out of reach, no GroupViT, or its weights do not fit its configuration exactly.
     """
-    folder = open_folder(source)
+    dtype, folder = check_dtype(dtype), open_folder(source)
     config = GroupViTConfig.from_hf(folder.config("groupvit"))
     make = lambda: GroupViT(config, rngs=nnx.Rngs(0), dtype=dtype)  # noqa: E731
     model = load_weights(make, folder.tensors(), groupvit_table(config.vision), folder.name)

@@ -1,6 +1,6 @@
 """Images that went through the model, before any label is known."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class EncodedView(NamedTuple):
     """Whether it saw the mirror image of each window."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EncodedImage:
     """An image that went through the model once; `segment` costs only the labels' part."""
 
@@ -47,9 +47,14 @@ class EncodedImage:
         found: Any = self.views[0].encoding.assignment
         return found
 
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        what = "patches" if self.assignment is None else "segments"
+        return f"EncodedImage({width}x{height}: {len(self.embeddings)} {what})"
+
     def segment(
         self,
-        labels: Sequence[str],
+        labels: Iterable[str],
         *,
         templates: Templates | None = None,
         background: Background = None,

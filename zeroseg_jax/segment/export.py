@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.function import make_function
-from zeroseg_jax.segment.prompts import Background, Templates, check_background, resolve_templates
+from zeroseg_jax.segment.function import ImageSize, make_function, read_size
+from zeroseg_jax.segment.prompts import Background, Templates, check_background, kept, resolve_templates
 from zeroseg_jax.segment.readout import change
 from zeroseg_jax.segment.segmenter import Segmenter
 
@@ -25,9 +25,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export(
     model: Segmenter,
     path: str | Path,
-    labels: Sequence[str] | None = None,
+    labels: Iterable[str] | None = None,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     templates: Templates | None = None,
     background: Background = None,
     **options: Any,
@@ -55,9 +55,9 @@ def export(
     """
     if find_spec("flatbuffers") is None:
         raise InputError("exporting needs the package flatbuffers; pip install flatbuffers, or zeroseg_jax[export]")
-    size = model.method.image_size if image_size is None else image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    readout = change(model.readout, options)
+    height, width = read_size(model.method.image_size if image_size is None else image_size)
+    readout, path = change(model.readout, options), Path(path).expanduser()
+    labels, templates, background = kept(labels), kept(templates), kept(background)
     phrases, threshold = check_background(background)
     how = templates, readout.normalise_prompts
     beside = model.embed_labels(phrases, *how) if phrases else np.zeros((0, model.clip.embed_dim), np.float32)
@@ -86,11 +86,11 @@ def export(
         "output": f"int32 (b, {height}, {width})",
         "labels": None if labels is None else list(labels),
         "templates": model.templates if templates is None else resolve_templates(templates),
-        "background": background,
+        "background": phrases or threshold or None,
         "readout": dataclasses.asdict(readout),
     }
     try:
-        Path(path).write_bytes(exported.serialize())
+        path.write_bytes(exported.serialize())
         Path(f"{path}.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); give a file in a folder that exists") from error

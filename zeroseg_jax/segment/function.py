@@ -1,10 +1,12 @@
 """The whole of segmentation, from pixels to label maps, as one pure function for images of one size."""
 
-from collections.abc import Callable
-from typing import Any
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
@@ -13,20 +15,54 @@ from zeroseg_jax.segment.labelling import ROWS, Guide, Texts, View, label_pixels
 from zeroseg_jax.segment.readout import Readout
 from zeroseg_jax.segment.windows import Layout, enlarging, how_inside, lay_out_all, spread
 
-SegmentFunction = Callable[[Any, Texts, UInt8[Array, "b y x 3"]], Int32[Array, "b y x"]]
+Run = Callable[[Any, Texts, UInt8[Array, "b y x 3"]], Int32[Array, "b y x"]]
 """(params, texts, images) -> label maps."""
 
 
-def make_function(
-    method: Method, image_size: int | tuple[int, int], readout: Readout, threshold: bool
-) -> SegmentFunction:
+ImageSize = SupportsIndex | Sequence[SupportsIndex]
+"""The side of squares, or (height, width)."""
+
+
+def read_size(image_size: ImageSize) -> tuple[int, int]:
+    """Height and width; raises InputError for what no image has."""
+    try:
+        sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
+        height, width = (operator.index(side) for side in sides)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"image_size is {image_size!r}; give a number of pixels, or (height, width)") from error
+    if min(height, width) < 1:
+        raise InputError(f"image_size is {image_size}; it must be at least 1 pixel in height and width")
+    return height, width
+
+
+class SegmentFunction:
+    """What `Segmenter.segment_fn` returns: uint8 (B, H, W, 3) -> int32 (B, H, W), jitted, for one (H, W)."""
+
+    def __init__(self, run: Run, params: Any, texts: Texts, size: tuple[int, int], labels: Sequence[str]):
+        self._run, self._params, self._texts = jax.jit(run), params, texts
+        self.size, self.labels = size, tuple(labels)
+
+    def __call__(self, images: UInt8[Array | np.ndarray, "b y x 3"]) -> Int32[Array, "b y x"]:
+        """Raises InputError for images of another size or dtype."""
+        expected = f"uint8 (B, {self.size[0]}, {self.size[1]}, 3)"
+        if not hasattr(images, "dtype"):
+            raise InputError(f"the images are a {type(images).__name__}, expected an array, {expected}")
+        if images.dtype != np.uint8 or tuple(images.shape[1:]) != (*self.size, 3):
+            raise InputError(f"the images are {images.dtype} {tuple(images.shape)}, expected {expected}")
+        return self._run(self._params, self._texts, images)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        count = "1 label" if len(self.labels) == 1 else f"{len(self.labels)} labels"
+        return f"SegmentFunction({count}: uint8 (B, {height}, {width}, 3) -> int32 (B, {height}, {width}))"
+
+
+def make_function(method: Method, image_size: ImageSize, readout: Readout, threshold: bool) -> Run:
     """The function for images of `image_size` (height, width), or squares; the batch's size may be symbolic.
 
     `threshold` says whether `Texts.threshold` counts. Raises InputError for a size that no image has.
     """
-    height, width = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
-    if min(height, width) < 1:
-        raise InputError(f"image_size is {image_size}; it must be at least 1 pixel in height and width")
+    height, width = read_size(image_size)
     layouts = lay_out_all(height, width, method, readout)
     cells, padded = layouts[0].cells, -(-height // ROWS) * ROWS
 
@@ -52,8 +88,6 @@ def make_function(
         return View(encoding, *(jnp.broadcast_to(m, (images.shape[0], *m.shape)) for m in (rows, columns)))
 
     def run(params: Any, texts: Texts, images: UInt8[Array, "b y x 3"]) -> Int32[Array, "b y x"]:
-        if images.shape[1:] != (height, width, 3):
-            raise InputError(f"this function takes images of {height}x{width} pixels, got {images.shape}")
         views = [
             view(params, images, layout, mirrored)
             for layout in layouts

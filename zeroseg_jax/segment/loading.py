@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.clip_encoder import FAMILIES, form_of, load_clip
 from zeroseg_jax.models.groupvit_encoder import load_groupvit
 from zeroseg_jax.models.hf_config import read_fields
+from zeroseg_jax.models.precision import check_dtype
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder, read_json, write_folder
 from zeroseg_jax.models.weights.hub import upload_folder
@@ -38,12 +38,12 @@ def load(source: str | Path, dtype: Any = None) -> Segmenter:
             folder written by `save`, whatever `load_clip` takes (which runs a training-free readout, MaskCLIP's or that
             of SigLIP's pooling head), a GroupViT in Hugging Face form, the name of a shipped model, or a hub id of any
             of these.
-        dtype: of the computation, such as jnp.bfloat16; None is float32. Parameters are float32.
+        dtype: of the computation, such as jnp.bfloat16 or "bfloat16"; None is float32. Parameters are float32.
 
     Raises:
         InputError: `source` is out of reach, none of these, or its weights do not fit its configuration.
     """
-    folder = open_folder(source)
+    dtype, folder = check_dtype(dtype), open_folder(source)
     raw = folder.json(CONFIG) if folder.find(CONFIG) else {}
     kind = raw.get("model_type")
     if kind is None and "task" not in raw and form_of(folder) in ("openclip", "state dict"):
@@ -157,7 +157,7 @@ def _load_exported(folder: ModelFolder, raw: dict[str, Any], dtype: Any) -> Segm
         raise InputError(f"{folder.path / CONFIG} does not describe a student ({error}); export it again") from error
 
     def make() -> Student:
-        return Student(config, rngs=nnx.Rngs(0), dtype=None if dtype is None else jnp.dtype(dtype))
+        return Student(config, rngs=nnx.Rngs(0), dtype=dtype)
 
     student = load_weights(make, folder.tensors(), _own_names(nnx.eval_shape(make)), folder.name)
     clip = load_clip(folder.sub("clip"), dtype)

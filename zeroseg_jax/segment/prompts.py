@@ -1,7 +1,8 @@
 """From labels to text embeddings: prompt templates, and the checks of what users write."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from zeroseg_jax.data.text import is_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.segment.imagenet_templates import IMAGENET80
+from zeroseg_jax.segment.readout import plain
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
@@ -28,10 +30,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """Sets of templates by name; "photo" is what GroupViT and SegCLIP segment with."""
 
-Templates = str | Sequence[str]
+Templates = str | Iterable[str]
 """A name in `TEMPLATES`, or templates with a `{}` where the label goes."""
 
-Background = None | float | str | Sequence[str]
+Background = None | float | np.number | str | Iterable[str]
 """None: every pixel gets a label. A float: pixels whose best label is less probable than that are background (softmax
 of CLIP's logit scale x cosine over the labels). Text: phrases that compete with the labels for the background's
 pixels."""
@@ -56,7 +58,12 @@ def resolve_templates(templates: Templates) -> tuple[str, ...]:
     return found
 
 
-def check_labels(labels: Sequence[str], what: str = "label") -> tuple[str, ...]:
+def kept(words: Any) -> Any:
+    """What can be gone through only once, such as a generator, as a list; everything else as it is."""
+    return list(words) if isinstance(words, Iterator) else words
+
+
+def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
     """The labels as a tuple; raises InputError unless they are a list of different, non-empty texts."""
     if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
         raise InputError(f"the {what}s are {labels!r}, expected a list of texts; put a single one in a list")
@@ -77,8 +84,9 @@ def check_labels(labels: Sequence[str], what: str = "label") -> tuple[str, ...]:
     return found
 
 
-def check_background(background: Background) -> tuple[tuple[str, ...], float]:
+def check_background(background: Any) -> tuple[tuple[str, ...], float]:
     """The phrases that stand for background, and the threshold (0 for none); raises InputError for anything else."""
+    background = plain(background)
     if background is None:
         return (), 0.0
     if isinstance(background, float | int):

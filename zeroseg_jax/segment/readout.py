@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
+import numpy as np
+
 from zeroseg_jax.errors import InputError
 
 Mix = Literal["scores", "embeddings"]
@@ -99,11 +102,17 @@ def change(readout: Readout, options: Mapping[str, Any]) -> Readout:
     return dataclasses.replace(readout, **{name: _checked(name, value) for name, value in options.items()})
 
 
+def plain(value: Any) -> Any:
+    """Numbers, texts and lists of numpy and JAX as those of Python; everything else as it is."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | jax.Array) else value
+
+
 def _checked(name: str, value: Any) -> Any:
     """The value of an option, with an int as a float where it is one."""
     fields = {field.name: field.default for field in dataclasses.fields(Readout)}
     if name not in fields:
         raise InputError(f"there is no option {name!r}; the options are {', '.join(fields)}")
+    value = plain(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in CHOICES:
         expected = " or ".join(filter(None, CHOICES[name])) + (", or empty for none" if "" in CHOICES[name] else "")

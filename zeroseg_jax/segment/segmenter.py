@@ -1,8 +1,8 @@
 """`Segmenter`: a model that segments images by words, whatever its method."""
 
 import copy
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float
 
+from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.segment.batches import BATCHES, pad_texts, sizes_for, split
 from zeroseg_jax.segment.encoded import EncodedImage, EncodedView, stack
-from zeroseg_jax.segment.function import make_function
+from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
 from zeroseg_jax.segment.images import ImageLike, to_pixels_list
 from zeroseg_jax.segment.inference import Encoding, Method
 from zeroseg_jax.segment.labelling import Texts, label_tiles, prepare
@@ -27,12 +28,16 @@ from zeroseg_jax.segment.prompts import (
     check_background,
     check_labels,
     embed_labels,
+    kept,
     resolve_templates,
 )
 from zeroseg_jax.segment.readout import ENCODING, Readout, change
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.tiles import label_image
 from zeroseg_jax.segment.windows import lay_out_all, resize, resize_plainly
+
+REMEMBERED = 16
+"""Lists of labels whose embeddings are kept, those asked for last."""
 
 
 class Segmenter:
@@ -59,7 +64,7 @@ class Segmenter:
         self.method, self.clip = method, clip
         self.templates, self.readout = resolve_templates(templates), readout or Readout()
         self.about = about
-        self._texts: dict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = {}
+        self._texts: OrderedDict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = OrderedDict()
         self._meanings: dict[str, tuple[str, ...]] = {}
         self._encode = jax.jit(method.encode, static_argnums=2)
         self._prepare = jax.jit(prepare, static_argnums=(3, 4))
@@ -67,10 +72,28 @@ class Segmenter:
         self._device: jax.Device | None = None  # None: where the weights are
         self.logit_scale = clip.logit_scale
 
+    def __copy__(self) -> "Segmenter":
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Segmenter":
+        other = copy.copy(self)  # the weights are arrays of JAX, which nothing changes
+        other._texts, other._meanings, other.clip = self._texts.copy(), dict(self._meanings), copy.deepcopy(self.clip)
+        return other
+
+    def __reduce__(self) -> Any:
+        raise InputError("a model cannot be pickled; save it with model.save(FOLDER), and load it where it is needed")
+
+    def __repr__(self) -> str:
+        method = self.method
+        sizes = f"images of {method.image_size} pixels, patches of {method.patch_size}"
+        return f"Segmenter({type(method).__name__}: {sizes}, embeddings of {self.clip.embed_dim})"
+
     def segment(
         self,
         image: ImageLike,
-        labels: Sequence[str],
+        labels: Iterable[str],
         *,
         templates: Templates | None = None,
         background: Background = None,
@@ -88,6 +111,7 @@ class Segmenter:
         Raises:
             InputError: labels, templates or an image that cannot be used.
         """
+        labels, templates, background = kept(labels), kept(templates), kept(background)
         self.check(labels, templates=templates, background=background, **options)
         encoded = [self.encode(image, **_of_encoding(options))]
         return self.label(encoded, labels, templates=templates, background=background, **options)[0]
@@ -95,35 +119,36 @@ class Segmenter:
     def segment_batch(
         self,
         images: Sequence[ImageLike] | np.ndarray,
-        labels: Sequence[str],
+        labels: Iterable[str],
         *,
         templates: Templates | None = None,
         background: Background = None,
         **options: Any,
     ) -> list[SegmentResult]:
         """Segments several images, of any sizes, as `segment` does."""
+        labels, templates, background = kept(labels), kept(templates), kept(background)
         self.check(labels, templates=templates, background=background, **options)
         encoded = self.encode_batch(images, **_of_encoding(options))
         return self.label(encoded, labels, templates=templates, background=background, **options)
 
     def segment_fn(
         self,
-        image_size: int | tuple[int, int],
-        labels: Sequence[str],
+        image_size: ImageSize,
+        labels: Iterable[str],
         *,
         templates: Templates | None = None,
         background: Background = None,
         **options: Any,
-    ) -> Callable[[UInt8[Array | np.ndarray, "b y x 3"]], Int32[Array, "b y x"]]:
+    ) -> SegmentFunction:
         """The whole of `segment` as one jitted function: uint8 (B, H, W, 3) -> int32 (B, H, W), for one (H, W).
 
         Where `image_size` is not the model's own size it resizes on the device, without rounding to uint8 between, so
         that single pixels may differ from `segment`'s.
         """
-        readout = change(self.readout, options)
-        texts, threshold = self._texts_of(labels, templates, background, readout)
+        readout, labels = change(self.readout, options), kept(labels)
+        texts, threshold = self._texts_of(labels, kept(templates), kept(background), readout)
         run = make_function(self.method, image_size, readout, threshold)
-        return functools.partial(jax.jit(run), self.method.params, texts)
+        return SegmentFunction(run, self.method.params, texts, read_size(image_size), check_labels(labels))
 
     def encode(self, image: ImageLike, **options: Any) -> EncodedImage:
         """Runs the model on one image, so that it can be asked for many labels.
@@ -160,14 +185,17 @@ class Segmenter:
         return found
 
     def embed_labels(
-        self, labels: Sequence[str], templates: Templates | None = None, normalise: bool | None = None
+        self, labels: Iterable[str], templates: Templates | None = None, normalise: bool | None = None
     ) -> Float[np.ndarray, "c d"]:
-        """Unit-length embeddings of the labels, float32; remembered. `normalise` is `Readout.normalise_prompts`."""
+        """Unit-length embeddings of the labels, float32; those of the last lists are remembered. `normalise` is
+        `Readout.normalise_prompts`."""
         names = check_labels(labels)
         found = self.templates if templates is None else resolve_templates(templates)
         normalise = self.readout.normalise_prompts if normalise is None else normalise
         key = names, found, normalise
-        if key not in self._texts:
+        if key in self._texts:
+            self._texts.move_to_end(key)
+        else:
             meanings = [self._meanings.get(name, (name,)) for name in names]
             phrases = [phrase for meaning in meanings for phrase in meaning]
             embeddings = embed_labels(self.clip, phrases, found, normalise)
@@ -176,9 +204,11 @@ class Segmenter:
                 embeddings = np.add.reduceat(embeddings, starts)
                 embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
             self._texts[key] = embeddings
+            if len(self._texts) > REMEMBERED:
+                self._texts.popitem(last=False)
         return self._texts[key]
 
-    def define(self, label: str, phrases: Sequence[str]) -> None:
+    def define(self, label: str, phrases: Iterable[str]) -> None:
         """Lets `label` stand for several phrases from now on: its embedding is the unit mean of theirs."""
         phrases = check_labels(phrases, "phrase")
         if self._meanings.get(label) != phrases:
@@ -187,7 +217,7 @@ class Segmenter:
 
     def check(
         self,
-        labels: Sequence[str],
+        labels: Iterable[str],
         *,
         templates: Templates | None = None,
         background: Background = None,
@@ -199,14 +229,14 @@ class Segmenter:
     def label(
         self,
         images: Sequence[EncodedImage],
-        labels: Sequence[str],
+        labels: Iterable[str],
         *,
         templates: Templates | None = None,
         background: Background = None,
         **options: Any,
     ) -> list[SegmentResult]:
         """The second half of `segment_batch`: labels for encoded images."""
-        readout = change(self.readout, options)
+        readout, labels = change(self.readout, options), kept(labels)
         texts, threshold = self._texts_of(labels, templates, background, readout)
         texts = pad_texts(texts)
         names, found = list(labels), []
@@ -239,9 +269,9 @@ class Segmenter:
     def export(
         self,
         path: str | Path,
-        labels: Sequence[str] | None = None,
+        labels: Iterable[str] | None = None,
         *,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: ImageSize | None = None,
         templates: Templates | None = None,
         background: Background = None,
         **options: Any,
@@ -273,11 +303,11 @@ class Segmenter:
         return [found[i] for i in range(len(windows))]
 
     def _texts_of(
-        self, labels: Sequence[str], templates: Templates | None, background: Background, readout: Readout
+        self, labels: Iterable[str], templates: Templates | None, background: Background, readout: Readout
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether there is a threshold for the background."""
         phrases, threshold = check_background(background)
-        how = templates, readout.normalise_prompts
+        how = kept(templates), readout.normalise_prompts
         embeddings = self.embed_labels(labels, *how)
         beside = self.embed_labels(phrases, *how) if phrases else embeddings[:0]
         return self.make_texts(embeddings, beside, readout.scale, threshold), threshold > 0

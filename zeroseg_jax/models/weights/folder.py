@@ -5,6 +5,7 @@ A source is what a user writes: the name of a shipped model ("demo"), a folder, 
 """
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def open_folder(source: "str | Path | ModelFolder") -> ModelFolder:
     """
     if isinstance(source, ModelFolder):
         return source
+    if not isinstance(source, str | os.PathLike) or not str(source):
+        raise InputError(f"the model is {source!r}; give its folder, a weight file, or a hub id owner/name")
     name = str(source)
     try:
         path = Path(source).expanduser()
