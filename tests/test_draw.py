@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from zeroseg_jax import draw
+from zeroseg_jax import draw, fonts
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
 SIGHTS = {
@@ -82,6 +82,27 @@ def test_legend_takes_any_text_and_as_many_columns_as_fit():
     short = [(name, (0, 0, 0)) for name in "abcdefgh"]
     assert draw.legend(short, 800).height < draw.legend(short, 60).height
     assert draw.legend([], 100).width == 100
+
+
+def test_names_without_a_font_are_numbered(monkeypatch):
+    image, labels = np.zeros((24, 24, 3), np.uint8), np.zeros((24, 24), np.int32)
+    labels[:, 12:] = 1
+    strange = chr(0xE5A7) * 3  # for private use, so that no font has it
+    assert fonts.has_font("небо ψ") and not fonts.has_font(strange)
+    found = draw.overlay(image, labels, ["cat", strange])
+    numbered = draw.overlay(image, labels, ["cat", "#1"])
+    assert found.height > numbered.height  # the note
+    np.testing.assert_array_equal(np.asarray(found)[: numbered.height], numbered)
+    assert draw.overlay(image, np.zeros_like(labels), ["cat", strange]) == draw.overlay(
+        image, np.zeros_like(labels), ["cat", "#1"]
+    )  # it is not there
+    entries = [("cat", (1, 2, 3)), (strange, (4, 5, 6))]
+    plain = draw.gallery(["a"], [[image]], [("cat", (1, 2, 3)), ("#1", (4, 5, 6))])
+    assert draw.gallery(["a"], [[image]], entries).height > plain.height
+    # a font that has the letters is found wherever it is
+    monkeypatch.setattr(fonts, "_letters", lambda path: frozenset([ord("天")]) if path == "c" else frozenset())
+    monkeypatch.setattr(fonts, "_paths", lambda: ("a", "b", "c"))
+    assert fonts._find.__wrapped__("天 天") == "c" and fonts._find.__wrapped__("空") is None
 
 
 def test_gallery_is_a_table_of_pictures_of_any_shape():

@@ -1,13 +1,14 @@
 """Pictures of segmentations: overlays with names and a legend, and galleries that set several methods side by side."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from math import ceil
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy import ndimage
+
+from zeroseg_jax.fonts import font_for
 
 # The first seven are Okabe and Ito's ("Color Universal Design", 2008). Each of the others is the colour farthest from
 # those before it in OKLab, at its worst among normal sight, protanopia, deuteranopia and tritanopia (Machado 2009).
@@ -47,9 +48,11 @@ def overlay(
     """The image with coloured, outlined and named regions, and a legend below that says how much each label covers.
 
     A smaller image is enlarged until its longer side has about `size` pixels. Letters and lines grow with larger ones.
-    A name is written on its region where it fits there; values that are no index of `names` count as no label.
+    A name is written on its region where it fits there; values that are no index of `names` count as no label. A name
+    in letters that no font of this machine has is shown by its number, and the legend says so.
     """
     labels = np.where((labels >= 0) & (labels < len(names)), labels, -1)
+    given, names = names, _legible(names)
     zoom = max(1, round(size / max(labels.shape)))
     height, width = labels.shape[0] * zoom, labels.shape[1] * zoom
     letters = max(14, round((height * width) ** 0.5 / 45))
@@ -67,7 +70,10 @@ def overlay(
     nothing = labels.size - counts.sum()
     if nothing:
         entries.append((f"{_percent(nothing / labels.size)}  no label", NOTHING))
-    return stack([canvas, legend(entries, max(width, 200), size=letters + 1)])
+    below = [legend(entries, max(width, 200), size=letters + 1)]
+    if any(names[i] != given[i] for i in present):
+        below.append(_note(max(width, 200), letters))
+    return stack([canvas, *below])
 
 
 def legend(
@@ -75,7 +81,7 @@ def legend(
 ) -> Image.Image:
     """Coloured squares with names, in as many columns as fit into `width` pixels; a name that does not fit is cut."""
     line, swatch = round(1.6 * size), size
-    widest = max((_font(name, size).getlength(name) for name, _ in entries), default=0)
+    widest = max((font_for(name, size).getlength(name) for name, _ in entries), default=0)
     columns = columns or max(1, min(int(width // (widest + 3 * swatch)), len(entries) or 1))
     rows, pitch = ceil(len(entries) / columns), width // columns
     canvas = Image.new("RGB", (width, rows * line + size), _PAPER)
@@ -85,7 +91,7 @@ def legend(
         red, green, blue = (int(c) for c in colour)
         pen.rectangle((x, y, x + swatch, y + swatch), fill=(red, green, blue), outline=_INK)
         text = _fit(name, pitch - 2 * swatch - 4, size)
-        pen.text((x + swatch + size // 2, y + swatch // 2), text, _INK, _font(text, size), anchor="lm")
+        pen.text((x + swatch + size // 2, y + swatch // 2), text, _INK, font_for(text, size), anchor="lm")
     return canvas
 
 
@@ -121,14 +127,20 @@ def gallery(
         x = margin + column * (cell + margin) + cell // 2
         for i, text in enumerate(title):
             y = header - round(1.35 * size * (len(title) - i - 0.5))
-            pen.text((x, y), text, _INK, _font(text, size), anchor="mm")
+            pen.text((x, y), text, _INK, font_for(text, size), anchor="mm")
     for row, pictures in enumerate(rows):
         for column, pixels in enumerate(pictures):
             picture = _scaled(pixels, cell)
             x = margin + column * (cell + margin) + (cell - picture.width) // 2
             y = header + margin + row * (cell + margin) + (cell - picture.height) // 2
             canvas.paste(picture, (x, y))
-    return stack([canvas, legend(entries, width)]) if entries else canvas
+    if not entries:
+        return canvas
+    names = _legible([name for name, _ in entries])
+    below = [legend([(name, colour) for name, (_, colour) in zip(names, entries, strict=True)], width)]
+    if names != [name for name, _ in entries]:
+        below.append(_note(width, 14))
+    return stack([canvas, *below])
 
 
 def _scaled(pixels: UInt8[np.ndarray, "h w 3"], cell: int) -> Image.Image:
@@ -158,7 +170,7 @@ def _name_regions(canvas: Image.Image, labels: Int[np.ndarray, "h w"], names: Ma
         row, column = divmod(int(depth.argmax()), depth.shape[1])
         room, x, y = depth[row, column] * scale, (column + 0.5) * scale, (row + 0.5) * scale
         text = _fit(name, canvas.width - 8, letters)
-        half = _font(text, letters).getlength(text) / 2 + 2
+        half = font_for(text, letters).getlength(text) / 2 + 2
         if room < letters / 2 or half > 2 * room:
             continue
         x = min(max(x, half + 2), max(canvas.width - half - 2, half + 2))
@@ -167,32 +179,33 @@ def _name_regions(canvas: Image.Image, labels: Int[np.ndarray, "h w"], names: Ma
             continue
         taken.append(box)
         stroke = max(2, letters // 7)
-        pen.text((x, y), text, _PAPER, _font(text, letters), anchor="mm", stroke_width=stroke, stroke_fill=_INK)
+        pen.text((x, y), text, _PAPER, font_for(text, letters), anchor="mm", stroke_width=stroke, stroke_fill=_INK)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
 
 
-@cache
-def _load_font(size: int, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    if not ascii_only:  # Pillow's own font has Latin letters only
-        try:
-            return ImageFont.truetype("DejaVuSans.ttf", size)
-        except OSError:
-            pass
-    return ImageFont.load_default(size)
+def _legible(names: Sequence[str]) -> list[str]:
+    """The names, but #3 for number 3 where no font here has its letters."""
+    return [name if has_font(name) else f"#{i}" for i, name in enumerate(names)]
 
 
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return _load_font(size, text.isascii())
+def _note(width: int, size: int) -> Image.Image:
+    """What the numbers of `_legible` mean."""
+    lines = _wrap("#N is label number N, counted from 0: no font on this machine has its letters", width - size, size)
+    canvas = Image.new("RGB", (width, round(1.35 * size * len(lines)) + size // 2), _PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for i, line in enumerate(lines):
+        pen.text((size // 2, round(1.35 * size * i)), line, _INK, font_for(line, size))
+    return canvas
 
 
 def _fit(text: str, width: float | int, size: int) -> str:
     """`text`, cut with an ellipsis where it is wider than `width` pixels."""
-    if _font(text, size).getlength(text) <= width:
+    if font_for(text, size).getlength(text) <= width:
         return text
-    while len(text) > 1 and _font(text, size).getlength(text + "...") > width:
+    while len(text) > 1 and font_for(text, size).getlength(text + "...") > width:
         text = text[:-1]
     return text.rstrip() + "..."
 
@@ -202,7 +215,7 @@ def _wrap(text: str, width: int, size: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and _font(longer, size).getlength(longer) > width:
+        if lines[-1] and font_for(longer, size).getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from zeroseg_jax.segment.__main__ import main
+from zeroseg_jax import InputError
+from zeroseg_jax.segment import SegmentResult
+from zeroseg_jax.segment.__main__ import find_images, main, name_outputs
 
 
 @pytest.fixture
@@ -52,6 +55,34 @@ def test_labels_of_a_file_and_single_images(tiny_clip, folder, tmp_path, capsys)
     found = json.loads((tmp_path / "out/segments.json").read_text())
     assert found["labels"] == ["cat", "grass, long"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_mask.png", "segments.json"]
+
+
+def test_what_an_earlier_run_wrote_is_left_out(folder):
+    files, said = find_images([str(folder)])
+    assert [name for _, name in files] == ["a_jpg", "a_png", "b", "below/c"] and not said
+    nothing = np.zeros((2, 2), np.int32)
+    result = SegmentResult(np.zeros((2, 2, 3), np.uint8), nothing, nothing, np.zeros((1, 1), np.float32), ["cat"])
+    result.save_mask(folder / "out/a_mask.png")
+    result.save(folder / "out/a_overlay.png")
+    Image.new("RGB", (2, 2)).save(folder / "my_mask.png")  # not ours
+    for name in ("x.HEIC", "y.heic", "z.jxl", "notes.txt", ".hidden"):
+        (folder / name).write_bytes(b"")
+    files, said = find_images([str(folder), str(folder / "a.png")])  # one of them twice
+    assert [name for _, name in files] == ["a_jpg", "a_png", "b", "below/c", "my_mask"]
+    assert said == [
+        "left out: 2 files that an earlier run of this command wrote",
+        "left out: images of formats that are not read here (2 x .heic, 1 x .jxl); convert them to JPEG or PNG",
+        "left out: 1 file that is no image (.txt)",
+    ]
+    with pytest.raises(InputError, match="holds nothing but what this command wrote"):
+        find_images([str(folder / "out")])
+
+
+def test_every_image_has_outputs_of_its_own():
+    names = ["x_jpg_3.png", "x.jpg", "x.png", "x_jpg.png", "X.jpg", "below/x.jpg"]
+    named = [name for _, name in name_outputs([(Path("in") / name, name) for name in names])]
+    assert named == ["x_jpg_3", "x_jpg_2", "x_png", "x_jpg", "X_jpg_4", "below/x"]
+    assert len({name.casefold() for name in named}) == len(names)
 
 
 @pytest.mark.parametrize(

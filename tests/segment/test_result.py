@@ -1,5 +1,6 @@
 """Areas, COCO annotations, masks and pictures of a result."""
 
+import dataclasses
 import io
 import json
 
@@ -10,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from zeroseg_jax import InputError, draw
 from zeroseg_jax.segment import SegmentResult
+from zeroseg_jax.segment.result import check_count, is_own
 
 MAP = np.array([[0, 0, 1], [-1, 1, 1]], np.int32)
 
@@ -49,8 +51,27 @@ def test_masks_have_the_colours_of_the_overlay(tmp_path):
     assert mask.mode == "P"
     np.testing.assert_array_equal(np.asarray(mask), np.where(MAP < 0, 255, MAP))
     np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), draw.paint(MAP, 2))
-    with pytest.raises(InputError, match="holds 255 labels at most, not 256"):
-        result([str(i) for i in range(256)]).save_mask(tmp_path / "mask.png")
+
+
+def test_masks_of_many_labels_have_sixteen_bits(tmp_path):
+    for count, expected in ((255, np.where(MAP < 0, 255, MAP)), (300, np.where(MAP < 0, 65535, 299 * MAP))):
+        out = result([str(i) for i in range(count)])
+        out = dataclasses.replace(out, label_map=np.where(MAP > 0, 299, MAP)) if count == 300 else out
+        out.save_mask(tmp_path / "mask.png")
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), expected)
+    check_count(65535)
+    with pytest.raises(InputError, match="tells 65535 labels apart, not 65536"):
+        check_count(65536)
+
+
+def test_home_folders_and_whose_pictures_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result().save("~/new/x.png")
+    result().save_mask("~/new/y.png")
+    result().save("~/new/x.jpg")
+    Image.new("RGB", (2, 2)).save(tmp_path / "new/other.png")
+    own = {path.name for path in (tmp_path / "new").iterdir() if is_own(path)}
+    assert own == {"x.png", "y.png"}
 
 
 def test_a_file_that_cannot_be_written(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +14,16 @@ from zeroseg_jax.data.split_list import read_split_list
 from zeroseg_jax.data.text import is_text, numbered_lines, read_text, readable
 from zeroseg_jax.errors import InputError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff", ".avif")
+ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff"),
+    *(".avif", ".jfif", ".jpe", ".jp2", ".pgm", ".pbm", ".pnm", ".dib"),
+)
+"""Of files that are images; `decode.FORMATS` are the formats."""
+OTHER_IMAGES = (
+    *(".heic", ".heif", ".jxl", ".psd", ".svg", ".eps", ".exr", ".hdr", ".tga"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2"),
+)
+"""Of files that are images too, of formats that are not read here."""
 WHOLE = ("", "all")
 """Values of `split` that mean every image there is."""
 
@@ -164,7 +174,13 @@ def _refuse(error: OSError) -> NoReturn:
     ) from error
 
 
-def _walk(root: Path, below: str) -> list[str]:
+def count_others(root: Path) -> Counter[str]:
+    """How many files below `root` are no images that are read here, by their endings; hidden ones do not count."""
+    names = (Path(name).suffix.lower() for name in _walk(root, "", ("",)))
+    return Counter(ending for ending in names if ending not in ENDINGS)
+
+
+def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS) -> list[str]:
     """Every image below `root/below`, relative to `root`, links followed, hidden files and folders left out."""
     found, seen = [], set()
     for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
@@ -177,6 +193,6 @@ def _walk(root: Path, below: str) -> list[str]:
         found += [
             os.path.relpath(os.path.join(folder, name), root)
             for name in files
-            if name.lower().endswith(ENDINGS) and not hidden(name)
+            if name.lower().endswith(endings) and not hidden(name)
         ]
     return sorted(found)

@@ -12,11 +12,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from zeroseg_jax.command_line import make_parser
-from zeroseg_jax.data.folder import FolderSource
+from zeroseg_jax.data.folder import OTHER_IMAGES, FolderSource, count_others
 from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar
@@ -24,7 +25,10 @@ from zeroseg_jax.resources import exhaustion_told
 from zeroseg_jax.segment.images import to_pixels
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.prompts import TEMPLATES
-from zeroseg_jax.segment.result import SegmentResult
+from zeroseg_jax.segment.result import SegmentResult, check_count, is_own
+
+OUTPUTS = ("_mask", "_overlay")
+"""What the names of the pictures that are written end in."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,25 +69,69 @@ def parse_background(text: str | None) -> float | list[str] | None:
         return [phrase.strip() for phrase in text.split(",")]
 
 
-def find_images(sources: Sequence[str]) -> list[tuple[Path, str]]:
-    """Every file with the name that its outputs get: its path below the folder that was given, without the ending."""
-    found: list[tuple[Path, str]] = []
+def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Every file with the name that its outputs get: its path below the folder that was given, without the ending.
+
+    Also what is said of the files in the folders that are left out: what is no image, and what an earlier run of this
+    command wrote there.
+    """
+    found: dict[Path, tuple[Path, str]] = {}  # by the file itself, which may be given twice
+    others: Counter[str] = Counter()
+    own = 0
     for source in sources:
-        path = Path(source)
+        path = Path(source).expanduser()
         if path.is_dir():
             folder = FolderSource(path, "all")
-            found += [(folder.path(i), folder.key(i)) for i in range(len(folder))]
+            others += count_others(path)
+            each = [(folder.path(i), folder.key(i)) for i in range(len(folder))]
         elif path.exists():
-            found.append((path, path.name))
+            each = [(path, path.name)]
         else:
             raise InputError(f"there is no image or folder {source}")
-    stems = [str(Path(name).with_suffix("")) for _, name in found]
-    # where two would collide the ending, and if need be a number, tells them apart
-    counts, names = Counter(stems), dict[str, Path]()
-    for i, ((path, _), stem) in enumerate(zip(found, stems, strict=True)):
-        name = stem if counts[stem] == 1 else f"{stem}_{path.suffix.lstrip('.')}"
-        names[name if name not in names else f"{name}_{i}"] = path
-    return [(path, name) for name, path in names.items()]
+        for file, name in each:
+            if file.stem.endswith(OUTPUTS) and is_own(file):
+                own += 1
+            else:
+                found.setdefault(file.resolve(), (file, name))
+    if not found:
+        raise InputError(f"{', '.join(sources)} holds nothing but what this command wrote; give the images")
+    return name_outputs(list(found.values())), describe_left_out(others, own)
+
+
+def name_outputs(files: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """The name of each file without its ending; where two would be the same, the ending tells them apart, and if need
+    be a number. Names that differ in capitals only are the same on many disks."""
+    stems = [str(Path(name).with_suffix("")) for _, name in files]
+    counts = Counter(stem.casefold() for stem in stems)
+    taken = {stem for stem, count in counts.items() if count == 1}
+    named = []
+    for (path, _), stem in zip(files, stems, strict=True):
+        name = stem
+        if counts[stem.casefold()] > 1:
+            longer = f"{stem}_{path.suffix.lstrip('.')}"
+            tries = (longer if i == 1 else f"{longer}_{i}" for i in count(1))
+            name = next(name for name in tries if name.casefold() not in taken)
+            taken.add(name.casefold())
+        named.append((path, name))
+    return named
+
+
+def describe_left_out(others: Counter[str], own: int) -> list[str]:
+    """Sentences about the files that are left out."""
+
+    def files(number: int) -> str:
+        return "1 file" if number == 1 else f"{number} files"
+
+    said = [f"left out: {files(own)} that an earlier run of this command wrote"] if own else []
+    unread = {ending: number for ending, number in others.items() if ending in OTHER_IMAGES}
+    rest = sum(others.values()) - sum(unread.values())
+    if unread:
+        endings = ", ".join(f"{number} x {ending}" for ending, number in sorted(unread.items()))
+        said.append(f"left out: images of formats that are not read here ({endings}); convert them to JPEG or PNG")
+    if rest:
+        kinds = ", ".join(sorted({ending or "no ending" for ending in others} - set(unread)))
+        said.append(f"left out: {files(rest)} that {'is' if rest == 1 else 'are'} no image ({kinds})")
+    return said
 
 
 def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -96,9 +144,12 @@ def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
-    labels, options, files = read_labels(arguments), read_options(arguments), find_images(arguments.images)
+    labels, options = read_labels(arguments), read_options(arguments)
+    files, left_out = find_images(arguments.images)
+    arguments.out = arguments.out.expanduser()
     if arguments.batch < 1:
         raise InputError(f"--batch is {arguments.batch}; it must be at least 1")
+    check_count(len(labels))
     make_folder(arguments.out)
     model = load(arguments.model)
     model.check(labels, **options)  # before the first image is read
@@ -111,11 +162,11 @@ def run(arguments: argparse.Namespace) -> int:
             written.append({"file": str(path)} | write(result, arguments, name, image_id=len(written)))
         bar.update(done)
     bar.close()
-    content = {"model": arguments.model, "labels": labels, "images": written, "failed": failed}
+    content = {"model": arguments.model, "labels": labels, "images": written, "failed": failed, "left_out": left_out}
     text = json.dumps(content, indent=1)
     (arguments.out / "segments.json").write_text(text + "\n", encoding="utf-8")
     print(text if arguments.json else f"{len(written)} of {len(files)} images segmented into {arguments.out}")
-    for sentence in failed:
+    for sentence in (*left_out, *failed):
         print(sentence, file=sys.stderr)
     return 1 if failed else 0
 

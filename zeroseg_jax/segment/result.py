@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as rle
 
 from zeroseg_jax import draw
+from zeroseg_jax.data.decode import DAMAGE, open_picture
 from zeroseg_jax.errors import InputError
 
+SOFTWARE = "zeroseg_jax"
+"""What the PNGs that are written here say in their text "Software"."""
 FAST = 1
 """Level of PNG's compression: a fifth of the time of Pillow's default, and photographs become 5 % larger."""
 
@@ -48,12 +52,16 @@ class SegmentResult:
         _write(self.overlay(), Path(path))
 
     def save_mask(self, path: str | Path) -> None:
-        """Writes a palette PNG whose pixel values are indices into `labels`, 255 for background, as VOC's masks are.
+        """Writes a PNG whose pixel values are indices into `labels`: with a palette and 255 for background, as VOC's
+        masks are; for more than 255 labels in 16 bits, with 65535 for background.
 
-        Raises InputError for more than 255 labels, and for a place that cannot be written to.
+        Raises InputError for more than 65535 labels, and for a place that cannot be written to.
         """
+        check_count(len(self.labels))
         if len(self.labels) > 255:
-            raise InputError(f"a palette PNG holds 255 labels at most, not {len(self.labels)}; save label_map as it is")
+            deep = np.where(self.label_map < 0, 65535, self.label_map).astype(np.uint16)
+            _write(Image.fromarray(deep), Path(path), "PNG")
+            return
         mask = Image.fromarray(np.where(self.label_map < 0, 255, self.label_map).astype(np.uint8))
         colours = np.full((256, 3), draw.NOTHING, np.uint8)
         colours[: len(self.labels)] = draw.palette(len(self.labels))
@@ -101,10 +109,27 @@ class SegmentResult:
         return buffer.getvalue()
 
 
+def check_count(labels: int) -> None:
+    """Raises InputError for more labels than a mask can tell apart."""
+    if labels > 65535:
+        raise InputError(f"a mask of 16 bits tells 65535 labels apart, not {labels}; give fewer")
+
+
+def is_own(path: Path) -> bool:
+    """Whether a PNG was written here, which its text says."""
+    try:
+        with open_picture(path, ("PNG",)) as picture:
+            return picture.info.get("Software") == SOFTWARE
+    except DAMAGE:
+        return False
+
+
 def _write(picture: Image.Image, path: Path, form: str | None = None) -> None:
+    path, about = path.expanduser(), PngInfo()
+    about.add_text("Software", SOFTWARE)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, form, compress_level=FAST)
+        picture.save(path, form, compress_level=FAST, pnginfo=about)  # other formats than PNG leave these two out
     except (OSError, ValueError) as error:  # Pillow's for an ending that it does not know
         raise InputError(
             f"{path} cannot be written ({error}); give another path, such as one that ends in .png"

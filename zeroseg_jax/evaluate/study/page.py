@@ -53,7 +53,7 @@ def make(
     if raters < 1:
         raise InputError(f"a study has at least one rater, not {raters}; set --raters")
     rng = np.random.default_rng(seed)
-    files = find_images([str(images)])
+    files, _ = find_images([str(images)])
     if not files:
         raise InputError(f"there are no images in {images}; give a folder that holds some")
     order = rng.permutation(len(files))[: limit or None]

@@ -1,0 +1,52 @@
+"""What `import zeroseg_jax` shows, and how it is installed."""
+
+import os
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import zeroseg_jax
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_names_and_version():
+    assert {"InputError", "__version__", "load", "load_clip"} <= set(dir(zeroseg_jax))
+    assert zeroseg_jax.__version__.count(".") == 2
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["metadata"]["version"] == "attr: zeroseg_jax.__version__"
+
+
+def test_an_editable_install_is_found_from_the_folder_above_a_clone(tmp_path):
+    """A clone has the package's name, and would be taken for it."""
+    clone = tmp_path / "zeroseg_jax"
+    (clone / "zeroseg_jax").mkdir(parents=True)
+    (clone / "setup.cfg").write_text((ROOT / "setup.cfg").read_text())
+    (clone / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    (clone / "README.md").write_text("")
+    (clone / "zeroseg_jax/__init__.py").write_text('__version__ = "0.1.0"\n')
+    build = "import setuptools.build_meta as m; m.build_editable('wheels')"
+    (clone / "wheels").mkdir()
+    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
+    (wheel,) = (clone / "wheels").iterdir()
+    installed = tmp_path / "installed"
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, installed], check=True)
+    code = f"import site; site.addsitedir({str(installed)!r}); import zeroseg_jax; print(zeroseg_jax.__version__)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.stdout == "0.1.0\n", run.stderr
+
+
+def test_other_libraries_are_quiet():
+    """Without torch, which users need not have, transformers would say that it finds none."""
+    code = """
+import importlib.util, sys
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "torch" else real(name, *rest)
+import zeroseg_jax
+from transformers import CLIPTokenizer
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == run.stderr == ""
