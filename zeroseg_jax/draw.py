@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from zeroseg_jax.fonts import font_for
+from zeroseg_jax.fonts import font_for, has_font
 
 # The first seven are Okabe and Ito's ("Color Universal Design", 2008). Each of the others is the colour farthest from
 # those before it in OKLab, at its worst among normal sight, protanopia, deuteranopia and tritanopia (Machado 2009).
