@@ -20,9 +20,6 @@ __all__ = ["InputError", "__version__", "load", "load_clip"]
 
 __version__ = "0.1.0"  # setup.cfg reads it here
 
-# transformers, of which only the tokenizers are used, would say at its import that it finds no PyTorch
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-
 _HOMES = {"InputError": "errors", "load": "segment", "load_clip": "models.clip_encoder"}
 
 
