@@ -94,7 +94,8 @@ class Speed:
         kinds = [device.device_kind for device in jax.local_devices()]
         chip = find_chip(kinds[0])
         self.flops, self.peak = flops, chip.flops * len(kinds) if chip else None
-        self._done, self._first = 0, None
+        self._done = 0
+        self._first: tuple[int, float] | None = None
         self._bar = ProgressBar("embed", total)
 
     def update(self, images: int, now: float | None = None) -> str:
