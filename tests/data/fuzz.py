@@ -394,6 +394,14 @@ KINDS: dict[str, Callable[[Path], Callable[[random.Random], str]]] = {
 }
 
 
+def outcome(case: Callable[[random.Random], str], rng: random.Random) -> str:
+    try:
+        return case(rng)
+    except InputError as error:
+        check_sentence(error)
+        return "skipped" if isinstance(error, BrokenImage) else "sentence"
+
+
 def run(kind: str, cases: int, seed: int = 0) -> tuple[collections.Counter[str], list[str]]:
     """How often each outcome came out, and the faults."""
     counts: collections.Counter[str] = collections.Counter()
@@ -402,10 +410,7 @@ def run(kind: str, cases: int, seed: int = 0) -> tuple[collections.Counter[str],
         case = KINDS[kind](Path(folder))
         for number in range(seed, seed + cases):
             try:
-                counts[case(random.Random(f"{kind} {number}"))] += 1
-            except InputError as error:
-                check_sentence(error)
-                counts["skipped" if isinstance(error, BrokenImage) else "sentence"] += 1
+                counts[outcome(case, random.Random(f"{kind} {number}"))] += 1
             except Exception:
                 faults.append(f"{kind} {number}: {traceback.format_exc()}")
     return counts, faults

@@ -130,6 +130,10 @@ def test_texts_that_grow():
         decode_image(png(3, (3, 2), chunk(b"PLTE", bytes(18)), text), "a")
 
 
+def test_a_message_can_be_printed_whatever_the_name():
+    assert str(BrokenImage("caf\udce9.png", "?")) == r"the image caf\udce9.png cannot be read (?); repair or remove it"
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(BrokenImage, match="No such file"):
         read_image(tmp_path / "gone.png")
