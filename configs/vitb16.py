@@ -9,7 +9,8 @@ evaluates as the paper does when the training ends.
 
 The run first stores the teacher's embeddings of all images, 30 views each: 59 GB in float16, in WORKDIR/teacher_cache
 or `--config.teacher.cache`. `--mode=embed` does only that. The step itself then needs no teacher, so the images must
-arrive fast. Store them once as the training sees them, centre crops of 224 pixels, and read those:
+arrive fast. Store them once as the training sees them, centre crops of 224 pixels, and read those. Do it before the
+embeddings are stored, because these are bound to the images that they were made from:
 
     python -m zeroseg_jax.data.convert SOURCE CROPS --center_crop=224
     python main.py ... --config.data.source=arrayrecord --config.data.root=CROPS
