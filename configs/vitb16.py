@@ -12,7 +12,7 @@ or `--config.teacher.cache`. `--mode=embed` does only that. The step itself then
 arrive fast. Store them once as the training sees them, centre crops of 224 pixels, and read those. Do it before the
 embeddings are stored, because these are bound to the images that they were made from:
 
-    python -m zeroseg_jax.data.convert SOURCE CROPS --center_crop=224
+    python -m zeroseg_jax.data.convert --source tfds:imagenet2012 --root TFDS_DATA_FOLDER --center_crop 224 --out CROPS
     python main.py ... --config.data.source=arrayrecord --config.data.root=CROPS
 
 From the paper: the architecture (12 + 8 + 5 layers, 32 and 8 segment tokens), the teacher, the 30 views, the three
