@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zeroseg_jax.segment import labelling
+from zeroseg_jax.segment import labelling, scoring
 from zeroseg_jax.segment.inference import Encoding
 from zeroseg_jax.segment.labelling import Texts, View
 from zeroseg_jax.segment.readout import Labelling
 from zeroseg_jax.segment.windows import enlarging
 
 label_pixels = jax.jit(labelling.label_pixels, static_argnums=(3, 4))
-score = jax.jit(labelling.score, static_argnums=(3, 4))
-likeliest = jax.jit(labelling.likeliest, static_argnums=2)
-harden = jax.jit(labelling.harden)
+score = jax.jit(scoring.score, static_argnums=(3, 4))
+likeliest = jax.jit(scoring.likeliest, static_argnums=2)
+harden = jax.jit(scoring.harden)
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
     python -m zeroseg_jax.segment IMAGE_OR_FOLDER ... --model DIR --labels "cat,grass,the sky" --out DIR [--json]
 
-Into --out go NAME_overlay.png and NAME_mask.png (pixel values index the labels, 255 is background) of each image, and
-segments.json with the areas and COCO annotations of all of them. An unreadable file is left out, named at the end, and
-makes the exit status 1; a command that cannot start ends with one sentence and exit status 2.
+Into --out go NAME_overlay.png and NAME_mask.png of each image, and segments.json with the areas and COCO annotations of
+all of them. Pixel values of a mask index the labels, and 255 is background; with more than 255 labels a mask has 16
+bits, and 65535 is background. An unreadable file is left out, named at the end, and makes the exit status 1. Files that
+are no images, and what an earlier run wrote, are left out and counted at the end. A command that cannot start ends with
+one sentence and exit status 2.
 """
 
 import argparse

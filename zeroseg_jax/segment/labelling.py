@@ -10,19 +10,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.segment.guided import CELLS, apply, fit
 from zeroseg_jax.segment.inference import Encoding
 from zeroseg_jax.segment.readout import Labelling
-from zeroseg_jax.segment.windows import enlarging
+from zeroseg_jax.segment.scoring import (
+    Maps,
+    Texts,
+    View,
+    critical_thresholds,
+    harden,
+    join,
+    last_threshold,
+    score,
+    tells_probability,
+)
 
 ROWS = 16
 """Rows of pixels that are labelled at once: the scores of a whole large image would not fit into memory."""
-
-NEVER = -9.0
-"""Score of what is no text: it loses against all that is, since a cosine is at least -1."""
 
 
 class Labelled(NamedTuple):
@@ -35,34 +42,6 @@ class Labelled(NamedTuple):
     probability: Float[Array, "b y x"] | None
     """Of the best label of each pixel: it is background where the threshold is higher. By GroupViT's rule, the
     threshold up to which the pixel has its label (`last_threshold`). None without a threshold."""
-
-
-class Texts(NamedTuple):
-    """Text embeddings, padded so that lists of about the same length share one compiled function."""
-
-    embeddings: Float[Array | np.ndarray, "c d"]
-    """Unit length: first the labels, then the prompts for background, then padding."""
-    labels: Int[Array, ""]
-    """How many are labels."""
-    total: Int[Array, ""]
-    """How many are labels or background."""
-    scale: Float[Array, ""]
-    """`Readout.scale`."""
-    threshold: Float[Array, ""]
-    """A pixel whose best label is less probable than this is background; 0 for none."""
-    logit_scale: Float[Array, ""]
-    """What cosines are multiplied with before the softmax of that probability."""
-
-
-class View(NamedTuple):
-    """Images as the model saw them in one pass, at one size and in windows of one size."""
-
-    encoding: Encoding
-    """Of each window: (b, v, s, d), (b, v, n, s), (b, v, d)."""
-    rows: Float[Array | np.ndarray, "b y i h"]
-    """The linear map that enlarges from the patches of each window to pixels, and takes the mean where windows
-    overlap (`windows.spread`). Being data, it allows an image size of its own to each image."""
-    columns: Float[Array | np.ndarray, "b x j w"]
 
 
 class Guide(NamedTuple):
@@ -82,10 +61,6 @@ class Cells(NamedTuple):
     """`Guide.small`."""
     boxes: tuple[Float[Array | np.ndarray, "h h"], Float[Array | np.ndarray, "w w"]] | None = None
     """`guided.mean_over_box` of both axes, where some of the cells are padding; None: none is."""
-
-
-Maps = dict[str, Array]
-"""By name, (..., c): the score and the probability of each text; (..., s): the share of each segment."""
 
 
 class Prepared(NamedTuple):
@@ -150,13 +125,13 @@ def prepare(
     if options.rule == "groupvit" and not dense:
         views = tuple(view._replace(encoding=harden(view)) for view in views)
     scores = [score(c, view.encoding, texts, options, threshold) for c, view in zip(cosines, views, strict=True)]
-    ruled, joined = options.rule == "groupvit", _join(cosines)
+    ruled, joined = options.rule == "groupvit", join(cosines)
 
     # The scores are linear in the shares of the segments. Where these are few, they are what is enlarged: that is less
     # work than to enlarge a map for each text
     count, height = joined.shape[1], sum(view.rows.shape[2] * view.rows.shape[3] for view in views)
     late = not dense and (ruled or (options.mix == "scores" and count <= height))
-    tables = {name: _join([each[name] for each in scores]) for name in scores[0]} if late else {}
+    tables = {name: join([each[name] for each in scores]) for name in scores[0]} if late else {}
     critical = critical_thresholds(scores) if ruled and threshold and tells_probability(options, dense) else None
     maps = tuple(
         _by_window(view, {} if late else _over_patches(view.encoding, each, texts, options, threshold))
@@ -229,112 +204,8 @@ def label_tiles(
     return jax.lax.fori_loop(0, count, put, empty)
 
 
-def score(
-    cosines: Float[Array, "b v s c"], encoding: Encoding, texts: Texts, options: Labelling, threshold: bool
-) -> Maps:
-    """What each text scores: `Readout.scale` and `Readout.top_classes`; or by GroupViT's rule.
-
-    That is the evaluation of GroupViT's authors (github.com/NVlabs/GroupViT, segmentation/evaluation): a score is the
-    product of two probabilities, over all labels and over the likeliest ones of the window. A score of 1 for background
-    comes first; it belongs to the segments whose best label scores less than the threshold, but never to all of them.
-    """
-    indices = jnp.arange(texts.embeddings.shape[0])
-    known = indices < texts.total
-    kept = jnp.broadcast_to(known, cosines[..., :1, :].shape)
-    if options.top_classes:
-        kept = likeliest(encoding, texts, options.top_classes)[:, :, None] & known
-    if options.rule == "groupvit":
-        every, few = (_softmax(texts.logit_scale * cosines, allowed) for allowed in (known, kept))
-        product = every * few
-        limit = jnp.minimum(texts.threshold, product.max(axis=(-2, -1), keepdims=True))
-        hidden = jnp.where(product.max(axis=-1, keepdims=True) < limit, 1.0, 0.0)
-        background = hidden if threshold else jnp.full_like(hidden, NEVER)
-        return {"score": jnp.concatenate([background, jnp.where(known, product, NEVER)], axis=-1)}
-    plain = jnp.where(kept, cosines, -1.0)
-    scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, kept), plain)
-    found = {"score": jnp.where(known, scores, NEVER)}
-    return found | ({"probability": _softmax(texts.logit_scale * cosines, kept)} if threshold else {})
-
-
-def tells_probability(options: Labelling, dense: bool) -> bool:
-    """Whether, with a threshold, `Labelled.probability` is there; otherwise the label maps alone have it applied.
-
-    By GroupViT's rule it is not where every patch is a segment (`dense`), of which there are too many, nor with the
-    guided filter: that makes shares below 0, for which a higher threshold may hide less.
-    """
-    return options.rule != "groupvit" or not (dense or options.guide)
-
-
-def critical_thresholds(scores: Sequence[Maps]) -> Float[Array, "b t"]:
-    """By GroupViT's rule, what the threshold must exceed to make each segment background: its best score, but nothing
-    does for the best segments of a window. In the order of `_join`."""
-    found = []
-    for each in scores:
-        best = each["score"][..., 1:].max(axis=-1)
-        found.append(jnp.where(best < best.max(axis=-1, keepdims=True), best, jnp.inf))
-    return _join([best[..., None] for best in found])[..., 0]
-
-
-def last_threshold(
-    share: Float[Array, "b r x t"], critical: Float[Array, "b t"], best: Float[Array, "b r x"]
-) -> Float[Array, "b r x"]:
-    """The highest threshold at which each pixel keeps its label, whose score is `best`.
-
-    The score for background is what share of the pixel belongs to segments that are background; it grows with the
-    threshold, segment by segment, until it has reached `best`.
-    """
-    order = jnp.argsort(critical, axis=-1)
-    shares = jnp.take_along_axis(share, order[:, None, None], axis=-1)
-    reached = jnp.cumsum(shares, axis=-1) >= best[..., None]
-    thresholds = jnp.take_along_axis(critical, order, axis=-1)[:, None, None]
-    return jnp.where(reached, thresholds, jnp.inf).min(axis=-1)
-
-
-def likeliest(encoding: Encoding, texts: Texts, count: int) -> Bool[Array, "b v c"]:
-    """The `count` labels that fit the whole window best, and all that stands for background.
-
-    A window is an image of its own, as in GroupViT's evaluation. Of equal labels the first ones are kept. A method
-    without an embedding of the whole image has that of the mean patch.
-    """
-    image = encoding.image
-    if image is None:
-        each = encoding.assignment
-        weights = jnp.ones(encoding.embeddings.shape[:-1]) if each is None else each.sum(axis=-2)
-        image = unit(jnp.einsum("bvs,bvsd->bvd", weights, encoding.embeddings, precision="highest"))
-    indices = jnp.arange(texts.embeddings.shape[0])
-    is_label = indices < texts.labels
-    fit = jnp.einsum("bvd,cd->bvc", image, texts.embeddings, precision="highest")
-    fit = jnp.where(is_label, fit, NEVER)
-    ahead = fit[..., None, :] > fit[..., :, None]
-    ahead |= (fit[..., None, :] == fit[..., :, None]) & (indices < indices[:, None])
-    return (ahead.sum(axis=-1) < count) | ~is_label
-
-
-def harden(view: View) -> Encoding:
-    """Each pixel of a window belongs to one segment, that of which the enlarged map holds most: what were patches are
-    pixels then. `view.rows` and `view.columns` begin at these pixels."""
-    encoding = view.encoding
-    assert encoding.assignment is not None
-    b, v, n, s = encoding.assignment.shape
-    height, width = view.rows.shape[3], view.columns.shape[3]
-    patch = round((height * width / n) ** 0.5)
-    h, w = height // patch, width // patch
-    maps = encoding.assignment.reshape(b, v, h, w, s)
-    large = jnp.einsum("yh,xw,bvhws->bvyxs", enlarging(h, height), enlarging(w, width), maps, precision="highest")
-    return encoding._replace(assignment=jax.nn.one_hot(jnp.argmax(large, axis=-1), s).reshape(b, v, height * width, s))
-
-
 def _cosines(embeddings: Float[Array | np.ndarray, "b v s d"], texts: Texts) -> Float[Array, "b v s c"]:
     return jnp.einsum("bvsd,cd->bvsc", embeddings, texts.embeddings, precision="highest")
-
-
-def _softmax(x: Float[Array, "*b c"], allowed: Bool[Array, "*c c"]) -> Float[Array, "*b c"]:
-    return jax.nn.softmax(jnp.where(allowed, x, -jnp.inf), axis=-1)
-
-
-def _join(x: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b t c"]:
-    """The segments of all windows of all views, one after the other."""
-    return jnp.concatenate([each.reshape(each.shape[0], -1, each.shape[-1]) for each in x], axis=1)
 
 
 def _over_patches(encoding: Encoding, scores: Maps, texts: Texts, options: Labelling, threshold: bool) -> Maps:

@@ -70,7 +70,7 @@ class Readout:
     """Only so many labels, those that fit the whole image (or window) best, score anything; 0: all. Phrases for
     background always do."""
     rule: Rule = ""
-    """"groupvit" scores as GroupViT's authors do in their evaluation (`labelling.score`): each pixel (at the image's
+    """"groupvit" scores as GroupViT's authors do in their evaluation (`scoring.score`): each pixel (at the image's
     size in the model) belongs to one segment, and a segment as a whole is background or not. `mix` and `scale` have no
     effect then."""
     normalise_prompts: bool = True
