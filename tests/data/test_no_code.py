@@ -162,6 +162,15 @@ class TestFeatures:
         with pytest.raises(InputError, match=r"has a feature that needs tensorflow|cannot be read"):
             PreparedSource("pictures", folder)
 
+    def test_a_dataset_without_splits(self, prepared):
+        folder, _, _ = prepared
+        path = folder / "dataset_info.json"
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | {"splits": []}))
+        with pytest.raises(InputError, match="has no split 'train'; it has none"):
+            PreparedSource("pictures", folder)
+        path.write_text(before)
+
     def test_only_what_is_asked_for_is_decoded(self, made, ghostscript):
         source = PreparedSource("pictures", made)
         assert source[1]["text"] == "a cat" and np.array_equal(source[1]["image"], np.full((3, 4, 3), 90))

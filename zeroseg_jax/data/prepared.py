@@ -49,8 +49,8 @@ class PreparedSource:
                 f"the dataset in {builder.data_dir} is not in ArrayRecord format, which random access needs;"
                 " convert it with `tfds convert_format --out_file_format=array_record`"
             ) from error
-        except ValueError as error:
-            known = ", ".join(builder.info.splits)
+        except (ValueError, KeyError) as error:
+            known = ", ".join(builder.info.splits) or "none"
             raise InputError(f"the dataset in {builder.data_dir} has no split {split!r}; it has {known}") from error
 
     def __len__(self) -> int:
