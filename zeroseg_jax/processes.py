@@ -96,6 +96,8 @@ class Preemption:
         numbers = [signal.SIGTERM] if jax.process_count() == 1 else []  # else JAX listens to SIGTERM itself
         if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):  # as a shell has it for what runs with `&`
             numbers.append(signal.SIGINT)
+        if not numbers:
+            return self
         # The main thread may be with the compiler for minutes, so that another one acts on the signals.
         receiver, sender = socket.socketpair()
         sender.setblocking(False)
