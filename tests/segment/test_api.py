@@ -113,3 +113,12 @@ def test_a_model_in_bfloat16(tiny_clip, image):
     model = zeroseg_jax.load(tiny_clip, dtype="bf16")
     assert model.clip.model.vision_tower.dtype == jnp.bfloat16
     assert model.segment(image, LABELS).scores.dtype == np.float32
+
+
+def test_models_are_saved_at_home(tiny_clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    zeroseg_jax.load(tiny_clip).save("~/saved")
+    zeroseg_jax.load(tiny_clip).clip.save("~/clip")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "saved"]
+    assert repr(zeroseg_jax.load("~/saved")).startswith("Segmenter(DenseClipMethod")

@@ -169,7 +169,7 @@ class DualEncoder:
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
         """Writes a Hugging Face folder, which `zeroseg_jax.load` and the model's class in `transformers` read back."""
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         config = self.model.config.to_hf() | {"dtype": dtype}
         write_folder(folder, config, dump_weights(self.model, self.table, np.dtype(dtype)))
         if self.tokenizer is not None:

@@ -58,7 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_labels(arguments: argparse.Namespace) -> list[str]:
     if arguments.labels is not None:
         return [label.strip() for label in arguments.labels.split(",")]
-    return [label for _, label in numbered_lines(read_text(arguments.labels_file))]
+    return [label for _, label in numbered_lines(read_text(arguments.labels_file.expanduser()))]
 
 
 def parse_background(text: str | None) -> float | list[str] | None:

@@ -77,7 +77,7 @@ def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
     in Hugging Face form; that of a student has its CLIP below, in `clip`. `name` is the model's name in the card, by
     default that of the folder. Raises InputError for a method that is only a baseline of the evaluation.
     """
-    folder, method = Path(folder), model.method
+    folder, method = Path(folder).expanduser(), model.method
     defaults: dict[str, Any] = {
         "templates": list(model.templates),
         "readout": dataclasses.asdict(model.readout),
