@@ -32,15 +32,21 @@ class StudentConfig:
     image_size: int = 224
     """Side of the training images; other sizes work too, their positions are scaled to this one."""
     patch_size: int = 16
+    """Side of a patch in pixels."""
     width: int = 768
+    """Width of the encoder and of the segmentation head."""
     depth: int = 12
+    """Blocks of the encoder."""
     heads: int = 12
+    """Attention heads of the encoder."""
     mask_ratio: float = 0.6
     """Share of the patches that training hides from the encoder, in [0, 1)."""
     decoder_width: int = 512
+    """Width of the reconstruction decoder; MAE's, as the paper does not give it."""
     decoder_depth: int = 8
     """Blocks of the reconstruction decoder; 0 leaves it out."""
     decoder_heads: int = 16
+    """Attention heads of the reconstruction decoder."""
     segment_tokens: tuple[int, ...] = (32, 8)
     """Segment tokens of each stage of the segmentation head."""
     segment_depths: tuple[int, ...] = (2, 2)
@@ -48,7 +54,9 @@ class StudentConfig:
     pool_depth: int = 1
     """Transformer blocks over the last stage's segment tokens, before their mean; 0 leaves them out."""
     segment_heads: int = 12
+    """Attention heads of the segmentation head."""
     projection_width: int = 4096
+    """Hidden width of the MLP to the teacher's space; ours, as the paper does not give it."""
     embed_dim: int = 768
     """Width of the teacher's embedding space."""
     assignment: str = "hard"
@@ -60,6 +68,7 @@ class StudentConfig:
     sum_assign: bool = False
     """Whether a segment sums its tokens; otherwise it is their sum over (their weight + 1), as GroupViT's."""
     norm_eps: float = 1e-6
+    """Added to the variance in layer norms."""
     remat: str = "none"
     """What the backward pass computes again to save memory: "none", "dots" or "full" (`layers.Transformer`)."""
     tower: VisionConfig | None = None
