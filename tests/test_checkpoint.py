@@ -3,6 +3,8 @@
 import functools
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zeroseg_jax.checkpoint import Checkpoints, load_student, sound_steps
+from zeroseg_jax.checkpoint import Checkpoints, _wait_for_description, load_student, sound_steps
 from zeroseg_jax.config import to_json
 from zeroseg_jax.errors import InputError
 
@@ -177,3 +179,22 @@ def test_a_workdir_without_a_checkpoint_is_told(tiny_config, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match="holds no complete checkpoint"):
         load_student(tmp_path)
+
+
+def test_checksums_wait_for_the_description_that_orbax_still_writes(tmp_path):
+    path, expected = tmp_path / "_CHECKPOINT_METADATA", {"position": {"next_index": 3}}
+    path.write_text('{"custom_metadata": {}}')  # as orbax leaves it at first
+
+    def finish():
+        time.sleep(0.3)
+        path.write_text("{")  # half written
+        time.sleep(0.1)
+        path.write_text(json.dumps({"custom_metadata": expected}))
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    _wait_for_description(path, expected)
+    assert json.loads(path.read_text())["custom_metadata"] == expected
+    thread.join()
+    with pytest.raises(RuntimeError, match="so the checkpoint is not saved"):
+        _wait_for_description(path, {"position": {}}, seconds=0.1)

@@ -55,7 +55,10 @@ def test_two_steps(path, tiny_student, tiny_clip, pictures, tmp_path, monkeypatc
         assert [json.loads(line)["step"] for line in lines] == [1, 2]
     if config.task != "teacher":
         results = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert results == json.loads((tmp_path / "run/results.json").read_text())
+        whole = json.loads((tmp_path / "run/results.json").read_text())
+        short = {name: {"miou": row["miou"]} for name, row in whole["baselines"].items()}
+        assert results == {key: whole[key] for key in results} | {"baselines": short}
+        assert {"dataset", "miou", "pixel_accuracy", "iou", "images", "baselines"} <= results.keys()
         assert results["images"] == 2
 
 

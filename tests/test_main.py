@@ -99,11 +99,17 @@ def test_home_is_no_folder_named_tilde(monkeypatch, tmp_path):
     assert done.returncode == 2 and "names a user whose home is unknown" in done.stderr
 
 
+def listen_to_ctrl_c() -> None:
+    """What a child does first: it would inherit that Ctrl-C is ignored, as it is where the tests run with `&`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_saves_and_tells_how_to_go_on(config_file, tmp_path):
     where = [f"--config={config_file}", f"--workdir={tmp_path}/run", "--config.data.workers=1"]
     start = [sys.executable, "main.py", *where, "--config.steps=100000", "--config.checkpoint_every=100000"]
     # in a group of its own, all of which a terminal's Ctrl-C reaches
-    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as running:
+    own_group = {"start_new_session": True, "preexec_fn": listen_to_ctrl_c}
+    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, cwd=ROOT, **own_group) as running:
         metrics = tmp_path / "run/metrics.jsonl"
         while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
             assert running.poll() is None
@@ -131,7 +137,7 @@ with Preemption():
 
 def test_a_second_ctrl_c_ends_at_once():
     command = [sys.executable, "-c", IMPATIENT]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": listen_to_ctrl_c}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as running:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(signal.SIGINT)

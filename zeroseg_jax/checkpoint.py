@@ -11,6 +11,7 @@ is not used: the newest that is sound takes its place, and the log says so.
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Checkpoints:
         self.latest = self._settle()
         """The step of the newest sound checkpoint."""
         self._saving: int | None = None
+        self._description: dict[str, Any] = {}
         training, context = ocp.training, ocp.Context()
         # a function, since orbax would copy a bound method, and this object with it
         context.async_options.post_finalization_callback = lambda: self._add_sums()
@@ -69,7 +71,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, position: dict) -> None:
         """Copies `state` to the host and writes it in the background; `position` is JSON-able, one for all hosts."""
         self._checkpointer.wait()  # for the save before this one, which still asks for its step
-        self._saving = step
+        self._saving, self._description = step, json.loads(json.dumps({"position": position}))
         self._checkpointer.save_async(step, state, custom_metadata={"position": position}, overwrite=True)
         self.latest = step
 
@@ -92,6 +94,7 @@ class Checkpoints:
     def _add_sums(self) -> None:
         """Called by orbax in process 0 when all processes have written, before the checkpoint gets its name."""
         (unfinished,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        _wait_for_description(unfinished / METADATA, self._description)
         write_sums(unfinished / SUMS, sums_of(unfinished, _files(unfinished), _digest))
 
     def _settle(self) -> int | None:
@@ -178,12 +181,24 @@ def _digest(path: Path) -> str:
         return sha256(path)
     try:
         description = json.loads(path.read_bytes())
-        time = description.pop("commit_timestamp_nsecs", None)
+        committed = description.pop("commit_timestamp_nsecs", None)
     except (ValueError, AttributeError):  # damaged: no JSON, or no object
         return sha256(path)
-    if not isinstance(time, int | None):
+    if not isinstance(committed, int | None):
         return sha256(path)
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _wait_for_description(path: Path, expected: dict[str, Any], seconds: float = 60) -> None:
+    """Returns when orbax's description holds `expected`: a thread of orbax writes it, and may not have come to it."""
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError, ValueError):  # not there yet, or half written
+            if json.loads(path.read_bytes()).get("custom_metadata") == expected:
+                return
+        if time.monotonic() > end:
+            raise RuntimeError(f"orbax did not write {path} within {seconds:g} seconds, so the checkpoint is not saved")
+        time.sleep(0.01)
 
 
 def _steps(folder: Path) -> list[int]:

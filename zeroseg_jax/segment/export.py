@@ -86,7 +86,7 @@ def export(
         "output": f"int32 (b, {height}, {width})",
         "labels": None if labels is None else list(labels),
         "templates": model.templates if templates is None else resolve_templates(templates),
-        "background": phrases or threshold or None,
+        "background": background if isinstance(background, str) else phrases or threshold or None,
         "readout": dataclasses.asdict(readout),
     }
     try:
