@@ -57,6 +57,17 @@ class TestFolder:
         assert np.array_equal(source[1]["image"], pixels(0)) and "text" not in source[1] and source.text(1) is None
         assert keys(open_source(config("folder", tmp_path, limit=2))) == ["a.jpg", "b.PNG"]
 
+    def test_images_that_cannot_be_read_are_told(self, tmp_path, monkeypatch):
+        save(tmp_path / "train/a.png")
+        for name in ("train/b.HEIC", "train/deep/c.heic", "train/d.nef", "train/._e.heic", "train/notes.txt", "f.heic"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"?")
+        told = []
+        monkeypatch.setattr(logging, "warning", lambda said, *values: told.append(said % values))
+        assert keys(open_source(config("folder", tmp_path))) == ["train/a.png"]
+        (said,) = told
+        assert "formats that are not read: 2 .heic, 1 .nef; they are left out" in said
+
     def test_a_linked_folder_is_followed(self, tmp_path):
         save(tmp_path / "elsewhere/a.png")
         (tmp_path / "root").mkdir()

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from zeroseg_jax.evaluate.baselines import PaintedViews, TiledDenseClip, cells, windows
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.baselines import PaintedViews, TiledDenseClip, cells, check_baselines, windows
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.segment import Segmenter
 
@@ -55,3 +56,9 @@ def test_tiles_hold_what_the_dense_readout_gives_for_each(clip):
 def test_a_baseline_answers_like_any_model(clip):
     model = Segmenter(TiledDenseClip(clip, 2), clip, templates="name")
     assert model.segment(np.zeros((21, 34, 3), np.uint8), LABELS).label_map.shape == (21, 34)
+
+
+def test_a_baseline_that_does_not_exist_is_told(tiny_config):
+    tiny_config.eval.baselines = ("cells", "windowz")
+    with pytest.raises(InputError, match=r"eval\.baselines holds 'windowz'; it may hold maskclip, cells, windows"):
+        check_baselines(tiny_config.eval)

@@ -114,6 +114,13 @@ def names(folder: Path, split: str = "val") -> list[str]:
     return [example.name for example in opened(folder, split)]
 
 
+def test_a_mask_of_another_size_is_told_before_anything_is_read(folder):
+    add(folder, "b")
+    Image.new("L", (5, 4)).save(folder / "masks/b.png")
+    with pytest.raises(InputError, match=r"masks/b\.png has 5x4 pixels, its image 3x2; they must agree"):
+        opened(folder)
+
+
 class TestTurned:
     """EXIF turns an image: its mask is turned with it."""
 

@@ -16,6 +16,7 @@ from zeroseg_jax.evaluate.baselines import PaintedViews, cells
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.segment import Readout, Segmenter
 from zeroseg_jax.segment.inference import DenseClipMethod
+from zeroseg_jax.segment.loading import _about
 
 LABELS = ["cat", "grass", "sky"]
 ABOUT = {
@@ -111,6 +112,15 @@ def test_a_card_without_results(model, tmp_path):
     model.save(tmp_path / "mine")
     card = ModelCard.load(tmp_path / "mine/README.md")
     assert card.data.eval_results is None and "Results" not in card.text and "Training" not in card.text
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "{", "[]", "7", '{"settings": {}}', '{"settings": {"model": ""}, "baselines": []}', "\0"]
+)
+def test_a_run_whose_results_are_damaged_has_a_card_without_them(tmp_path, tiny_config, content):
+    (tmp_path / "results.json").write_text(content)
+    about = _about(tmp_path, tiny_config)
+    assert about["training"]["steps"] == tiny_config.steps and "results" not in about
 
 
 @pytest.mark.parametrize("broken", [{"readout": {"mixes": 1}}, {"readout": 1}, []])

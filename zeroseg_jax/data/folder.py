@@ -50,7 +50,9 @@ class FolderSource:
         self.root = Path(root)
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}; set data.root to a folder of images")
-        self._names, self._texts = _choose(self.root, split)
+        self.unread: Counter[str] = Counter()
+        """Images of formats that are not read here, by their endings."""
+        self._names, self._texts = _choose(self.root, split, self.unread)
         if not self._names:
             raise InputError(f"the folder {root} holds no images, which are files that end in {', '.join(ENDINGS)}")
 
@@ -76,11 +78,15 @@ class FolderSource:
         return item if text is None else item | {"text": text}
 
 
-def _choose(root: Path, split: str) -> tuple[list[str], dict[str, str]]:
-    """The sorted names of the split's images, relative to `root`, and the captions of those that have one."""
+def _choose(root: Path, split: str, unread: Counter[str]) -> tuple[list[str], dict[str, str]]:
+    """The sorted names of the split's images, relative to `root`, and the captions of those that have one.
+
+    Images of formats that are not read here are counted in `unread`.
+    """
     rows = _metadata(root / "metadata.jsonl")
     lists = files_by_name(root / VOC_LISTS, (".txt",))
-    names = sorted(rows) if rows else _walk(root, "JPEGImages" if (root / "JPEGImages").is_dir() else "")
+    below = "JPEGImages" if (root / "JPEGImages").is_dir() else ""
+    names = sorted(rows) if rows else _walk(root, below, unread=unread)
     splits = sorted({row["split"] for row in rows.values() if "split" in row})
     if split in WHOLE:
         pass
@@ -89,7 +95,8 @@ def _choose(root: Path, split: str) -> tuple[list[str], dict[str, str]]:
     elif split in lists:
         names = _listed(lists[split], names)
     elif not rows and (root / split).is_dir():
-        names, texts = _choose(root / split, "")
+        unread.clear()
+        names, texts = _choose(root / split, "", unread)
         return [f"{split}/{name}" for name in names], {f"{split}/{name}": text for name, text in texts.items()}
     elif split != "train" or splits:
         known = splits or sorted(lists)
@@ -180,8 +187,11 @@ def count_others(root: Path) -> Counter[str]:
     return Counter(ending for ending in names if ending not in ENDINGS)
 
 
-def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS) -> list[str]:
-    """Every image below `root/below`, relative to `root`, links followed, hidden files and folders left out."""
+def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS, unread: Counter[str] | None = None) -> list[str]:
+    """Every image below `root/below`, relative to `root`, links followed, hidden files and folders left out.
+
+    Images of formats that are not read here are counted in `unread`, where it is given.
+    """
     found, seen = [], set()
     for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
@@ -195,4 +205,7 @@ def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS) -> list[st
             for name in files
             if name.lower().endswith(endings) and not hidden(name)
         ]
+        if unread is not None:
+            suffixes = (os.path.splitext(name)[1].lower() for name in files if not hidden(name))
+            unread.update(suffix for suffix in suffixes if suffix in OTHER_IMAGES)
     return sorted(found)

@@ -4,6 +4,7 @@ import os
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from absl import logging
 
 from zeroseg_jax.data.folder import FolderSource
 from zeroseg_jax.data.text import is_text, readable
@@ -94,7 +95,15 @@ def _open(kind: str, root: str, split: str) -> CaptionedSource:
     name, _, rest = kind.partition(":")
     # The libraries behind the other sources take a second to import; a folder needs none of them.
     if kind == "folder":
-        return FolderSource(root, split)
+        source = FolderSource(root, split)
+        if source.unread:
+            told = ", ".join(f"{count} {ending}" for ending, count in sorted(source.unread.items()))
+            logging.warning(
+                "%s holds images of formats that are not read: %s; they are left out, so convert them to JPEG or PNG",
+                readable(root),
+                told,
+            )
+        return source
     if kind == "tar":
         from zeroseg_jax.data.tar import TarSource
 
