@@ -35,6 +35,9 @@ SKIPPED = frozenset(
         "pathlib.Path",
         "pathlib.PosixPath",
         "pathlib.WindowsPath",
+        "pathlib._local.Path",  # as Python 3.13 names them
+        "pathlib._local.PosixPath",
+        "pathlib._local.WindowsPath",
         "torch.device",
         "torch.Size",
         *(f"torch.{name}" for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
