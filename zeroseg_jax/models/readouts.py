@@ -91,7 +91,7 @@ READOUTS = (*LAST_BLOCK, "sc_clip")
 """The readouts of a CLIP, by name."""
 
 
-def check_readout(name: str, names: tuple[str, ...] = READOUTS) -> None:
+def check_readout(name: str, names: tuple[str, ...]) -> None:
     """Raises InputError for a readout that a model does not have; `names` are those that it has."""
     if name not in names:
         raise InputError(f"there is no readout {name!r} of this model; it has {', '.join(names)}")
