@@ -130,7 +130,7 @@ def run(
         elif config.task == "teacher":
             import jax
 
-            from zeroseg_jax.train_teacher import train_teacher
+            from zeroseg_jax.train_clip import train_teacher
 
             if jax.process_count() > 1:
                 raise InputError(f"{config_path} trains a teacher, which takes one process; leave --distributed out")

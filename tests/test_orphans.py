@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from zeroseg_jax.data.augment import Augmentation
-from zeroseg_jax.data.folder import FolderSource
+from zeroseg_jax.data.sources.folder import FolderSource
 from zeroseg_jax.data.pipeline import train_iterator
 
 if __name__ == "__main__":

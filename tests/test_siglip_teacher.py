@@ -7,16 +7,16 @@ import pytest
 from huggingface_hub import ModelCard
 
 import zeroseg_jax
-from zeroseg_jax.data.images import open_source
 from zeroseg_jax.data.resize import resize
+from zeroseg_jax.data.sources.open import open_source
 from zeroseg_jax.distill import teacher_cache
-from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.plan import make_student_config
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.distill.views import crop_views
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
+from zeroseg_jax.ops.normalise import unit
+from zeroseg_jax.segment.methods import DenseClipMethod, StudentMethod
 from zeroseg_jax.train import train
 
 LABELS = ["cat", "grass", "the sky"]

@@ -112,7 +112,7 @@ def default_config() -> ConfigDict:
     # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: the vocabulary's, or the
     # model's own
     config.eval.templates = None
-    # How images go into the model, segments get names and pixels get segments: `segment.readout.Readout`. None: as the
+    # How images go into the model, segments get names and pixels get segments: `segment.options.Options`. None: as the
     # vocabulary's protocol says, or else the model's own, or the default
     config.eval.mix = None  # "scores" or "embeddings"
     config.eval.scale = None

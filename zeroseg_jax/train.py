@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from zeroseg_jax import sharding
 from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder
 from zeroseg_jax.config import validate
-from zeroseg_jax.data.images import ImageSource, open_source
 from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
+from zeroseg_jax.data.sources.open import ImageSource, open_source
 from zeroseg_jax.distill.plan import Plan, make_plan, make_student_config
 from zeroseg_jax.distill.teacher import Teacher, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache

@@ -38,9 +38,9 @@ STORED = ("ours, stored squares", "ours, files")
 
 def ours(folder: str, size: int, *, side: str) -> Callable[[int], int]:
     from zeroseg_jax.data.augment import Augmentation
-    from zeroseg_jax.data.folder import FolderSource
     from zeroseg_jax.data.pipeline import train_iterator
-    from zeroseg_jax.data.records import ArrayRecordSource
+    from zeroseg_jax.data.sources.array_record import ArrayRecordSource
+    from zeroseg_jax.data.sources.folder import FolderSource
 
     source = ArrayRecordSource(folder, "all") if "squares" in side else FolderSource(folder, "all")
     augmentation = Augmentation(size) if side == "ours" else Augmentation(size, augment="center", flip=False)

@@ -74,7 +74,7 @@ def _embed(model: Any, processor: Any, texts: list[str]) -> torch.Tensor:
 
 
 def _text(model: Any, processor: Any) -> Callable[[int], dict[str, torch.Tensor]]:
-    from zeroseg_jax.segment.imagenet_templates import IMAGENET80
+    from zeroseg_jax.segment.prompts import IMAGENET80
 
     def run(index: int) -> dict[str, torch.Tensor]:
         found = [_embed(model, processor, [t.format(label) for t in IMAGENET80]) for label in LABELS]

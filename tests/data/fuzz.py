@@ -34,10 +34,10 @@ from PIL import Image
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.data.decode import BrokenImage, decode_image
-from zeroseg_jax.data.folder import FolderSource
-from zeroseg_jax.data.prepared import PreparedSource
-from zeroseg_jax.data.records import ArrayRecordSource, write_records
-from zeroseg_jax.data.tar import TarSource
+from zeroseg_jax.data.sources.array_record import ArrayRecordSource, write_records
+from zeroseg_jax.data.sources.folder import FolderSource
+from zeroseg_jax.data.sources.tar import TarSource
+from zeroseg_jax.data.sources.tfds import PreparedSource
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.evaluate.benchmarks.coco_object import write_masks

@@ -17,10 +17,10 @@ from PIL import Image
 
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.convert import main
-from zeroseg_jax.data.images import open_source
 from zeroseg_jax.data.pipeline import ordered_batches
 from zeroseg_jax.data.scenes import builder
-from zeroseg_jax.data.tar import TarSource
+from zeroseg_jax.data.sources.open import open_source
+from zeroseg_jax.data.sources.tar import TarSource
 from zeroseg_jax.errors import InputError
 
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from zeroseg_jax.data.decode import FORMATS, BrokenImage, decode_image, read_image
-from zeroseg_jax.data.prepared import PreparedSource
+from zeroseg_jax.data.sources.tfds import PreparedSource
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import decode_mask
 from zeroseg_jax.models.preprocessing import Preprocessing

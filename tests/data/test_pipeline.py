@@ -11,10 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 from zeroseg_jax.data.augment import Augmentation
-from zeroseg_jax.data.folder import FolderSource
 from zeroseg_jax.data.pipeline import ordered_batches, train_iterator
 from zeroseg_jax.data.profile import STAGES
 from zeroseg_jax.data.resize import resize
+from zeroseg_jax.data.sources.folder import FolderSource
 from zeroseg_jax.errors import InputError
 
 COUNT, BROKEN = 23, {4: b"", 11: None, 17: b"no image"}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from zeroseg_jax.data.images import open_source
 from zeroseg_jax.data.scenes import builder
 from zeroseg_jax.data.scenes.render import scene
+from zeroseg_jax.data.sources.open import open_source
 from zeroseg_jax.errors import InputError
 
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.distill.views import crop_views, view_boxes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.ops.normalise import unit
 
 
 def test_views_of_a_part_may_be_smaller(tiny_config):

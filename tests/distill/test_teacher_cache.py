@@ -18,9 +18,9 @@ from absl import logging
 
 from zeroseg_jax.chips import CHIPS
 from zeroseg_jax.config import set_key, to_json
-from zeroseg_jax.data.images import FirstImages, open_source
 from zeroseg_jax.data.pipeline import ordered_batches, train_iterator
 from zeroseg_jax.data.resize import resize
+from zeroseg_jax.data.sources.open import FirstImages, open_source
 from zeroseg_jax.distill import embed as embed_module
 from zeroseg_jax.distill import teacher_cache
 from zeroseg_jax.distill.model_flops import teacher_flops

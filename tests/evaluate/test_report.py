@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from zeroseg_jax.evaluate import report, report_page
 from zeroseg_jax.evaluate.benchmarks import Example
+from zeroseg_jax.evaluate.counts import Tally, class_rows, confused
 from zeroseg_jax.evaluate.metrics import mean_iou
-from zeroseg_jax.evaluate.tally import Tally, class_rows, confused
+from zeroseg_jax.evaluate.report import page, tables
 
 NAMES = ("sofa", "<b>cat</b> & *dog* | [x]", "nowhere")
 
@@ -76,7 +76,7 @@ def test_differences_are_paired(images):
 
 def test_the_page_stands_alone_and_escapes_names(images, results, tmp_path):
     tally = count(images)
-    groups = report_page.worst_median_best(tally.image_iou)
+    groups = page.worst_median_best(tally.image_iou)
     assert [len(group) for group in groups.values()] == [4, 4, 4]
     worst, _, best = groups.values()
     assert tally.image_iou[worst[0]] == tally.image_iou.min()
@@ -85,37 +85,37 @@ def test_the_page_stands_alone_and_escapes_names(images, results, tmp_path):
     def show(i):
         truth, prediction = images[i]
         example = Example(np.zeros((*truth.shape, 3), np.uint8), truth, f"{i}<script>")
-        seen = report_page.Seen(float(tally.image_iou[i]), prediction, prediction % 2 if i % 2 else None)
-        return report_page.Shown(example, {"model": seen, "runs/other": seen})
+        seen = page.Seen(float(tally.image_iou[i]), prediction, prediction % 2 if i % 2 else None)
+        return page.Shown(example, {"model": seen, "runs/other": seen})
 
     shown = {title: [show(i) for i in group] for title, group in groups.items()}
-    report_page.write(results, class_rows(tally, NAMES), shown, NAMES, tmp_path)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "&lt;b&gt;cat&lt;/b&gt; &amp; *dog*" in page
-    assert "<b>cat" not in page
-    assert "<script" not in page
-    assert all(address.startswith("data:image/") for address in re.findall(r'(?:src|href)="([^"]*)"', page))
+    page.write(results, class_rows(tally, NAMES), shown, NAMES, tmp_path)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;cat&lt;/b&gt; &amp; *dog*" in html
+    assert "<b>cat" not in html
+    assert "<script" not in html
+    assert all(address.startswith("data:image/") for address in re.findall(r'(?:src|href)="([^"]*)"', html))
     segments = sum(i % 2 for group in groups.values() for i in group)
-    assert page.count("<figure>") == 12 * 4 + 2 * segments
-    assert "runs/other, IoU" in page
+    assert html.count("<figure>") == 12 * 4 + 2 * segments
+    assert "runs/other, IoU" in html
 
 
 def test_few_images_are_all_shown():
-    assert report_page.worst_median_best(np.array([0.5, 0.1])) == {"All images, worst first": [1, 0]}
+    assert page.worst_median_best(np.array([0.5, 0.1])) == {"All images, worst first": [1, 0]}
 
 
 def test_tables(results, tmp_path, capsys):
-    text = report.markdown(results)
+    text = tables.markdown(results)
     rows = [line for line in text.splitlines() if line.startswith("| this model") or line.startswith("| runs/other")]
     assert len(rows) == 2
     assert r"\<b\>cat\</b\> & \*dog\* \| \[x\]" in text
     assert f"{100 * results['miou']:.1f}" in rows[0] + rows[1]
-    report.print_table(results)
+    tables.print_table(results)
     assert "runs/other" in capsys.readouterr().out
 
 
 def test_classes_as_csv(images, tmp_path):
-    report.write_classes(class_rows(count(images), NAMES), tmp_path / "per_class.csv")
+    tables.write_classes(class_rows(count(images), NAMES), tmp_path / "per_class.csv")
     with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list(NAMES)

@@ -21,7 +21,7 @@ from zeroseg_jax.models.dual_encoder import load_preprocessing
 from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig
 from zeroseg_jax.models.groupvit_encoder import GroupViTEncoder, load_groupvit
 from zeroseg_jax.models.preprocessing import MEAN
-from zeroseg_jax.segment.windows import enlarging
+from zeroseg_jax.ops.resize import resize_matrix
 
 VISION = {"image_size": 16, "patch_size": 4, "hidden_size": 16, "intermediate_size": 64, "num_attention_heads": 2}
 VISION |= {"depths": [2, 1, 1], "num_group_tokens": [6, 3, 0], "num_output_groups": [6, 3, 3]}
@@ -172,7 +172,7 @@ def test_segmentation_logits(pair, seen, read):
     size, grid, scale = ours.config.vision.image_size, ours.config.vision.grid, np.exp(float(ours.logit_scale[...]))
     scores = scale * np.einsum("bsd,cd->bsc", unit(out.segments), unit(text))
     maps = np.asarray(out.assignment, np.float64).reshape(2, grid, grid, -1)
-    enlarge = enlarging(grid, size).astype(np.float64)
+    enlarge = resize_matrix(grid, size).astype(np.float64)
     logits = scale * np.einsum("yh,xw,bhws,bsc->bcyx", enlarge, enlarge, maps, scores, optimize=True)
     close(logits, expected.segmentation_logits, 1e-4)
 

@@ -9,7 +9,7 @@ from flax import nnx
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.segment import Segmenter
-from zeroseg_jax.segment.inference import StudentMethod
+from zeroseg_jax.segment.methods import StudentMethod
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from zeroseg_jax import InputError
 from zeroseg_jax.models.precision import check_dtype
 from zeroseg_jax.models.weights.folder import open_folder
 from zeroseg_jax.segment import segmenter
-from zeroseg_jax.segment.readout import Readout, change
+from zeroseg_jax.segment.options import Options, change
 
 LABELS = ["cat", "grass"]
 
@@ -35,12 +35,12 @@ def test_words_from_generators(model, image):
 def test_numbers_of_numpy_and_jax():
     given = {"guide": np.int64(1), "flip": np.bool_(True), "scale": np.float32(2), "window": np.int32(16)}
     given |= {"scales": np.array([1.0, 1.5]), "top_classes": jnp.asarray(3), "mix": np.str_("embeddings")}
-    expected = Readout(guide=1.0, flip=True, scale=2.0, window=16, scales=(1.0, 1.5), top_classes=3, mix="embeddings")
-    found = change(Readout(), given)
+    expected = Options(guide=1.0, flip=True, scale=2.0, window=16, scales=(1.0, 1.5), top_classes=3, mix="embeddings")
+    found = change(Options(), given)
     assert found == expected
     assert [type(getattr(found, name)) for name in given] == [float, bool, float, int, tuple, int, str]
     with pytest.raises(InputError, match=r"guide is \[1, 2\]; it must be a number"):
-        change(Readout(), {"guide": np.array([1, 2])})
+        change(Options(), {"guide": np.array([1, 2])})
 
 
 def test_the_jitted_function_takes_uint8_of_its_size_only(model):

@@ -12,7 +12,7 @@ from zeroseg_jax.models.clip import TextConfig
 from zeroseg_jax.models.groupvit import GroupViT, GroupViTConfig, GroupViTVisionConfig
 from zeroseg_jax.models.groupvit_encoder import GroupViTEncoder
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
-from zeroseg_jax.segment.groupvit import GroupViTMethod
+from zeroseg_jax.segment.methods import GroupViTMethod
 
 LABELS = ["cat", "grass", "sky", "a red bus"]
 

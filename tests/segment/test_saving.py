@@ -14,9 +14,9 @@ import zeroseg_jax
 from zeroseg_jax import InputError
 from zeroseg_jax.evaluate.baselines import PaintedViews, cells
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.segment import Readout, Segmenter
-from zeroseg_jax.segment.inference import DenseClipMethod
+from zeroseg_jax.segment import Options, Segmenter
 from zeroseg_jax.segment.loading import _about
+from zeroseg_jax.segment.methods import DenseClipMethod
 
 LABELS = ["cat", "grass", "sky"]
 ABOUT = {
@@ -42,7 +42,7 @@ def assert_same_predictions(model, again, image):
 
 
 def test_a_student(model, image, tmp_path):
-    readout = Readout(scale=14.0, rename="teacher", rename_weight=0.5)
+    readout = Options(scale=14.0, rename="teacher", rename_weight=0.5)
     model = Segmenter(model.method, model.clip, templates=("a {}", "{}"), readout=readout, about=ABOUT)
     model.save(tmp_path / "mine")
     again = zeroseg_jax.load(tmp_path / "mine")
@@ -72,7 +72,7 @@ def test_the_weights_that_it_runs_with_are_saved(model, image, tmp_path):
 @pytest.mark.parametrize("size", [8, 16])
 def test_a_clip(tiny_clip, image, tmp_path, size):
     clip = load_clip(tiny_clip)
-    model = Segmenter(DenseClipMethod(clip, size), clip, templates="name", readout=Readout(scale=100.0))
+    model = Segmenter(DenseClipMethod(clip, size), clip, templates="name", readout=Options(scale=100.0))
     model.save(tmp_path)
     again = zeroseg_jax.load(tmp_path)
     assert again.method.image_size == size

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment import Segmenter, tiles
-from zeroseg_jax.segment.inference import DenseClipMethod
-from zeroseg_jax.segment.labelling import ROWS, Guide, View, label_pixels
-from zeroseg_jax.segment.readout import ENCODING, change
-from zeroseg_jax.segment.windows import enlarging, how_inside, resize, spread
+from zeroseg_jax.segment.decode import ROWS, Guide, View, label_pixels
+from zeroseg_jax.segment.methods import DenseClipMethod
+from zeroseg_jax.segment.options import ENCODING, change
+from zeroseg_jax.segment.windows import how_inside, resize, spread
 
 LABELS = ["cat", "grass", "sky", "photo", "on"]
 whole = jax.jit(label_pixels, static_argnums=(3, 4))
@@ -29,7 +30,7 @@ def as_a_whole(model, encoded, background, options):
         views.append(View(jax.tree.map(lambda x: x[None], view.encoding), rows[None], columns[None]))
     if readout.guide:
         pixels = np.pad(encoded.pixels, ((0, padded - height), (0, 0), (0, 0)))
-        maps = enlarging(cells[0], height, padded), enlarging(cells[1], width)
+        maps = np.pad(resize_matrix(cells[0], height), ((0, padded - height), (0, 0))), resize_matrix(cells[1], width)
         guide = Guide(
             pixels[None], resize(encoded.pixels, cells, Image.Resampling.BILINEAR)[None], *(m[None] for m in maps)
         )

@@ -6,31 +6,23 @@ import pytest
 import torch
 
 from zeroseg_jax import InputError
-from zeroseg_jax.segment import Readout, Segmenter
-from zeroseg_jax.segment.inference import DenseClipMethod
+from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.segment import Options, Segmenter
+from zeroseg_jax.segment.methods import DenseClipMethod
 from zeroseg_jax.segment.segmenter import resize_plainly
-from zeroseg_jax.segment.windows import enlarging, lay_out, spread
+from zeroseg_jax.segment.windows import lay_out, spread
 
 LABELS = ["cat", "grass", "sky", "photo", "on"]
-
-
-@pytest.mark.parametrize("inputs,outputs", [(6, 75), (12, 96), (5, 5), (1, 9), (3, 4)])
-def test_enlarging_is_a_bilinear_resize(inputs, outputs):
-    x = np.random.default_rng(0).normal(size=(inputs, 3)).astype(np.float32)
-    expected = jax.image.resize(x, (outputs, 3), "linear")
-    np.testing.assert_allclose(enlarging(inputs, outputs) @ x, expected, atol=1e-6)
-    padded = enlarging(inputs, outputs, outputs + 7)
-    assert padded.shape == (outputs + 7, inputs) and not padded[outputs:].any()
 
 
 @pytest.mark.parametrize("height,width", [(96, 96), (213, 320), (375, 500), (3, 1000), (1, 1), (4000, 3000)])
 @pytest.mark.parametrize("slide", [0.0, 1.25])
 def test_layouts_are_whole_patches_of_about_the_same_aspect(height, width, slide):
     for size, patch in ((96, 8), (224, 16), (224, 32), (32, 4)):
-        layout = lay_out(height, width, size, patch, Readout(slide=slide))
+        layout = lay_out(height, width, size, patch, Options(slide=slide))
         assert min(layout.shape) == size and not any(n % patch for n in layout.shape)
         assert layout.shape[0] / layout.shape[1] == pytest.approx(np.clip(height / width, 1 / 16, 16), rel=0.1)
-        assert lay_out(width, height, size, patch, Readout(slide=slide)).shape == layout.shape[::-1]
+        assert lay_out(width, height, size, patch, Options(slide=slide)).shape == layout.shape[::-1]
         slides = slide and max(height, width) > 1.25 * min(height, width)
         assert layout.window == ((size, size) if slides else layout.shape)
         for axis, outputs in enumerate((height, width)):
@@ -62,7 +54,7 @@ def test_images_are_resized_for_windows_as_mmcv_does(shape):
 
 def test_layouts_of_the_papers():
     """mmsegmentation's slide mode, windows of 448 at a stride of 224, by hand."""
-    paper = Readout(short_side=448, long_side=2048, window=448, stride=224)
+    paper = Options(short_side=448, long_side=2048, window=448, stride=224)
     voc = lay_out(375, 500, 224, 16, paper)
     assert voc.shape == (448, 597) and voc.window == (448, 448) and voc.starts == ((0,), (0, 149))
     assert lay_out(500, 375, 224, 16, paper).starts == ((0, 149), (0,))
@@ -73,16 +65,16 @@ def test_layouts_of_the_papers():
     # twice as large there are windows in both directions
     twice = lay_out(375, 500, 224, 16, paper, 2.0)
     assert twice.shape == (896, 1195) and twice.counts == (3, 5)
-    assert lay_out(375, 500, 224, 16, Readout(short_side=448, slide=0.0)).shape == (448, 592)  # 597, in whole patches
+    assert lay_out(375, 500, 224, 16, Options(short_side=448, slide=0.0)).shape == (448, 592)  # 597, in whole patches
     with pytest.raises(InputError, match="window is 450, but the model's patches are 16 pixels wide; 448 would do"):
-        lay_out(375, 500, 224, 16, Readout(window=450))
+        lay_out(375, 500, 224, 16, Options(window=450))
     with pytest.raises(InputError, match="stride is 449, which leaves gaps between windows of 448; set at most 448"):
-        lay_out(375, 500, 224, 16, Readout(window=448, stride=449))
+        lay_out(375, 500, 224, 16, Options(window=448, stride=449))
 
 
 def test_windows_are_averaged_by_hand():
     """Windows of two patches, of two pixels each, over six pixels; the middle two are in both."""
-    layout = lay_out(4, 6, 4, 2, Readout(window=4, stride=2))
+    layout = lay_out(4, 6, 4, 2, Options(window=4, stride=2))
     assert layout.shape == (4, 6) and layout.starts == ((0,), (0, 2))
     found = spread(layout, 1, 6).reshape(6, 4)
     inside = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
@@ -109,10 +101,10 @@ def as_papers_do(model, image, readout, factor=1.0, mirror=False):
             scores = scores if found.assignment is None else np.asarray(found.assignment[0]) @ scores
             scores = scores.reshape(*layout.grid, -1)
             scores = scores[:, ::-1] if mirror else scores
-            columns = np.einsum("xw,hwc->hxc", enlarging(layout.grid[1], layout.window[1]), scores)
-            total[place] += np.einsum("yh,hxc->yxc", enlarging(layout.grid[0], layout.window[0]), columns)
+            columns = np.einsum("xw,hwc->hxc", resize_matrix(layout.grid[1], layout.window[1]), scores)
+            total[place] += np.einsum("yh,hxc->yxc", resize_matrix(layout.grid[0], layout.window[0]), columns)
             count[place] += 1
-    down, across = (enlarging(n, m) for n, m in zip(layout.shape, image.shape, strict=False))
+    down, across = (resize_matrix(n, m) for n, m in zip(layout.shape, image.shape, strict=False))
     return np.einsum("yh,xw,hwc->yxc", down, across, total / count, optimize=True)
 
 
@@ -134,7 +126,7 @@ def test_windows_as_the_papers_slide_them(model, size, segments):
     if not segments:
         model = Segmenter(DenseClipMethod(model.clip, 16), model.clip, templates="name")
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    found = assert_same(model, image, as_papers_do(model, image, Readout(**PAPER)), **PAPER)
+    found = assert_same(model, image, as_papers_do(model, image, Options(**PAPER)), **PAPER)
     if not segments:
         return
     jitted = model.segment_fn(size, LABELS, background=1e-6, scale=model.logit_scale, **PAPER)(image[None])[0]
@@ -144,7 +136,7 @@ def test_windows_as_the_papers_slide_them(model, size, segments):
 def test_mirror_images_and_scales_are_averaged(model, image):
     options = PAPER | {"flip": True, "scales": (1.0, 1.5)}
     passes = [(factor, mirror) for factor in (1.0, 1.5) for mirror in (False, True)]
-    expected = [as_papers_do(model, image, Readout(**PAPER), *each) for each in passes]
+    expected = [as_papers_do(model, image, Options(**PAPER), *each) for each in passes]
     found = assert_same(model, image, np.mean(expected, axis=0), **options)
     assert found.scores.shape == (2 * (2 * 3 + 3 * 6) * 4, 5) and found.segments.max() < len(found.scores)
 
@@ -158,7 +150,7 @@ def softmax(x):
 def test_groupvits_rule_in_windows(model, image, threshold):
     """The whole procedure in loops, window by window, each with likeliest labels and a background of its own."""
     options = PAPER | {"rule": "groupvit", "top_classes": 2}
-    layout = lay_out(*image.shape[:2], 16, 4, Readout(**options))
+    layout = lay_out(*image.shape[:2], 16, 4, Options(**options))
     pixels, texts = resize_plainly(image, layout.shape), model.embed_labels(LABELS)
     total, count = np.zeros((*layout.shape, 1 + len(LABELS))), np.zeros((*layout.shape, 1))
     for y in layout.starts[0]:

@@ -28,7 +28,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.augment import Augmentation, center_box
 from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced
-from zeroseg_jax.data.images import CaptionedSource, open_source
+from zeroseg_jax.data.sources.open import CaptionedSource, open_source
 from zeroseg_jax.data.text import is_text, read_json, readable
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import ProgressBar

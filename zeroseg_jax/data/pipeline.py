@@ -22,8 +22,8 @@ from absl import flags, logging
 
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage, Picture, decode_reduced
-from zeroseg_jax.data.images import ImageSource
 from zeroseg_jax.data.profile import InputProfile, Laps
+from zeroseg_jax.data.sources.open import ImageSource
 from zeroseg_jax.data.workers import follow_parent, starting_workers
 from zeroseg_jax.errors import InputError
 

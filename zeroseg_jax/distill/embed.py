@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.chips import find_chip
 from zeroseg_jax.data.augment import Augmentation
-from zeroseg_jax.data.images import ImageSource
 from zeroseg_jax.data.pipeline import ordered_batches
+from zeroseg_jax.data.sources.open import ImageSource
 from zeroseg_jax.distill.model_flops import teacher_flops
 from zeroseg_jax.distill.teacher import Teacher
 from zeroseg_jax.log import ProgressBar

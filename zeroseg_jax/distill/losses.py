@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -21,14 +20,9 @@ from zeroseg_jax.distill import views
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.mae import reconstruction_loss
 from zeroseg_jax.models.student import StudentOutput
+from zeroseg_jax.ops.normalise import unit
 
 ViewWeights = Float[Array, " v"] | Float[np.ndarray, " v"] | None
-
-
-def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """`x` at unit length; a zero vector stays zero, with a finite gradient, where `x / (norm + eps)` has none."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)
 
 
 def distance(a: Float[Array, "... d"], b: Float[Array, "... d"], kind: str) -> Float[Array, "..."]:

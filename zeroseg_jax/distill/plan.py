@@ -14,9 +14,9 @@ from zeroseg_jax.distill.step import TrainState, make_optimizer, make_state, mak
 from zeroseg_jax.distill.teacher import Teacher
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import read_clip_config
-from zeroseg_jax.models.flash_attention import use_flash_attention
 from zeroseg_jax.models.siglip import SiglipConfig
 from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.ops.flash_attention import use_flash_attention
 
 
 class Plan(NamedTuple):

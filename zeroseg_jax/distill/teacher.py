@@ -12,14 +12,14 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.views import crop_views, view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIPConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
-from zeroseg_jax.models.flash_attention import use_flash_attention
 from zeroseg_jax.models.layers import with_kernels_in
 from zeroseg_jax.models.siglip import SiglipConfig
+from zeroseg_jax.ops.flash_attention import use_flash_attention
+from zeroseg_jax.ops.normalise import unit
 
 
 class Teacher(NamedTuple):

@@ -32,8 +32,8 @@ from ml_collections import ConfigDict
 from zeroseg_jax.checksums import read_sums, sha256, write_sums
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage
-from zeroseg_jax.data.images import ImageSource
-from zeroseg_jax.data.sample import check_sample
+from zeroseg_jax.data.sources.open import ImageSource
+from zeroseg_jax.data.sources.sample import check_sample
 from zeroseg_jax.distill.embed import embed_in_order, readable_flops
 from zeroseg_jax.distill.model_flops import teacher_flops
 from zeroseg_jax.distill.teacher import Teacher, fingerprint

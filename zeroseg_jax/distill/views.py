@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from zeroseg_jax.ops.resize import Kernel, resize_matrix
+
 
 def grid_boxes(views: Sequence[int] = (1, 2, 3)) -> Float[np.ndarray, "v 4"]:
     """The cells of a g x g grid for each g of `views`, row-major: (1, 2, 3) gives 1 + 4 + 9 boxes. In [0, 1]."""
@@ -46,37 +48,20 @@ def crop_views(
     images: Float[Array, "b y x 3"],
     boxes: Float[np.ndarray, "v 4"],
     size: int,
-    kernel: str = "bicubic",
+    kernel: Kernel = "bicubic",
     precision: str = "highest",
 ) -> Float[Array, "b v size size 3"]:
     """Cuts every box out of every image and resizes it to `size`, antialiased, as Pillow's `resize(box=)` does.
 
-    `images` are in [0, 1], and so are the views. `kernel` is "bicubic" or "triangle" (bilinear). `precision` is that of
-    the products, as JAX names it: of a float32's 24 bits "highest" keeps all, "high" 16 on a TPU and fewer on a GPU.
+    `images` are in [0, 1], and so are the views. `precision` is that of the products, as JAX names it: of a float32's
+    24 bits "highest" keeps all, "high" 16 on a TPU and fewer on a GPU.
     """
     _, height, width, _ = images.shape
-    rows = np.stack([_resize_matrix(height, y0, y1, size, kernel) for y0, _, y1, _ in boxes])
-    columns = np.stack([_resize_matrix(width, x0, x1, size, kernel) for _, x0, _, x1 in boxes])
+    rows = np.stack([resize_matrix(height, size, y0, y1, kernel=kernel, antialias=True) for y0, _, y1, _ in boxes])
+    columns = np.stack([resize_matrix(width, size, x0, x1, kernel=kernel, antialias=True) for _, x0, _, x1 in boxes])
     views = jnp.einsum("vyh,bhwc->bvywc", rows.astype(images.dtype), images, precision=precision)
     views = jnp.einsum("vxw,bvywc->bvyxc", columns.astype(images.dtype), views, precision=precision)
     return jnp.clip(views, 0, 1)  # the bicubic kernel overshoots
-
-
-def _resize_matrix(pixels: int, start: float, end: float, size: int, kernel: str) -> Float[np.ndarray, "size pixels"]:
-    """Resizes the part [start, end] of a line of pixels to `size` samples; rows sum to 1.
-
-    The kernel is widened where it shrinks (antialiasing) and cut off at the image's border.
-    """
-    scale = (end - start) * pixels / size  # pixels a sample
-    centres = start * pixels + (np.arange(size) + 0.5) * scale
-    t = np.abs(np.arange(pixels) + 0.5 - centres[:, None]) / max(scale, 1.0)
-    if kernel == "triangle":
-        weights = np.maximum(1 - t, 0)
-    elif kernel == "bicubic":  # Keys 1981 with a = -0.5, Pillow's and CLIP's
-        weights = np.where(t < 1, (1.5 * t - 2.5) * t**2 + 1, np.where(t < 2, ((-0.5 * t + 2.5) * t - 4) * t + 2, 0))
-    else:
-        raise ValueError(f"kernel is {kernel!r}, expected 'bicubic' or 'triangle'")
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def patch_weights(boxes: Float[np.ndarray, "v 4"], grid: tuple[int, int]) -> Float[np.ndarray, "v n"]:

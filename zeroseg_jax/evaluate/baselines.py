@@ -1,6 +1,6 @@
 """What the same teacher shows without a student, and what colour alone would give: the rows beside every result.
 
-The teacher's readouts are methods like any other (`segment.inference.Method`), so that they share the resizing, the
+The teacher's readouts are methods like any other (`segment.methods.Method`), so that they share the resizing, the
 text embeddings and the enlargement to pixels with the student. Each is given the better of its variants on the very
 images that are reported, which favours the baselines.
 """
@@ -16,18 +16,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt8
 from ml_collections import ConfigDict
 
-from zeroseg_jax.distill.losses import unit
 from zeroseg_jax.distill.views import crop_views, grid_boxes, patch_weights
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Scenes
 from zeroseg_jax.evaluate.metrics import IGNORE
-from zeroseg_jax.evaluate.question import Answer, Predict, Question
+from zeroseg_jax.evaluate.protocol import Answer, Predict, Question
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.student import Student
-from zeroseg_jax.segment.inference import DenseClipMethod, Encoding, Method, Renaming, StudentMethod
-from zeroseg_jax.segment.readout import Readout
+from zeroseg_jax.ops.normalise import unit
+from zeroseg_jax.segment.methods import DenseClipMethod, Encoding, Method, Renaming, StudentMethod
+from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.segmenter import Segmenter
 
 BASELINES = ("maskclip", "cells", "windows", "untrained", "colours")
@@ -213,7 +213,7 @@ def make_baselines(
         # their cells and windows are shares of the whole image, and so is the radius of the filter
         share = asked.patch_size / asked.image_size * method.image_size / method.patch_size
         prompts = model.readout.normalise_prompts
-        whole = Readout(slide=0.0, guide=model.readout.guide * share, normalise_prompts=prompts)
+        whole = Options(slide=0.0, guide=model.readout.guide * share, normalise_prompts=prompts)
         return question.ask(Segmenter(method, clip, templates=question.templates, readout=whole), **kinds)
 
     if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from zeroseg_jax.data.caption_pairs import draw_pairs, image_array
 from zeroseg_jax.data.scenes.categories import COLOURS
 from zeroseg_jax.data.scenes.pairs import Pair
 from zeroseg_jax.data.scenes.render import MATERIALS, OBJECTS, article
+from zeroseg_jax.data.sources.captions import draw_pairs, image_array
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 
 TEST_SCENES = 1500

@@ -13,13 +13,13 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate import report, report_page
 from zeroseg_jax.evaluate.baselines import make_baselines
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, open_benchmark
-from zeroseg_jax.evaluate.counting import Contender, count_all
+from zeroseg_jax.evaluate.counts import LEVEL, RESAMPLES, class_rows, confused
 from zeroseg_jax.evaluate.metrics import DILATION, mean_iou
-from zeroseg_jax.evaluate.question import Question, make_question, protocol_of
-from zeroseg_jax.evaluate.tally import LEVEL, RESAMPLES, class_rows, confused
+from zeroseg_jax.evaluate.protocol import Question, make_question, protocol_of
+from zeroseg_jax.evaluate.report import page, tables
+from zeroseg_jax.evaluate.runner import Contender, count_all
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.segmenter import Segmenter
@@ -91,14 +91,14 @@ def evaluate(
 
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    (workdir / "results.md").write_text(report.markdown(results), encoding="utf-8")
-    report.write_classes(rows, workdir / "per_class.csv")
+    (workdir / "results.md").write_text(tables.markdown(results), encoding="utf-8")
+    tables.write_classes(rows, workdir / "per_class.csv")
     if sweeps:
-        draw_sweeps({report.TITLE if n == "model" else n: s for n, s in sweeps.items()}, workdir / report.SWEEP)
+        draw_sweeps({tables.TITLE if n == "model" else n: s for n, s in sweeps.items()}, workdir / tables.SWEEP)
     draw_gallery(contenders, models["model"], questions["model"], benchmark).save(workdir / "gallery.png")
     shown = choose_images(contenders, models, questions, benchmark)
-    report_page.write(results, rows, shown, benchmark.classes, workdir)
-    report.print_table(results)
+    page.write(results, rows, shown, benchmark.classes, workdir)
+    tables.print_table(results)
     return results
 
 
@@ -178,7 +178,7 @@ def draw_gallery(
     spread = np.linspace(0, len(benchmark) - 1, min(len(benchmark), GALLERY_IMAGES)).round().astype(int).tolist()
     examples = [benchmark[i] for i in spread]
     columns = {name: each.maps(examples) for name, each in contenders.items()}
-    return report.gallery(examples, columns, segment_maps(model, question, examples), benchmark.classes)
+    return tables.gallery(examples, columns, segment_maps(model, question, examples), benchmark.classes)
 
 
 def choose_images(
@@ -186,10 +186,10 @@ def choose_images(
     models: Mapping[str, Segmenter],
     questions: Mapping[str, Question],
     benchmark: Benchmark,
-) -> dict[str, list[report_page.Shown]]:
+) -> dict[str, list[page.Shown]]:
     """The worst, median and best images of the model, as each of `models` sees them."""
     iou = {name: contenders[name].tally.image_iou for name in models}
-    groups = report_page.worst_median_best(iou["model"])
+    groups = page.worst_median_best(iou["model"])
     indices = [i for group in groups.values() for i in group]
     examples = [benchmark[i] for i in indices]
     maps = {name: contenders[name].maps(examples) for name in models}
@@ -197,8 +197,8 @@ def choose_images(
     shown = {}
     for at, i in enumerate(indices):
         seen = {
-            name: report_page.Seen(float(iou[name][i]), maps[name][at], None if parts is None else parts[at])
+            name: page.Seen(float(iou[name][i]), maps[name][at], None if parts is None else parts[at])
             for name, parts in segments.items()
         }
-        shown[i] = report_page.Shown(examples[at], seen)
+        shown[i] = page.Shown(examples[at], seen)
     return {title: [shown[i] for i in group] for title, group in groups.items()}

@@ -17,10 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
-from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
 from zeroseg_jax.models.layers import ACTIVATIONS, Remat, Transformer, linear, sincos_positions
 from zeroseg_jax.models.positions import resize_positions
 from zeroseg_jax.models.readouts import LAST_BLOCK, READOUTS, check_readout, sc_clip
+from zeroseg_jax.ops.layer_norm import LayerNorm, layer_norm
 
 VISION_FIELDS = TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
 _FIELDS = {"projection_dim": "embed_dim", "logit_scale_init_value": "logit_scale"}

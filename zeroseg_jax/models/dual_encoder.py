@@ -13,7 +13,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.groupvit import GroupViT
 from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
@@ -21,6 +20,7 @@ from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.tokenizer import clean
 from zeroseg_jax.models.weights.folder import read_json, write_folder
 from zeroseg_jax.models.weights.table import Table, dump_weights
+from zeroseg_jax.ops.batching import padded, parts
 
 BATCHES = (1, 4, 16, 64)
 """Batches are padded to one of these sizes, so that each input shape compiles four times at most."""

@@ -15,8 +15,8 @@ from flax import nnx
 from jax.lax import optimization_barrier
 from jaxtyping import Array, Float, Key
 
-from zeroseg_jax.models.layer_norm import LayerNorm, layer_norm
 from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, kept_gelu, linear
+from zeroseg_jax.ops.layer_norm import LayerNorm, layer_norm
 
 
 @dataclass(frozen=True)

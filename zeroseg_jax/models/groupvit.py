@@ -17,10 +17,10 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import TextConfig, TextTower
 from zeroseg_jax.models.grouping import Assigning, GroupingStage, compose
 from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
-from zeroseg_jax.models.layer_norm import layer_norm
 from zeroseg_jax.models.layers import Transformer, linear
 from zeroseg_jax.models.mae import patchify
 from zeroseg_jax.models.positions import resize_positions
+from zeroseg_jax.ops.layer_norm import layer_norm
 
 _VISION_FIELDS = {theirs: ours for theirs, ours in TOWER_FIELDS.items() if ours not in ("depth", "activation")}
 _VISION_FIELDS |= {"image_size": "image_size", "patch_size": "patch_size"}

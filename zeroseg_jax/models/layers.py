@@ -14,8 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.attend import attend
-from zeroseg_jax.models.layer_norm import layer_norm
+from zeroseg_jax.ops.attention import attend
+from zeroseg_jax.ops.layer_norm import layer_norm
 
 Activation = Callable[[Array], Array]
 Remat = Literal["none", "dots", "full"]

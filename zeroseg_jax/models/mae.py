@@ -14,8 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.layer_norm import layer_norm
 from zeroseg_jax.models.layers import Remat, Transformer, linear, sincos_positions
+from zeroseg_jax.ops.layer_norm import layer_norm
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)

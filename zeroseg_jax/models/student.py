@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Int
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import Assigning, GroupingStage, Keys, compose
-from zeroseg_jax.models.layer_norm import layer_norm
 from zeroseg_jax.models.layers import MLP, Remat, Transformer, kept_gelu
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
 from zeroseg_jax.models.preprocessing import MEAN, STD
+from zeroseg_jax.ops.layer_norm import layer_norm
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.function import ImageSize, make_function, read_size
+from zeroseg_jax.segment.options import change
 from zeroseg_jax.segment.prompts import Background, Templates, check_background, kept, resolve_templates
-from zeroseg_jax.segment.readout import change
 from zeroseg_jax.segment.segmenter import Segmenter
 
 PLATFORMS = ("cpu", "cuda", "tpu")

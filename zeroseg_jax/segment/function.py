@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.inference import Method
-from zeroseg_jax.segment.labelling import ROWS, Guide, Texts, View, label_pixels
-from zeroseg_jax.segment.readout import Readout
-from zeroseg_jax.segment.windows import Layout, enlarging, how_inside, lay_out_all, spread
+from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.segment.decode import ROWS, Guide, Texts, View, label_pixels
+from zeroseg_jax.segment.methods import Method
+from zeroseg_jax.segment.options import Options
+from zeroseg_jax.segment.windows import Layout, how_inside, lay_out_all, spread
 
 Run = Callable[[Any, Texts, UInt8[Array, "b y x 3"]], Int32[Array, "b y x"]]
 """(params, texts, images) -> label maps."""
@@ -57,7 +58,7 @@ class SegmentFunction:
         return f"SegmentFunction({count}: uint8 (B, {height}, {width}, 3) -> int32 (B, {height}, {width}))"
 
 
-def make_function(method: Method, image_size: ImageSize, readout: Readout, threshold: bool) -> Run:
+def make_function(method: Method, image_size: ImageSize, readout: Options, threshold: bool) -> Run:
     """The function for images of `image_size` (height, width), or squares; the batch's size may be symbolic.
 
     `threshold` says whether `Texts.threshold` counts. Raises InputError for a size that no image has.
@@ -95,7 +96,10 @@ def make_function(method: Method, image_size: ImageSize, readout: Readout, thres
         ]
         guide = None
         if readout.guide:
-            maps = enlarging(cells[0], height, padded), enlarging(cells[1], width)
+            maps = (
+                np.pad(resize_matrix(cells[0], height), ((0, padded - height), (0, 0))),
+                resize_matrix(cells[1], width),
+            )
             rows, columns = (jnp.broadcast_to(m, (images.shape[0], *m.shape)) for m in maps)
             pixels = jnp.pad(images, ((0, 0), (0, padded - height), (0, 0), (0, 0)))
             guide = Guide(pixels, resized(images, cells, "linear"), rows, columns)

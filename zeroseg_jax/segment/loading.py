@@ -23,10 +23,9 @@ from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder, read_json, write_folder
 from zeroseg_jax.models.weights.hub import upload_folder
 from zeroseg_jax.models.weights.table import SAME, Entry, Table, dump_weights, flat, load_weights
-from zeroseg_jax.segment.groupvit import GroupViTMethod
-from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
+from zeroseg_jax.segment.methods import DenseClipMethod, GroupViTMethod, StudentMethod
 from zeroseg_jax.segment.model_card import model_card
-from zeroseg_jax.segment.readout import Readout, change
+from zeroseg_jax.segment.options import Options, change
 from zeroseg_jax.segment.segmenter import Segmenter
 
 
@@ -112,9 +111,9 @@ def write_defaults(folder: Path, defaults: Mapping[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def readout_of(config: ConfigDict, default: Readout = Readout()) -> Readout:  # noqa: B008 (it is immutable)
+def readout_of(config: ConfigDict, default: Options = Options()) -> Options:  # noqa: B008 (it is immutable)
     """The readout that `config.eval` describes; what is None there is as in `default`."""
-    given = {field.name: config.eval.get(field.name) for field in dataclasses.fields(Readout)}
+    given = {field.name: config.eval.get(field.name) for field in dataclasses.fields(Options)}
     return change(default, {name: value for name, value in given.items() if value is not None})
 
 
@@ -168,7 +167,7 @@ def _defaults(folder: ModelFolder, raw: dict[str, Any]) -> dict[str, Any]:
     """What `write_defaults` wrote beside the model itself; nothing for a folder that comes from elsewhere."""
     found = raw.get("segmenter", {})
     try:
-        readout = change(Readout(), found.get("readout", {}))
+        readout = change(Options(), found.get("readout", {}))
         return {"templates": found.get("templates", "photo"), "readout": readout, "about": found.get("about", {})}
     except (AttributeError, TypeError) as error:
         where = folder.path / CONFIG

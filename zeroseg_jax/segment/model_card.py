@@ -3,7 +3,7 @@
 from typing import Any
 
 from zeroseg_jax.models.siglip import Siglip
-from zeroseg_jax.segment.inference import DenseClipMethod, StudentMethod
+from zeroseg_jax.segment.methods import DenseClipMethod, StudentMethod
 from zeroseg_jax.segment.segmenter import Segmenter
 
 

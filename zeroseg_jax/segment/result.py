@@ -1,10 +1,10 @@
 """What a segmentation returns: maps, scores, pictures and annotations."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
@@ -15,6 +15,10 @@ from pycocotools import mask as rle
 from zeroseg_jax import draw
 from zeroseg_jax.data.decode import DAMAGE, open_picture
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.segment.methods import Encoding
+from zeroseg_jax.segment.options import ENCODING
+from zeroseg_jax.segment.prompts import Background, Templates
+from zeroseg_jax.segment.windows import Layout
 
 SOFTWARE = "zeroseg_jax"
 """What the PNGs that are written here say in their text "Software"."""
@@ -134,3 +138,54 @@ def _write(picture: Image.Image, path: Path, form: str | None = None) -> None:
         raise InputError(
             f"{path} cannot be written ({error}); give another path, such as one that ends in .png"
         ) from error
+
+
+class EncodedView(NamedTuple):
+    """What one pass of the model says of an image, at one size."""
+
+    encoding: Encoding
+    """Arrays of numpy; the first axis is that of the windows, row by row."""
+    layout: Layout
+    mirrored: bool
+    """Whether it saw the mirror image of each window."""
+
+
+@dataclass(frozen=True, repr=False)
+class EncodedImage:
+    """An image that went through the model once; `segment` costs only the labels' part."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    views: tuple[EncodedView, ...]
+    _segmenter: Any
+
+    @property
+    def embeddings(self) -> Float32[np.ndarray, "s d"]:
+        """Each segment (of each window of the first view) in CLIP's space, unit length."""
+        found: Any = self.views[0].encoding.embeddings
+        return found.reshape(-1, found.shape[-1])
+
+    @property
+    def assignment(self) -> Float32[np.ndarray, "v n s"] | None:
+        """Share of each patch of each window in each of its segments, row-major; None where every patch is a segment of
+        its own."""
+        found: Any = self.views[0].encoding.assignment
+        return found
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        what = "patches" if self.assignment is None else "segments"
+        return f"EncodedImage({width}x{height}: {len(self.embeddings)} {what})"
+
+    def segment(
+        self,
+        labels: Iterable[str],
+        *,
+        templates: Templates | None = None,
+        background: Background = None,
+        **options: Any,
+    ) -> SegmentResult:
+        """As `Segmenter.segment`; `options` are those that do not count for encoding, such as `mix` and `guide`."""
+        for name in options:
+            if name in ENCODING:
+                raise InputError(f"{name} counts when an image is encoded; give it to encode instead of to segment")
+        return self._segmenter.label([self], labels, templates=templates, background=background, **options)[0]

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from zeroseg_jax.distill.losses import unit
-from zeroseg_jax.segment.inference import Encoding
-from zeroseg_jax.segment.readout import Labelling
-from zeroseg_jax.segment.windows import enlarging
+from zeroseg_jax.ops.normalise import unit
+from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.segment.methods import Encoding
+from zeroseg_jax.segment.options import Labelling
 
 NEVER = -9.0
 """Score of what is no text: it loses against all that is, since a cosine is at least -1."""
@@ -31,7 +31,7 @@ class Texts(NamedTuple):
     total: Int[Array, ""]
     """How many are labels or background."""
     scale: Float[Array, ""]
-    """`Readout.scale`."""
+    """`Options.scale`."""
     threshold: Float[Array, ""]
     """A pixel whose best label is less probable than this is background; 0 for none."""
     logit_scale: Float[Array, ""]
@@ -56,7 +56,7 @@ Maps = dict[str, Array]
 def score(
     cosines: Float[Array, "b v s c"], encoding: Encoding, texts: Texts, options: Labelling, threshold: bool
 ) -> Maps:
-    """What each text scores: `Readout.scale` and `Readout.top_classes`; or by GroupViT's rule.
+    """What each text scores: `Options.scale` and `Options.top_classes`; or by GroupViT's rule.
 
     That is the evaluation of GroupViT's authors (github.com/NVlabs/GroupViT, segmentation/evaluation): a score is the
     product of two probabilities, over all labels and over the likeliest ones of the window. A score of 1 for background
@@ -144,7 +144,9 @@ def harden(view: View) -> Encoding:
     patch = round((height * width / n) ** 0.5)
     h, w = height // patch, width // patch
     maps = encoding.assignment.reshape(b, v, h, w, s)
-    large = jnp.einsum("yh,xw,bvhws->bvyxs", enlarging(h, height), enlarging(w, width), maps, precision="highest")
+    large = jnp.einsum(
+        "yh,xw,bvhws->bvyxs", resize_matrix(h, height), resize_matrix(w, width), maps, precision="highest"
+    )
     return encoding._replace(assignment=jax.nn.one_hot(jnp.argmax(large, axis=-1), s).reshape(b, v, height * width, s))
 
 
@@ -155,3 +157,12 @@ def join(x: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b t c"]:
 
 def _softmax(x: Float[Array, "*b c"], allowed: Bool[Array, "*c c"]) -> Float[Array, "*b c"]:
     return jax.nn.softmax(jnp.where(allowed, x, -jnp.inf), axis=-1)
+
+
+def pad_texts(texts: Texts) -> Texts:
+    """With room for an eighth more at most (or 8), so that lists of about the same length share a compiled function."""
+    count, width = texts.embeddings.shape
+    step = max(8, 2 ** max(0, (count - 1).bit_length() - 3))
+    room = -(-count // step) * step
+    padding = np.zeros((room - count, width), np.float32)
+    return texts._replace(embeddings=np.concatenate([texts.embeddings, padding]))

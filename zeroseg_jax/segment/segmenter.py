@@ -13,15 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from zeroseg_jax.data.image_like import ImageLike, to_pixels_list
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.batching import padded, parts
 from zeroseg_jax.models.dual_encoder import DualEncoder
-from zeroseg_jax.segment.batches import BATCHES, pad_texts, sizes_for, split
-from zeroseg_jax.segment.encoded import EncodedImage, EncodedView, stack
+from zeroseg_jax.ops.batching import BATCHES, padded, parts, sizes_for, split, stack
+from zeroseg_jax.segment.decode import Texts, label_tiles, prepare
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
-from zeroseg_jax.segment.images import ImageLike, to_pixels_list
-from zeroseg_jax.segment.inference import Encoding, Method
-from zeroseg_jax.segment.labelling import Texts, label_tiles, prepare
+from zeroseg_jax.segment.methods import Encoding, Method
+from zeroseg_jax.segment.options import ENCODING, Options, change
 from zeroseg_jax.segment.prompts import (
     Background,
     Templates,
@@ -31,8 +30,8 @@ from zeroseg_jax.segment.prompts import (
     kept,
     resolve_templates,
 )
-from zeroseg_jax.segment.readout import ENCODING, Readout, change
-from zeroseg_jax.segment.result import SegmentResult
+from zeroseg_jax.segment.result import EncodedImage, EncodedView, SegmentResult
+from zeroseg_jax.segment.scoring import pad_texts
 from zeroseg_jax.segment.tiles import label_image
 from zeroseg_jax.segment.windows import lay_out_all, resize, resize_plainly
 
@@ -58,11 +57,11 @@ class Segmenter:
         clip: DualEncoder,
         *,
         templates: Templates = "photo",
-        readout: Readout | None = None,
+        readout: Options | None = None,
         about: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.method, self.clip = method, clip
-        self.templates, self.readout = resolve_templates(templates), readout or Readout()
+        self.templates, self.readout = resolve_templates(templates), readout or Options()
         self.about = about
         self._texts: OrderedDict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = OrderedDict()
         self._meanings: dict[str, tuple[str, ...]] = {}
@@ -106,7 +105,7 @@ class Segmenter:
             labels: different, non-empty texts.
             templates: prompts that each label is put into; see `prompts.TEMPLATES`. None: the model's default.
             background: what becomes -1 in `label_map`; see `Background`.
-            options: fields of `readout.Readout` that differ from the model's defaults, such as rename="teacher".
+            options: fields of `options.Options` that differ from the model's defaults, such as rename="teacher".
 
         Raises:
             InputError: labels, templates or an image that cannot be used.
@@ -153,7 +152,7 @@ class Segmenter:
     def encode(self, image: ImageLike, **options: Any) -> EncodedImage:
         """Runs the model on one image, so that it can be asked for many labels.
 
-        `options` are fields of `Readout` that count here: those in `readout.ENCODING`.
+        `options` are fields of `Options` that count here: those in `options.ENCODING`.
         """
         return self.encode_batch([image], **options)[0]
 
@@ -188,7 +187,7 @@ class Segmenter:
         self, labels: Iterable[str], templates: Templates | None = None, normalise: bool | None = None
     ) -> Float[np.ndarray, "c d"]:
         """Unit-length embeddings of the labels, float32; those of the last lists are remembered. `normalise` is
-        `Readout.normalise_prompts`."""
+        `Options.normalise_prompts`."""
         names = check_labels(labels)
         found = self.templates if templates is None else resolve_templates(templates)
         normalise = self.readout.normalise_prompts if normalise is None else normalise
@@ -288,7 +287,7 @@ class Segmenter:
         return push_to_hub(self, repo_id, private=private, token=token)
 
     def _encode_windows(
-        self, windows: Sequence[np.ndarray], readout: Readout, sizes: tuple[int, ...]
+        self, windows: Sequence[np.ndarray], readout: Options, sizes: tuple[int, ...]
     ) -> list[Encoding]:
         """Images of any sizes that are whole patches, each as it is, in batches of some of `sizes`; arrays of numpy."""
         found: dict[int, Encoding] = {}
@@ -299,11 +298,11 @@ class Segmenter:
                 chosen = [windows[i] for i in indices[part]]
                 with jax.default_device(self._device):
                     batch = jax.device_get(self._encode(self.method.params, padded(chosen, size), readout.renaming))
-                found.update(zip(indices[part], split(batch), strict=False))
+                found.update(zip(indices[part], split(batch, len(chosen)), strict=True))
         return [found[i] for i in range(len(windows))]
 
     def _texts_of(
-        self, labels: Iterable[str], templates: Templates | None, background: Background, readout: Readout
+        self, labels: Iterable[str], templates: Templates | None, background: Background, readout: Options
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether there is a threshold for the background."""
         phrases, threshold = check_background(background)
@@ -319,7 +318,7 @@ class Segmenter:
         scale: float,
         threshold: float,
     ) -> Texts:
-        """What `labelling.label_pixels` asks for; the number of labels may be symbolic."""
+        """What `decode.label_pixels` asks for; the number of labels may be symbolic."""
         xp: Any = np if isinstance(labels, np.ndarray) else jnp  # of what is there numpy's need no compiling
         count = xp.asarray(labels.shape[0], xp.int32)
         scales = (xp.float32(x) for x in (scale, threshold, self.logit_scale))

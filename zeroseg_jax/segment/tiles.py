@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 from PIL import Image
 
-from zeroseg_jax.segment.encoded import EncodedImage, EncodedView
-from zeroseg_jax.segment.guided import CELLS, mean_over_box
-from zeroseg_jax.segment.inference import Encoding
-from zeroseg_jax.segment.labelling import Cells, Place, Texts, View
-from zeroseg_jax.segment.readout import Readout
-from zeroseg_jax.segment.windows import enlarging, how_inside, resize, spread
+from zeroseg_jax.ops.guided_filter import CELLS, mean_over_box
+from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.segment.decode import Cells, Place, Texts, View
+from zeroseg_jax.segment.methods import Encoding
+from zeroseg_jax.segment.options import Options
+from zeroseg_jax.segment.result import EncodedImage, EncodedView
+from zeroseg_jax.segment.windows import how_inside, resize, spread
 
 TILE = 128
 """Rows and columns of the pixels of a tile."""
@@ -39,7 +40,7 @@ class Canvas(NamedTuple):
     """A view on its padded grid, lying: an upright image is turned to its side."""
 
     view: View
-    """For `labelling.prepare`: batches of one."""
+    """For `decode.prepare`: batches of one."""
     rows: Float[np.ndarray, "y ..."]
     columns: Float[np.ndarray, "x ..."]
     """From the patches of the windows to what is enlarged to: cells with the guided filter, otherwise pixels."""
@@ -55,9 +56,9 @@ def label_image(
     image: EncodedImage,
     texts: Texts,
     threshold: bool,
-    readout: Readout,
+    readout: Options,
 ) -> LabelMaps:
-    """The maps of one image; `prepare` and `label_tiles` are those of `labelling`, jitted."""
+    """The maps of one image; `prepare` and `label_tiles` are those of `decode`, jitted."""
     layout, (height, width) = image.views[0].layout, image.pixels.shape[:2]
     turned = layout.shape[0] > layout.shape[1]
     pixels = image.pixels.swapaxes(0, 1) if turned else image.pixels
@@ -69,7 +70,7 @@ def label_image(
         boxes = [_pad(mean_over_box(n, CELLS * readout.guide), (m, m)) for n, m in zip(cells, size, strict=True)]
         canvases = [_canvas(view, layout.cells, size, turned, readout) for view in image.views]
         guide = Cells(small, (boxes[0], boxes[1]))
-        enlarge = [_pad(enlarging(n, m), (m, k)) for n, m, k in zip(cells, pixels.shape[:2], size, strict=True)]
+        enlarge = [_pad(resize_matrix(n, m), (m, k)) for n, m, k in zip(cells, pixels.shape[:2], size, strict=True)]
         rows, columns = ([each] for each in enlarge)
     else:
         canvases = [_canvas(view, (height, width), None, turned, readout) for view in image.views]
@@ -102,7 +103,7 @@ def _run(
     rows: Sequence[np.ndarray],
     columns: Sequence[np.ndarray],
     pixels: UInt8[np.ndarray, "y x 3"],
-    readout: Readout,
+    readout: Options,
 ) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
     """The upper left corner and the maps of each tile. While one call's are taken the next one computes."""
     down, across = (-(-n // TILE) for n in pixels.shape[:2])
@@ -134,7 +135,7 @@ def _run(
 
 
 def _canvas(
-    view: EncodedView, outputs: tuple[int, int], padded: tuple[int, int] | None, turned: bool, readout: Readout
+    view: EncodedView, outputs: tuple[int, int], padded: tuple[int, int] | None, turned: bool, readout: Options
 ) -> Canvas:
     """`outputs` are the rows and columns that it is enlarged to, as the image stands, and `padded` those with padding,
     as it lies."""
@@ -194,7 +195,7 @@ def _canvas(
     return Canvas(View(laid, *(m[None] for m in given)), rows, columns, order.ravel(), count)
 
 
-def _nearest_patches(image: EncodedImage, readout: Readout) -> Int32[np.ndarray, "h w"]:
+def _nearest_patches(image: EncodedImage, readout: Options) -> Int32[np.ndarray, "h w"]:
     """Of each pixel, the patch (among those of all windows of the first view) that it takes most from."""
     view, found = image.views[0], []
     for axis, pixels in enumerate(image.pixels.shape[:2]):
@@ -202,7 +203,7 @@ def _nearest_patches(image: EncodedImage, readout: Readout) -> Int32[np.ndarray,
         weights = spread(view.layout, axis, outputs, None, how_inside(readout, True))
         weights = weights[..., ::-1] if view.mirrored and axis else weights
         nearest = weights.reshape(outputs, -1).argmax(axis=-1)
-        found.append(nearest[enlarging(outputs, pixels).argmax(axis=-1)] if readout.guide else nearest)
+        found.append(nearest[resize_matrix(outputs, pixels).argmax(axis=-1)] if readout.guide else nearest)
     (row, column), (_, j), (h, w) = found, view.layout.counts, view.layout.grid
     down = row // h * (j * h * w) + row % h * w
     across = column // w * (h * w) + column % w

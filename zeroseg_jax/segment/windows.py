@@ -9,12 +9,13 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.guided import CELLS
-from zeroseg_jax.segment.inference import Method
-from zeroseg_jax.segment.readout import Readout
+from zeroseg_jax.ops.guided_filter import CELLS
+from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.segment.methods import Method
+from zeroseg_jax.segment.options import Options
 
 OVERLAP = 0.5
-"""Share of a window that its neighbour covers too, at least, where `Readout.stride` does not say."""
+"""Share of a window that its neighbour covers too, at least, where `Options.stride` does not say."""
 LONGEST = 16.0
 """Aspect ratio that longer images are squeezed to."""
 ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9, 7 / 3, 3.0, 4.0, 5.0, 6.4, 8.0, 10.0, 12.8, LONGEST)
@@ -67,7 +68,7 @@ def lay_out(
     width: int,
     size: int,
     patch: int,
-    readout: Readout = Readout(),  # noqa: B008 (it is immutable)
+    readout: Options = Options(),  # noqa: B008 (it is immutable)
     factor: float = 1.0,
 ) -> Layout:
     """How an image of `height` x `width` pixels is encoded by a model for images of `size`; `factor` enlarges it.
@@ -107,20 +108,20 @@ def lay_out(
     return Layout((size, whole), (size, window), ((0,), starts), patch, unit)
 
 
-def lay_out_all(height: int, width: int, method: Method, readout: Readout) -> list[Layout]:
+def lay_out_all(height: int, width: int, method: Method, readout: Options) -> list[Layout]:
     """The layout at each of `readout.scales`."""
     size, patch = method.image_size, method.patch_size
     return [lay_out(height, width, size, patch, readout, factor) for factor in readout.scales or (1.0,)]
 
 
-def how_inside(readout: Readout, dense: bool) -> Inside:
+def how_inside(readout: Options, dense: bool) -> Inside:
     """What `spread` is to be told; `dense`: every patch is a segment of its own."""
     if readout.rule != "groupvit":
         return "linear"
     return "nearest" if dense else "pixels"
 
 
-def _slide(shape: tuple[int, int], patch: int, readout: Readout) -> Layout:
+def _slide(shape: tuple[int, int], patch: int, readout: Options) -> Layout:
     """Windows at a stride; an image that is smaller than a window becomes whole patches."""
     window, stride = readout.window, readout.stride or int(readout.window * (1 - OVERLAP))
     if window % patch:
@@ -152,7 +153,7 @@ def spread(
     size, side = layout.shape[axis] // unit, layout.window[axis] // unit
     patches = layout.window[axis] // layout.patch
     enlarge = {
-        "linear": lambda: enlarging(patches, side),
+        "linear": lambda: resize_matrix(patches, side),
         "nearest": lambda: np.repeat(np.eye(patches, dtype=np.float32), layout.patch, axis=0),
         "pixels": lambda: np.eye(side, dtype=np.float32),
     }[inside]()
@@ -163,22 +164,12 @@ def spread(
         placed[place, i] += enlarge
         covering[place] += 1
     placed /= covering
-    return (enlarging(size, outputs, padded) @ placed.reshape(size, -1)).reshape(-1, *placed.shape[1:])
+    return (_padded(resize_matrix(size, outputs), padded) @ placed.reshape(size, -1)).reshape(-1, *placed.shape[1:])
 
 
-def enlarging(inputs: int, outputs: int, padded: int | None = None) -> Float[np.ndarray, "y h"]:
-    """The linear map of a bilinear resize from `inputs` to `outputs` samples (centres aligned, border repeated).
-
-    Rows beyond `outputs`, up to `padded`, are zero.
-    """
-    matrix = np.zeros((padded or outputs, inputs), np.float32)
-    position = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
-    low = np.minimum(position.astype(int), max(inputs - 2, 0))
-    share = position - low
-    matrix[np.arange(outputs), low] = 1 - share
-    if inputs > 1:
-        matrix[np.arange(outputs), low + 1] = share
-    return matrix
+def _padded(matrix: Float[np.ndarray, "y h"], rows: int | None) -> Float[np.ndarray, "z h"]:
+    """The matrix with rows of zeros below, so that there are `rows` of them; None: as it is."""
+    return matrix if rows is None else np.pad(matrix, ((0, rows - len(matrix)), (0, 0)))
 
 
 def resize(
@@ -196,6 +187,6 @@ def resize_plainly(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -
     """To `shape`, bilinearly and without antialiasing, as mmcv (which is OpenCV) does before it slides windows."""
     if pixels.shape[:2] == shape:
         return pixels
-    rows, columns = (enlarging(own, wanted) for own, wanted in zip(pixels.shape, shape, strict=False))
+    rows, columns = (resize_matrix(own, wanted) for own, wanted in zip(pixels.shape, shape, strict=False))
     found = np.tensordot(columns, np.tensordot(rows, pixels.astype(np.float32), 1), (1, 1)).swapaxes(0, 1)
     return np.rint(found).astype(np.uint8)

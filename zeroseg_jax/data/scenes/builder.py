@@ -17,9 +17,9 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
-from zeroseg_jax.data.folder import hidden
 from zeroseg_jax.data.scenes import categories, materials, render
 from zeroseg_jax.data.scenes.render import NAMES, SIZE, scene
+from zeroseg_jax.data.sources.folder import hidden
 from zeroseg_jax.data.workers import follow_parent, starting_workers
 from zeroseg_jax.errors import InputError
 

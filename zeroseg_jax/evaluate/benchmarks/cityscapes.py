@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zeroseg_jax.data.folder import hidden
+from zeroseg_jax.data.sources.folder import hidden
 from zeroseg_jax.evaluate.benchmarks.masks import MaskPairs, Pair, find_root, mask_files, table_reader, value_table
 from zeroseg_jax.evaluate.metrics import IGNORE
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary

@@ -19,7 +19,7 @@ from zeroseg_jax.data.decode import (
     read_orientation,
     turn_upright,
 )
-from zeroseg_jax.data.folder import ENDINGS, files_by_name
+from zeroseg_jax.data.sources.folder import ENDINGS, files_by_name
 from zeroseg_jax.data.text import numbered_lines, read_text, readable
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.metrics import IGNORE

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from zeroseg_jax.data.prepared import PreparedSource
+from zeroseg_jax.data.sources.tfds import PreparedSource
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import (
     Example,

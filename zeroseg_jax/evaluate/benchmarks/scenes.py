@@ -22,8 +22,8 @@ class Scenes:
 
     def __init__(self, root: str, config: str = "default", split: str = "validation", limit: int = 0):
         # TFDS takes a second to import
-        from zeroseg_jax.data.prepared import PreparedSource
         from zeroseg_jax.data.scenes.builder import SIZES, prepare
+        from zeroseg_jax.data.sources.tfds import PreparedSource
 
         folder = prepare(root, config)
         if split not in SIZES[config]:

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from zeroseg_jax.data.folder import VOC_LISTS, WHOLE, files_by_name
-from zeroseg_jax.data.split_list import read_split_list
+from zeroseg_jax.data.sources.folder import VOC_LISTS, WHOLE, files_by_name
+from zeroseg_jax.data.sources.split_list import read_split_list
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import (
     MaskPairs,

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from zeroseg_jax.data.image_like import to_pixels
 from zeroseg_jax.draw import overlay
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.report_page import environment, photograph
+from zeroseg_jax.evaluate.report.page import environment, photograph
 from zeroseg_jax.log import ProgressBar
 from zeroseg_jax.segment.__main__ import find_images
-from zeroseg_jax.segment.images import to_pixels
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.prompts import Background
 from zeroseg_jax.segment.segmenter import Segmenter

@@ -13,7 +13,7 @@ long_side = 2048
 window = 448                   # sides and distances of the sliding windows; 0: the whole image
 stride = 224
 top_classes = 5                # the likeliest classes of the image, which alone count; 0: all do
-rule = "groupvit"              # how classes score and where the background is; left out, as usual (`Readout.rule`)
+rule = "groupvit"              # how classes score and where the background is; left out, as usual (`Options.rule`)
 
 [aliases]                      # what is asked instead of a class's name
 person = ["person", "people"]
@@ -28,8 +28,8 @@ from typing import Any, Literal, get_args
 
 from zeroseg_jax.config import nearest
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.segment.options import Rule
 from zeroseg_jax.segment.prompts import check_background, check_labels, resolve_templates
-from zeroseg_jax.segment.readout import Rule
 
 Combine = Literal["max", "mean"]
 
@@ -63,7 +63,7 @@ class Vocabulary:
     top_classes: int = 0
     """Only so many classes, the image's likeliest, score anything; 0: all."""
     rule: Rule = ""
-    """Of whom the scores and the background are: `Readout.rule`."""
+    """Of whom the scores and the background are: `Options.rule`."""
     dataset: str = ""
     """The benchmark that it was made for; "" fits any with as many classes."""
     source: str = ""

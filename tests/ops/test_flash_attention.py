@@ -1,0 +1,132 @@
+"""cuDNN's attention: on CPUs with JAX's other implementation of the same function in its place.
+
+`JAX_PLATFORMS=cuda pytest -n 0 tests/ops/test_flash_attention.py` tests it itself, on an NVIDIA GPU.
+"""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
+
+from zeroseg_jax.distill.plan import make_plan
+from zeroseg_jax.distill.teacher import load_teacher, make_teacher
+from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.layers import Attention
+from zeroseg_jax.ops import flash_attention
+from zeroseg_jax.ops.attention import attend
+from zeroseg_jax.ops.flash_attention import flash_attend, has_flash_attention
+from zeroseg_jax.sharding import make_mesh
+
+on_gpu = pytest.mark.skipif(not has_flash_attention(jnp.bfloat16), reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda")
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    monkeypatch.setattr(flash_attention, "IMPLEMENTATION", "xla")
+
+
+@pytest.mark.parametrize("n, m", [(4, 4), (5, 5), (4, 7), (5, 8)])
+def test_values_and_gradients_are_those_of_plain_attention(stand_in, n, m):
+    rng = np.random.default_rng(0)
+    query, key, value, weight = (jnp.asarray(rng.normal(size=(2, t, 3, 8)), jnp.float32) for t in (n, m, m, n))
+
+    def loss(how, *inputs):
+        return (how(*inputs) * weight).sum()
+
+    with jax.default_matmul_precision("highest"):  # where a GPU would take fewer bits
+        np.testing.assert_allclose(flash_attend(query, key, value), attend(query, key, value), atol=1e-5)
+        found, expected = (jax.grad(loss, argnums=(1, 2, 3))(how, query, key, value) for how in (flash_attend, attend))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    mask = jnp.asarray(rng.random((n, m)) < 0.5).at[:, 0].set(True)
+    np.testing.assert_array_equal(flash_attend(query, key, value, mask), attend(query, key, value, mask))
+
+
+@on_gpu
+@pytest.mark.parametrize("n, m, width", [(50, 50, 64), (197, 197, 64), (8, 197, 64), (229, 229, 64), (197, 197, 32)])
+def test_cudnn_is_as_near_to_float32_as_plain_attention(n, m, width):
+    rng = np.random.default_rng(0)
+    rounded = [jnp.asarray(rng.normal(size=(4, t, 6, width)), jnp.bfloat16) for t in (n, m, m, n)]
+
+    def values(how, *inputs):
+        value, pullback = jax.vjp(how, *inputs[:3])
+        return [value, *pullback(inputs[3])]
+
+    with jax.default_matmul_precision("highest"):
+        truth = values(attend, *(x.astype(jnp.float32) for x in rounded))
+    cudnn, plain = (jax.jit(values, static_argnums=0)(how, *rounded) for how in (flash_attend, attend))
+    for true, ours, theirs in zip(truth, cudnn, plain, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        ours, theirs = (float(jnp.linalg.norm(x.astype(jnp.float32) - true)) for x in (ours, theirs))
+        assert 0 < ours < 1.5 * theirs
+
+
+@on_gpu
+def test_a_step_with_it_is_a_step_with_plain_attention(tiny_config, monkeypatch):
+    tiny_config.dtype, tiny_config.student.gumbel = "bfloat16", False
+    batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)), jnp.uint8)}
+
+    def metrics():
+        teacher = load_teacher(tiny_config)
+        plan = make_plan(tiny_config, teacher, make_mesh(tiny_config.mesh))
+        return plan.train_step(jax.jit(plan.initial_state)(), batch, teacher.params)[1]
+
+    found = metrics()
+    monkeypatch.setattr(flash_attention, "has_flash_attention", lambda dtype: False)
+    for name, value in metrics().items():
+        np.testing.assert_allclose(found[name], value, rtol=0.02, err_msg=name)
+
+
+@pytest.mark.parametrize("width", [12, 136])
+def test_heads_that_cudnn_does_not_take_attend_as_elsewhere(width):
+    query = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3, width)), jnp.float32)
+    np.testing.assert_array_equal(flash_attend(query, query, query), attend(query, query, query))
+
+
+def test_where_the_compiler_splits_heads_it_is_plain_attention(monkeypatch):
+    calls = []
+    monkeypatch.setattr(flash_attention, "_flash_attend", lambda *inputs: (calls.append(1), inputs[0])[1])
+    inputs = [jax.ShapeDtypeStruct((2, 4, 3, 8), jnp.float32)] * 3
+    for kinds, flash in (((AxisType.Manual, AxisType.Manual), True), ((AxisType.Manual, AxisType.Auto), False)):
+        with jax.sharding.use_abstract_mesh(AbstractMesh((2, 2), ("data", "tensor"), axis_types=kinds)):
+            jax.eval_shape(flash_attend, *inputs)
+        assert bool(calls) == flash
+        calls.clear()
+
+
+def test_only_bfloat16_on_nvidia_gpus_has_it(monkeypatch):
+    assert not has_flash_attention(jnp.bfloat16)  # on this CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    capability = {"compute_capability": "9.0"}
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**capability)])
+    assert has_flash_attention("bfloat16") and has_flash_attention(jnp.bfloat16)
+    assert not has_flash_attention("float32") and not has_flash_attention(None)
+    capability["compute_capability"] = "7.5"
+    assert not has_flash_attention(jnp.bfloat16)
+    capability["compute_capability"] = "gfx942"  # AMD
+    assert not has_flash_attention(jnp.bfloat16)
+    capability.clear()
+    assert not has_flash_attention(jnp.bfloat16)
+
+
+def test_the_models_of_a_run_have_it_and_the_clip_of_its_teacher_has_not(stand_in, monkeypatch, tiny_config):
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
+    plain = load_teacher(tiny_config)
+    calls = []
+    monkeypatch.setattr(flash_attention, "has_flash_attention", lambda dtype: True)
+    monkeypatch.setattr(flash_attention, "flash_attend", lambda *inputs: (calls.append(1), flash_attend(*inputs))[1])
+    clip = load_clip(tiny_config.teacher.path)
+    teacher = make_teacher(clip, plain.boxes)
+    found, expected = teacher.embed(teacher.params, images), plain.embed(plain.params, images)
+    assert calls
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    plan = make_plan(tiny_config, teacher, make_mesh(tiny_config.mesh))
+    modules = [module for _, module in nnx.iter_graph(nnx.merge(plan.graphdef, plan.state["params"]))]
+    assert {module.attend is attend for module in modules if isinstance(module, Attention)} == {False}
+    calls.clear()
+    clip.vision(jnp.zeros((1, 8, 8, 3)))
+    assert not calls

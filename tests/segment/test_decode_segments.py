@@ -1,0 +1,124 @@
+"""Labels, segments and background of hand-made encodings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.segment import decode, scoring
+from zeroseg_jax.segment.decode import Texts, View
+from zeroseg_jax.segment.methods import Encoding
+from zeroseg_jax.segment.options import Labelling
+
+label_pixels = jax.jit(decode.label_pixels, static_argnums=(3, 4))
+score = jax.jit(scoring.score, static_argnums=(3, 4))
+likeliest = jax.jit(scoring.likeliest, static_argnums=2)
+harden = jax.jit(scoring.harden)
+
+
+@pytest.fixture
+def question():
+    """Two segments, left and right on a 2x2 grid, and three labels of which the last is padding."""
+    embeddings = jnp.asarray([[[1.0, 0.0], [0.6, 0.8]]])
+    assignment = jnp.asarray([[[1.0, 0.0], [0.2, 0.8], [1.0, 0.0], [0.2, 0.8]]])
+    embedded = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
+    texts = Texts(embedded, jnp.int32(2), jnp.int32(2), jnp.float32(0), jnp.float32(0), jnp.float32(10))
+    rows = columns = resize_matrix(2, 16)[None]
+    return Encoding(embeddings[:, None], assignment[:, None]), texts, rows[:, :, None], columns[:, :, None]
+
+
+def ask(question, threshold=None, labels=2, scale=0.0, mix="scores"):
+    encoding, texts, rows, columns = question
+    numbers = {"scale": jnp.float32(scale), "threshold": jnp.float32(threshold or 0)}
+    texts = texts._replace(labels=jnp.int32(labels), **numbers)
+    return label_pixels((View(encoding, rows, columns),), texts, None, Labelling(mix), threshold is not None)
+
+
+def test_scores_and_segments_by_hand(question):
+    found = ask(question)
+    np.testing.assert_allclose(found.scores[0, :, :2], [[1, 0], [0.6, 0.8]], atol=1e-6)
+    # scores of the right patches are 0.2 (1, 0) + 0.8 (0.6, 0.8) = (0.68, 0.64): the first label wins everywhere
+    assert not np.asarray(found.label_map).any()
+    np.testing.assert_array_equal(found.segments[0, 0, [0, 15]], [0, 1])
+    # a steep softmax gives the right patches 0.2 to the first and 0.8 to the second label
+    np.testing.assert_array_equal(ask(question, scale=100.0).label_map[0, 5, [0, 15]], [0, 1])
+    # embeddings: 0.2 (1, 0) + 0.8 (0.6, 0.8) again points nearer to the first
+    assert not np.asarray(ask(question, mix="embeddings").label_map).any()
+
+
+def test_background_by_prompt_and_by_threshold(question):
+    # the second text becomes the background
+    np.testing.assert_array_equal(ask(question, labels=1, scale=100.0).label_map[0, 5, [0, 15]], [0, -1])
+    # the right segment is sure by softmax(6, 8) = 0.88 only, and its patches by a mixture
+    np.testing.assert_array_equal(ask(question, threshold=0.95).label_map[0, 5, [0, 15]], [0, -1])
+    assert not np.asarray(ask(question, threshold=0.2).label_map).any()
+
+
+def texts_of(embeddings, labels, total, threshold=0.0, logit_scale=1.0):
+    numbers = jnp.int32(labels), jnp.int32(total), jnp.float32(0), jnp.float32(threshold), jnp.float32(logit_scale)
+    return Texts(jnp.asarray(embeddings, jnp.float32), *numbers)
+
+
+def test_the_likeliest_labels_of_each_window():
+    image = jnp.asarray([[[1.0, 0.0], [0.0, 1.0]]])  # of two windows
+    encoding = Encoding(jnp.zeros((1, 2, 3, 2)), jnp.zeros((1, 2, 4, 3)), image)
+    # four labels, of which two are the same, a phrase for background and padding
+    texts = texts_of([[1, 0], [0.6, 0.8], [0.6, 0.8], [0, 1], [-1, 0], [0, 0]], 4, 5)
+    kept = np.asarray(likeliest(encoding, texts, 2))[0, :, :5]
+    np.testing.assert_array_equal(kept, [[1, 1, 0, 0, 1], [0, 1, 0, 1, 1]])
+    assert np.asarray(likeliest(encoding, texts, 9))[..., :5].all()
+    # without an embedding of the image that of the mean patch counts: three of four patches are in segment 0
+    embeddings = jnp.asarray([[[[1.0, 0.0], [0.0, 1.0]]]])
+    assignment = jnp.asarray([[[[1.0, 0], [1, 0], [1, 0], [0, 1]]]])
+    kept = np.asarray(likeliest(Encoding(embeddings, assignment), texts, 1))[0, 0, :4]
+    np.testing.assert_array_equal(kept, [1, 0, 0, 0])
+    kept = np.asarray(likeliest(Encoding(embeddings[:, :, 1:].repeat(4, 2), None), texts, 1))[0, 0, :4]
+    np.testing.assert_array_equal(kept, [0, 0, 0, 1])
+
+
+def test_left_out_labels_score_least():
+    encoding = Encoding(jnp.asarray([[[[1.0, 0.0], [0.0, 1.0]]]]), None, jnp.asarray([[[1.0, 0.0]]]))
+    cosines = jnp.asarray([[[[1.0, 0.0, 9.0], [0.0, 1.0, 9.0]]]])
+    texts = texts_of([[1, 0], [0, 1], [0, 0]], 2, 2)
+    found = score(cosines, encoding, texts, Labelling(top_classes=1), True)
+    np.testing.assert_array_equal(found["score"][0, 0], [[1, -1, -9], [0, -1, -9]])
+    np.testing.assert_array_equal(found["probability"][0, 0], [[1, 0, 0], [1, 0, 0]])
+
+
+def test_groupvits_scores_by_hand():
+    """Three labels; the image is nearest to the first two of them. Numbers: e^ln2 : e^0 : e^0 = 2 : 1 : 1, ..."""
+    two = np.log(2)
+    cosines = jnp.asarray([[[[two, 0, 0, 7], [0, 0, two, 7], [0, 2 * two, 0, 7]]]])
+    image = jnp.asarray([[[1.0, 0.0]]])
+    encoding = Encoding(jnp.zeros((1, 1, 3, 2)), jnp.zeros((1, 1, 4, 3)), image)
+    embeddings = [[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 0]]
+    over_all = np.array([[2, 1, 1], [1, 1, 2], [1, 4, 1]]) / [[4], [4], [6]]
+    over_two = np.array([[2, 1, 0], [1, 1, 0], [1, 4, 0]]) / [[3], [2], [5]]
+    product = over_all * over_two  # at most 1/3, 1/8 and 8/15
+    for threshold, hidden in ((0.3, [0, 1, 0]), (0.1, [0, 0, 0]), (0.5, [1, 1, 0]), (0.95, [1, 1, 0])):
+        texts = texts_of(embeddings, 3, 3, threshold)
+        found = score(cosines, encoding, texts, Labelling(top_classes=2, rule="groupvit"), True)["score"][0, 0]
+        np.testing.assert_allclose(found[:, 1:4], product, atol=1e-6)
+        np.testing.assert_array_equal(found[:, 0], hidden)  # the best segment never is
+        np.testing.assert_array_equal(found[:, 4], -9)
+    every = score(cosines, encoding, texts, Labelling(rule="groupvit"), False)["score"][0, 0]
+    np.testing.assert_allclose(every[:, 1:4], over_all**2, atol=1e-6)
+    assert (np.asarray(every)[:, 0] == -9).all()  # without a threshold there is no background
+
+
+def test_groupvits_pixels_belong_to_one_segment():
+    """Two patches of four pixels side by side: shares of 1 and 0.2 in the first segment are even past the middle."""
+    assignment = jnp.asarray([[[[1.0, 0.0], [0.2, 0.8]]]])
+    view = View(Encoding(jnp.eye(2)[None, None], assignment), np.eye(4)[None, :, None], np.eye(8)[None, :, None])
+    hard = np.asarray(harden(view).assignment)[0, 0].reshape(4, 8, 2)
+    # of the first segment pixel 4 has 1 - 0.8 x 0.625 = 0.5, by a hair
+    assert (hard[:, :4, 0] == 1).all() and (hard[:, 5:, 1] == 1).all() and (hard.sum(axis=-1) == 1).all()
+    # the first segment is sure, the second is background, whatever the steep scores of mixed pixels would be
+    texts = texts_of([[1, 0], [0.5, 0.1]], 2, 2, 0.6, 10.0)
+    enlarge = [np.pad(np.eye(4, dtype=np.float32), ((0, 12), (0, 0)))[None, :, None], np.eye(8)[None, :, None]]
+    found = label_pixels((View(view.encoding, *enlarge),), texts, None, Labelling(rule="groupvit"), True)
+    # the best score of the second segment is its best label's probability squared; nothing hides the first
+    expected = np.where(np.asarray(found.segments) == 0, 1, 1 / (1 + np.exp(-1.0)) ** 2)
+    np.testing.assert_allclose(found.probability[:, :4], expected[:, :4], atol=1e-5)
+    np.testing.assert_array_equal(found.label_map[0, :4, [0, 3, 5, 7]].T, [[0, 0, -1, -1]] * 4)

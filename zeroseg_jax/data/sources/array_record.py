@@ -1,0 +1,117 @@
+"""ArrayRecord shards of encoded images as a source, and their writer.
+
+A record is either the bytes of an image file, or a msgpack map `{"image": bytes of an image file, "key": str,
+"text": str}` of which only `image` is required. The shards of a split are the files `SPLIT-*.array_record` (or
+`SPLIT.array_record`, with anything behind; `arrayrecord` is accepted too).
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from array_record.python.array_record_module import ArrayRecordWriter
+from grain.sources import ArrayRecordDataSource
+
+from zeroseg_jax.data.decode import BrokenImage, decode_image
+from zeroseg_jax.data.sources.folder import WHOLE, hidden
+from zeroseg_jax.data.text import is_text
+from zeroseg_jax.errors import InputError
+
+# Beginnings of image files. PNG's first byte would also begin a msgpack map, but not with a number as its first key.
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"P5", b"P6", b"II*\0", b"MM\0*")
+
+
+class ArrayRecordSource:
+    """The records of the shards of `split` in `root`, in the order of the shards' names.
+
+    An item is `{"image": uint8 (H, W, 3), "key": str, "text": caption if the record has one}`; a record without a key
+    gets its number.
+
+    Raises:
+        InputError: no such folder, no shard of this split in it, or a damaged shard.
+        BrokenImage: from `source[i]`, a record that holds no readable image.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train"):
+        self.root = Path(root)
+        endings = (".array_record", ".arrayrecord")
+        there = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        shards = [
+            path
+            for path in there
+            if any(ending in path.name.lower() for ending in endings) and not hidden(path.name) and path.is_file()
+        ]
+        if not shards:
+            raise InputError(
+                f"there are no ArrayRecord shards (*.array_record) in {root}; set data.root to their folder"
+            )
+        chosen = [path for path in shards if split in WHOLE or path.name.startswith((f"{split}-", f"{split}."))]
+        if not chosen:
+            raise InputError(
+                f"no shard in {root} is named {split}-*.array_record; it holds {shards[0].name}, ...: set data.split"
+                " to what stands before their first '-', or to all"
+            )
+        try:
+            self._records = ArrayRecordDataSource([str(path) for path in chosen])
+            self._length = len(self._records)  # opens the shards
+        except RuntimeError as error:
+            raise InputError(f"a shard in {root} is damaged ({error}); write it again") from error
+
+    def __len__(self) -> int:
+        return self._length
+
+    def key(self, i: int) -> str:
+        try:
+            return self._fields(i)["key"]
+        except BrokenImage as error:
+            return error.key
+
+    def text(self, i: int) -> str | None:
+        return self._fields(i).get("text")
+
+    def read(self, i: int) -> bytes:
+        return self._fields(i)["image"]
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        fields = self._fields(i)
+        return fields | {"image": decode_image(fields["image"], fields["key"])}
+
+    def _fields(self, i: int) -> dict[str, Any]:
+        """`image`, `key` and, where there is one, `text` of a record; raises BrokenImage for what has them not."""
+        number = f"{self.root}, record {i}"
+        try:
+            record = self._records[i]
+        except RuntimeError as error:  # ArrayRecord's, for what does not fit its checksum
+            raise BrokenImage(number, f"its shard is damaged there: {error}") from error
+        if record.startswith(_IMAGE_MAGIC):
+            return {"image": record, "key": number}
+        try:
+            fields = msgpack.unpackb(record)
+        except (ValueError, msgpack.UnpackException):
+            fields = None
+        if not isinstance(fields, dict) or not isinstance(fields.get("image"), bytes):
+            raise BrokenImage(number, "the record is neither an image file nor a msgpack map with an image")
+        found = {"key": number} | {name: fields[name] for name in ("image", "key", "text") if name in fields}
+        for name in ("key", "text"):
+            if not isinstance(found.get(name, ""), str) or not is_text(found.get(name, "")):
+                raise BrokenImage(number, f"its {name} is no text")
+        return found
+
+
+def write_records(path: str | Path, items: Iterable[Mapping[str, bytes | str]], shards: int = 1) -> list[Path]:
+    """Writes `{"image": bytes of an image file, "key": str, "text": str (optional)}` items, to the shards in turn.
+
+    `path` ends in the name of the split: `data/train` gives `data/train-00000-of-00001.array_record`.
+
+    Returns the shards.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = [path.with_name(f"{path.name}-{i:05d}-of-{shards:05d}.array_record") for i in range(shards)]
+    writers = [ArrayRecordWriter(str(name), "group_size:1") for name in names]  # one record a group: random access
+    for i, item in enumerate(items):
+        writers[i % shards].write(msgpack.packb(dict(item)))
+    for writer in writers:
+        writer.close()
+    return names

@@ -1,0 +1,211 @@
+"""Any folder of images as a source: plain, with `metadata.jsonl` (Hugging Face's imagefolder), or in VOC layout."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import logging
+
+from zeroseg_jax.data.decode import decode_image, read_file
+from zeroseg_jax.data.sources.split_list import read_split_list
+from zeroseg_jax.data.text import is_text, numbered_lines, read_text, readable
+from zeroseg_jax.errors import InputError
+
+ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff"),
+    *(".avif", ".jfif", ".jpe", ".jp2", ".pgm", ".pbm", ".pnm", ".dib"),
+)
+"""Of files that are images; `decode.FORMATS` are the formats."""
+OTHER_IMAGES = (
+    *(".heic", ".heif", ".jxl", ".psd", ".svg", ".eps", ".exr", ".hdr", ".tga"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2"),
+)
+"""Of files that are images too, of formats that are not read here."""
+WHOLE = ("", "all")
+"""Values of `split` that mean every image there is."""
+
+VOC_LISTS = "ImageSets/Segmentation"
+
+
+class FolderSource:
+    """The images below `root`, sorted by path, with captions where `root/metadata.jsonl` gives them.
+
+    `split` picks a part: by the `split` field of `metadata.jsonl`, else by VOC's `ImageSets/Segmentation/{split}.txt`,
+    else by a subfolder of that name. A folder without any of these is one whole, which "train" means too.
+    With `metadata.jsonl` the images are its rows; in VOC layout they are those of `JPEGImages`, never the masks. Hidden
+    files and folders, whose names begin with a dot, are left out, and so is the `__MACOSX` that archives bring.
+
+    An item is `{"image": uint8 (H, W, 3), "key": path relative to root, "text": caption if there is one}`. Bytes of a
+    path that are no UTF-8 are written \\xNN in its key.
+
+    Raises:
+        InputError: no such folder, no images in it, no such split, or a broken `metadata.jsonl`.
+        BrokenImage: from `source[i]`, an image that cannot be read.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train"):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise InputError(f"there is no folder {root}; set data.root to a folder of images")
+        self.unread: Counter[str] = Counter()
+        """Images of formats that are not read here, by their endings."""
+        self._names, self._texts = _choose(self.root, split, self.unread)
+        if not self._names:
+            raise InputError(f"the folder {root} holds no images, which are files that end in {', '.join(ENDINGS)}")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def key(self, i: int) -> str:
+        return readable(self._names[i])
+
+    def path(self, i: int) -> Path:
+        """The file of item `i`."""
+        return self.root / self._names[i]
+
+    def text(self, i: int) -> str | None:
+        return self._texts.get(self._names[i])
+
+    def read(self, i: int) -> bytes:
+        return read_file(self.path(i), readable(str(self.path(i))))
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        text, data = self.text(i), self.read(i)
+        item: dict[str, Any] = {"image": decode_image(data, readable(str(self.path(i)))), "key": self.key(i)}
+        return item if text is None else item | {"text": text}
+
+
+def _choose(root: Path, split: str, unread: Counter[str]) -> tuple[list[str], dict[str, str]]:
+    """The sorted names of the split's images, relative to `root`, and the captions of those that have one.
+
+    Images of formats that are not read here are counted in `unread`.
+    """
+    rows = _metadata(root / "metadata.jsonl")
+    lists = files_by_name(root / VOC_LISTS, (".txt",))
+    below = "JPEGImages" if (root / "JPEGImages").is_dir() else ""
+    names = sorted(rows) if rows else _walk(root, below, unread=unread)
+    splits = sorted({row["split"] for row in rows.values() if "split" in row})
+    if split in WHOLE:
+        pass
+    elif split in splits:
+        names = [name for name in names if rows[name].get("split") == split]
+    elif split in lists:
+        names = _listed(lists[split], names)
+    elif not rows and (root / split).is_dir():
+        unread.clear()
+        names, texts = _choose(root / split, "", unread)
+        return [f"{split}/{name}" for name in names], {f"{split}/{name}": text for name, text in texts.items()}
+    elif split != "train" or splits:
+        known = splits or sorted(lists)
+        hint = f"it has {', '.join(known)}" if known else "set data.split to all to use the whole folder"
+        raise InputError(f"the folder {root} has no split {split!r}; {hint}")
+    return names, {name: rows[name]["text"] for name in names if "text" in rows.get(name, {})}
+
+
+def _listed(path: Path, names: Sequence[str]) -> list[str]:
+    """Those of `names` that a list of VOC has; says how many of the list's are not there."""
+    stems = {Path(name).stem for name in names}
+    wanted = read_split_list(path, stems)
+    if gone := [name for name in wanted if name not in stems]:
+        said = f"{len(gone)} of the {len(wanted)} images that {path} lists are not there, the first of them {gone[0]}"
+        if len(gone) == len(wanted):
+            raise InputError(f"{said}; it must name files of {path.parents[2] / 'JPEGImages'}")
+        logging.warning("%s; they are left out", said)
+    chosen = set(wanted)
+    return [name for name in names if Path(name).stem in chosen]
+
+
+def _metadata(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of a `metadata.jsonl` by file name; empty if there is none."""
+    rows: dict[str, dict[str, str]] = {}
+    numbers: dict[str, int] = {}
+    if not path.is_file():
+        return rows
+    for number, line in numbered_lines(read_text(path)):
+        try:
+            row = json.loads(line)
+            name = row["file_name"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"line {number} of {path} must be a JSON object with a file_name") from error
+        row = {field: value for field, value in row.items() if value is not None}  # null is as good as left out
+        wrong = [field for field in ("file_name", "text", "split") if not isinstance(row.get(field, ""), str)]
+        if wrong or "file_name" not in row:
+            raise InputError(f"{(*wrong, 'file_name')[0]} in line {number} of {path} is not a string, as it must be")
+        if not is_text(row.get("text", "")):
+            raise InputError(f"the text in line {number} of {path} holds half of a surrogate pair; write it again")
+        if name in rows:
+            raise InputError(
+                f"{path} names {readable(name)} in line {numbers[name]} and again in line {number}; give each image one"
+                " line"
+            )
+        rows[name], numbers[name] = row, number
+    return rows
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: what macOS and editors put beside theirs."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder with one of these endings, in either case, by their names without it; sorted.
+
+    Empty where there is no such folder. Hidden files and folders are left out.
+
+    Raises:
+        InputError: two files have the same name but for the ending, or the folder cannot be read.
+    """
+    found: dict[str, Path] = {}
+    try:
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        _refuse(error)
+    for path in paths:
+        if path.suffix.lower() not in endings or hidden(path.name) or path.is_dir():
+            continue
+        if path.stem in found:
+            raise InputError(
+                f"{readable(str(folder))} holds {readable(found[path.stem].name)} and {readable(path.name)}, which"
+                " differ in nothing but the ending; remove one"
+            )
+        found[path.stem] = path
+    return found
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(
+        f"the folder {readable(str(error.filename))} cannot be read ({error.strerror}); allow it"
+    ) from error
+
+
+def count_others(root: Path) -> Counter[str]:
+    """How many files below `root` are no images that are read here, by their endings; hidden ones do not count."""
+    names = (Path(name).suffix.lower() for name in _walk(root, "", ("",)))
+    return Counter(ending for ending in names if ending not in ENDINGS)
+
+
+def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS, unread: Counter[str] | None = None) -> list[str]:
+    """Every image below `root/below`, relative to `root`, links followed, hidden files and folders left out.
+
+    Images of formats that are not read here are counted in `unread`, where it is given.
+    """
+    found, seen = [], set()
+    for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if not hidden(name)]
+        found += [
+            os.path.relpath(os.path.join(folder, name), root)
+            for name in files
+            if name.lower().endswith(endings) and not hidden(name)
+        ]
+        if unread is not None:
+            suffixes = (os.path.splitext(name)[1].lower() for name in files if not hidden(name))
+            unread.update(suffix for suffix in suffixes if suffix in OTHER_IMAGES)
+    return sorted(found)

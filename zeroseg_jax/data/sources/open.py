@@ -1,0 +1,124 @@
+"""The sources of images: what `data.source` chooses. All give random access and decode when an item is asked for."""
+
+import os
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from absl import logging
+
+from zeroseg_jax.data.sources.folder import FolderSource
+from zeroseg_jax.data.text import is_text, readable
+from zeroseg_jax.errors import InputError
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Random access to images. Sources can be pickled: each worker process reads for itself."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, i: int) -> str:
+        """The name of item `i`, without decoding the image."""
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        """The encoded image, such as the bytes of a JPEG file; or pixels, uint8 (H, W, 3), that the source has ready.
+
+        Raises:
+            BrokenImage: it cannot be read.
+        """
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """`{"image": uint8 (H, W, 3), "key": str}`, and `"text": str` where the source has a caption for it.
+
+        Raises:
+            BrokenImage: the image cannot be read.
+        """
+
+
+@runtime_checkable
+class CaptionedSource(ImageSource, Protocol):
+    """A source that also tells its captions alone."""
+
+    def text(self, i: int) -> str | None:
+        """The caption of item `i`, without decoding the image; None where there is none."""
+
+
+class FirstImages:
+    """The first `count` images of a source."""
+
+    def __init__(self, source: CaptionedSource, count: int):
+        self._source, self._count = source, min(count, len(source))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def key(self, i: int) -> str:
+        return self._source.key(i)
+
+    def text(self, i: int) -> str | None:
+        return self._source.text(i)
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        return self._source.read(i)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self._source[i]
+
+
+def open_source(data: Any, split: str | None = None) -> CaptionedSource:
+    """Opens what the `data` group of a config describes.
+
+    Args:
+        data: `source` is `scenes` (the procedural scenes, drawn on first use; `scenes/tiny` for a few), `folder`,
+            `tar`, `tfds:NAME` or `arrayrecord`; `root` its folder, for scenes a cache folder ("" is
+            `~/.cache/zeroseg_jax`); `split` its part; `limit`, if present and not 0, how many of its
+            first images to use.
+        split: used instead of `data.split` unless None.
+
+    Raises:
+        InputError: an unknown source, a missing root, or what the source says of its folder.
+    """
+    kind, root = data.source, os.path.expanduser(data.root)
+    split = data.split if split is None else split
+    if kind != "scenes" and not kind.startswith("scenes/") and not root:
+        raise InputError(f"data.source={kind} needs a folder; set data.root")
+    if kind != "folder" and kind != "tar" and not is_text(root):
+        raise InputError(
+            f"data.root={readable(root)} is not UTF-8, as data.source={kind} needs it; give the folder another name"
+        )
+    source = _open(kind, root, split)
+    limit = data.get("limit", 0) if hasattr(data, "get") else getattr(data, "limit", 0)
+    return FirstImages(source, limit) if limit else source
+
+
+def _open(kind: str, root: str, split: str) -> CaptionedSource:
+    name, _, rest = kind.partition(":")
+    # The libraries behind the other sources take a second to import; a folder needs none of them.
+    if kind == "folder":
+        source = FolderSource(root, split)
+        if source.unread:
+            told = ", ".join(f"{count} {ending}" for ending, count in sorted(source.unread.items()))
+            logging.warning(
+                "%s holds images of formats that are not read: %s; they are left out, so convert them to JPEG or PNG",
+                readable(root),
+                told,
+            )
+        return source
+    if kind == "tar":
+        from zeroseg_jax.data.sources.tar import TarSource
+
+        return TarSource(root, split)
+    if kind == "arrayrecord":
+        from zeroseg_jax.data.sources.array_record import ArrayRecordSource
+
+        return ArrayRecordSource(root, split)
+    if name == "tfds" and rest:
+        from zeroseg_jax.data.sources.tfds import PreparedSource
+
+        return PreparedSource(rest, root, split)
+    if kind.split("/")[0] == "scenes":
+        from zeroseg_jax.data.scenes.builder import prepare
+        from zeroseg_jax.data.sources.tfds import PreparedSource
+
+        return PreparedSource("zeroseg_scenes", prepare(root, kind.partition("/")[2] or "default"), split)
+    raise InputError(f"data.source is {kind!r}; it must be scenes, folder, tar, tfds:NAME or arrayrecord")

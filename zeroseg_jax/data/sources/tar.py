@@ -1,0 +1,195 @@
+"""Sets of tar files (webdataset) as a source."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from zeroseg_jax.data.decode import BrokenImage, decode_image
+from zeroseg_jax.data.sources.folder import ENDINGS, WHOLE, files_by_name, hidden
+from zeroseg_jax.data.text import decode_text, is_text, readable
+from zeroseg_jax.errors import InputError
+
+_TEXT_FIELDS = ("caption", "text")
+
+
+class _Part(NamedTuple):
+    """A file inside a tar file."""
+
+    tar: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def __str__(self) -> str:
+        return f"{readable(self.tar.name)}/{readable(self.name)}"
+
+
+class TarSource:
+    """The images in the tar files of `root`, in the order of the tar files' names and of the images inside.
+
+    A name means what it means to webdataset: up to the first dot of its last part it is the key of a sample, and what
+    follows is a field of that sample, in either case. So `a/000017.jpg`, `a/000017.txt` and `a/000017.depth.png` are
+    the fields `jpg`, `txt` and `depth.png` of `a/000017`. The image is the field of an image format, the first in the
+    order of `ENDINGS` where there are several; `depth.png` is none. The caption is the field `txt`, or `caption` or
+    `text` in the field `json`. Files and folders that begin with a dot, and `__MACOSX`, are left out.
+
+    `split` picks the tar files that are named `SPLIT-*.tar`; where none is, "train" means all. The headers are read at
+    the start, the images by seeking.
+
+    An item is `{"image": uint8 (H, W, 3), "key": "TAR/NAME", "text": caption if there is one}`. Bytes of a name that
+    are no UTF-8 are written \\xNN in its key.
+
+    Raises:
+        InputError: no such folder, no tar files or none of this split in it, a damaged one, one with a field twice, or
+            no image in them.
+        BrokenImage: from `source[i]`, an image that cannot be read; from `text` too, a caption that cannot.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train"):
+        tars = list(files_by_name(Path(root), (".tar",)).values())
+        if not tars:
+            raise InputError(f"there are no tar files (*.tar, not compressed) in {root}; set data.root to their folder")
+        chosen = tars if split in WHOLE else [tar for tar in tars if tar.name.startswith(f"{split}-")]
+        if not chosen and split != "train":
+            raise InputError(f"no tar file in {root} is named {split}-*.tar; it holds {tars[0].name}, ...")
+        self._samples: list[tuple[_Part, _Part | None]] = []
+        others: list[_Part] = []
+        for tar in chosen or tars:
+            samples, lonely = _samples(tar)
+            self._samples += samples
+            others += lonely
+        hint = ""
+        if others:
+            hint = (
+                f"; {len(others)} look like images, but belong to samples without one: the first dot in the last part"
+                f" of {others[0]} begins its field {_field(others[0])!r}"
+            )
+        if not self._samples:
+            raise InputError(f"the tar files in {root} hold no images, files that end in {', '.join(ENDINGS)}{hint}")
+        if hint:
+            logging.warning("the tar files in %s hold %d images%s", root, len(self._samples), hint)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def key(self, i: int) -> str:
+        image, _ = self._samples[i]
+        return str(image)
+
+    def text(self, i: int) -> str | None:
+        _, text = self._samples[i]
+        if text is None:
+            return None
+        try:
+            content = decode_text(text.read())
+            return content.strip() if _field(text) == "txt" else _caption(json.loads(content))
+        except OSError as error:
+            raise BrokenImage(self.key(i), f"its caption {text}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise BrokenImage(self.key(i), f"its caption {text} is broken: {error}") from error
+
+    def read(self, i: int) -> bytes:
+        image, _ = self._samples[i]
+        try:
+            return image.read()
+        except OSError as error:
+            raise BrokenImage(self.key(i), error.strerror or type(error).__name__) from error
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        key, text = self.key(i), self.text(i)
+        item: dict[str, Any] = {"image": decode_image(self.read(i), key), "key": key}
+        return item if text is None else item | {"text": text}
+
+
+def _caption(fields: Any) -> str | None:
+    """The caption in the JSON of a sample, None where it has none; raises ValueError for what is no caption."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"it is no JSON object but a {type(fields).__name__}")
+    found = next((fields[name] for name in _TEXT_FIELDS if fields.get(name) is not None), None)
+    if found is not None and not (isinstance(found, str) and is_text(found)):
+        raise ValueError(f"it holds {found!r}, which is no text")
+    return found
+
+
+def _field(part: _Part) -> str:
+    return PurePosixPath(part.name).name.partition(".")[2].lower()
+
+
+def _samples(tar: Path) -> tuple[list[tuple[_Part, _Part | None]], list[_Part]]:
+    """Each image of a tar file with the file that holds its caption, a .txt rather than a .json; and the files that
+    end like images, of samples that have no image."""
+    images: dict[str, dict[str, _Part]] = {}
+    texts: dict[str, dict[str, _Part]] = {}
+    others: dict[str, _Part] = {}
+    for part in _files(tar):
+        path = PurePosixPath(part.name)
+        if any(hidden(name) for name in path.parts):
+            continue
+        sample, field = str(path.parent / path.name.partition(".")[0]), _field(part)
+        if f".{field}" in ENDINGS:
+            fields = images.setdefault(sample, {})
+        elif field in ("txt", "json"):
+            fields = texts.setdefault(sample, {})
+        else:
+            if path.suffix.lower() in ENDINGS:
+                others.setdefault(sample, part)
+            continue
+        if field in fields:
+            raise InputError(
+                f"{tar} holds {readable(fields[field].name)} and {readable(part.name)}, both the field {field!r} of"
+                f" the sample {readable(sample)}, whose name ends at the first dot as in webdataset; rename one"
+            )
+        fields[field] = part
+    found = []
+    for sample, fields in images.items():
+        captions = texts.get(sample, {})
+        image = fields[min(fields, key=lambda field: ENDINGS.index(f".{field}"))]
+        found.append((image, captions.get("txt", captions.get("json"))))
+    return found, [part for sample, part in others.items() if sample not in images]
+
+
+class _Archive(io.BufferedReader):
+    """A file of which nothing behind its end is asked for, since memory for all that is asked for is taken first."""
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path))
+        self.length = path.stat().st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self.length - self.tell(), 0)
+        return super().read(left if size is None or not 0 <= size <= left else size)
+
+
+def _files(tar: Path) -> Iterator[_Part]:
+    """The files in a tar file, in their order; raises InputError where it is damaged."""
+    try:
+        with _Archive(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            before = 0
+            for member in archive:
+                # a negative size would lead back to what was read, and the pieces of a sparse file lie elsewhere
+                if member.size < 0 or member.offset_data <= before or member.issparse():
+                    raise tarfile.ReadError(f"the size of {readable(member.name)} is impossible, or it is sparse")
+                before = member.offset_data
+                if member.isfile():
+                    yield _Part(tar, member.name, member.offset_data, member.size)
+            # tarfile takes a damaged header for the end, which is a block of zeros
+            file.seek(archive.offset)
+            end = file.read(tarfile.BLOCKSIZE)
+            if end and end != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"damaged at byte {archive.offset}")
+            if not end:
+                logging.warning("the tar file %s has no mark of its end, so it may have been cut off", tar)
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"the tar file {tar} cannot be read ({error}); unpack it if it is compressed, or fetch it again"
+        ) from error

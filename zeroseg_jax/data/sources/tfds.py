@@ -1,0 +1,175 @@
+"""Datasets that TensorFlow Datasets has prepared to ArrayRecord, read without TensorFlow."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.example_parser import ExampleParserNp
+
+from zeroseg_jax.data.decode import BrokenImage, decode_image
+from zeroseg_jax.data.sources.folder import WHOLE
+from zeroseg_jax.data.text import read_json
+from zeroseg_jax.errors import InputError
+
+_TEXT_NAMES = ("caption", "text")
+
+
+class PreparedSource:
+    """`split` (slices such as `train[:10%]` too) of the dataset `name` prepared below `root`.
+
+    `name` is `NAME`, `NAME/CONFIG` or `NAME:VERSION`, as in `imagenet2012:5.1.0`; without a version the newest one is
+    read. `root` is the TFDS data folder (the one that holds `NAME`) or the folder of one prepared version. The image
+    is the feature `image`, or the only image feature there is; a text feature `caption` or `text` gives the caption.
+
+    An item is `{"image": uint8 (H, W, 3), "key": "SPLIT/number", "text": caption if there is one}`.
+
+    Nothing of a record but these features is decoded, and no image by TFDS, which would open any format.
+
+    Raises:
+        InputError: no such dataset or split, no image feature, a dataset that is not in ArrayRecord format or has
+            features that are none of TFDS's own, or damaged files.
+        BrokenImage: from `source[i]`, an image that cannot be read.
+    """
+
+    def __init__(self, name: str, root: str | Path, split: str = "train"):
+        builder = _open(_version_folder(name, Path(root)))
+        self._split = "all" if split in WHOLE else split
+        self.features = dict(builder.info.features.items())
+        self.image_feature, self._text = _features(builder)
+        self._parsers: dict[str, ExampleParserNp] = {}
+        try:
+            self._items = builder.as_data_source(
+                split=self._split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
+        except NotImplementedError as error:
+            raise InputError(
+                f"the dataset in {builder.data_dir} is not in ArrayRecord format, which random access needs;"
+                " convert it with `tfds convert_format --out_file_format=array_record`"
+            ) from error
+        except (ValueError, KeyError) as error:
+            known = ", ".join(builder.info.splits) or "none"
+            raise InputError(f"the dataset in {builder.data_dir} has no split {split!r}; it has {known}") from error
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def key(self, i: int) -> str:
+        return f"{self._split}/{i:07d}"
+
+    def text(self, i: int) -> str | None:
+        if not self._text:
+            return None
+        try:
+            return self.feature(i, self._text).decode()
+        except (AttributeError, UnicodeDecodeError) as error:
+            raise BrokenImage(self.key(i), f"its {self._text} is no text: {error}") from error
+
+    def read(self, i: int) -> bytes:
+        return self.feature(i, self.image_feature)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        key, text = self.key(i), self.text(i)
+        item: dict[str, Any] = {"image": decode_image(self.read(i), key), "key": key}
+        return item if text is None else item | {"text": text}
+
+    def feature(self, i: int, name: str) -> Any:
+        """A feature of item `i`: an image as encoded bytes, an array of another.
+
+        Raises:
+            BrokenImage: the record cannot be read, or holds something else.
+        """
+        feature = self.features[name]
+        if name not in self._parsers:
+            self._parsers[name] = ExampleParserNp({name: feature.get_serialized_info()})
+        try:
+            value = self._parsers[name].parse_example(self._items[i])[name]
+            if not isinstance(feature, tfds.features.Image):
+                return feature.decode_example_np(value)
+        except Exception as error:  # of ArrayRecord, protobuf or TFDS, which do not say which they raise
+            raise BrokenImage(self.key(i), f"its record is damaged: {error}") from error
+        if not isinstance(value, bytes):
+            raise BrokenImage(self.key(i), f"its record holds no encoded image as {name}")
+        return value
+
+
+def _open(folder: Path) -> tfds.core.DatasetBuilder:
+    """TFDS's reader of a prepared dataset; raises InputError where its files are damaged or not to be trusted."""
+    path = folder / "features.json"
+    names = _own_features()
+    for name in _class_names(read_json(path, "description of the features of a dataset"), path):
+        if name not in names:
+            raise InputError(
+                f"{path} names the class {name!r}, which is no feature of TFDS's own; only they are read, as a dataset"
+                " must not choose what code runs"
+            )
+    try:
+        return tfds.builder_from_directory(folder)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the dataset in {folder} has a feature that needs {error.name}; prepare it without"
+        ) from error
+    except Exception as error:  # of protobuf or TFDS, which do not say which they raise
+        said = " ".join(str(error).split())
+        raise InputError(f"the dataset in {folder} cannot be read ({said}); prepare it again") from error
+
+
+def _own_features() -> set[str]:
+    """The names, former ones too, of the classes of TFDS's own features."""
+    classes = [c for c in vars(tfds.features).values() if isinstance(c, type)]
+    own = [c for c in classes if issubclass(c, tfds.features.FeatureConnector)]
+    return {f"{c.__module__}.{c.__name__}" for c in own} | {alias for c in own for alias in getattr(c, "ALIASES", ())}
+
+
+def _class_names(value: Any, path: Path) -> Iterator[Any]:
+    """All that TFDS may take for the name of a class in features.json, whose strings may hold JSON themselves.
+
+    TFDS imports what is named there, and for names that it does not know that is any module.
+    """
+    if isinstance(value, list):
+        for inner in value:
+            yield from _class_names(inner, path)
+    if not isinstance(value, dict):
+        return
+    for key, inner in value.items():
+        if key in ("pythonClassName", "python_class_name") or (key == "type" and "content" in value):
+            yield from [inner] if isinstance(inner, str) else ()
+        if key in ("json", "content") and isinstance(inner, str):
+            try:
+                inner = json.loads(inner)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path} holds broken JSON ({error}); prepare the dataset again") from error
+        yield from _class_names(inner, path)
+
+
+def _version_folder(name: str, root: Path) -> Path:
+    """The folder with the `dataset_info.json` of the newest version (or of the version asked for)."""
+    if (root / "dataset_info.json").is_file():
+        return root
+    name, _, version = name.partition(":")
+    pattern = version or "*"
+    # NAME/VERSION and NAME/CONFIG/VERSION
+    found = [p.parent for depth in ("", "*/") for p in (root / name).glob(f"{depth}{pattern}/dataset_info.json")]
+    configs = sorted({folder.parent for folder in found})
+    if not found:
+        raise InputError(
+            f"there is no prepared dataset {name}{':' + version if version else ''} in {root}; the root must"
+            " be the folder that TensorFlow Datasets prepared it in"
+        )
+    if len(configs) > 1:
+        names = ", ".join(f"tfds:{folder.relative_to(root)}" for folder in configs)
+        raise InputError(f"{root / name} holds several configs; set data.source to one of {names}")
+    return max(found, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
+
+
+def _features(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
+    """The names of the image feature and of the caption (None where there is none)."""
+    features = builder.info.features
+    images = [name for name, feature in features.items() if type(feature) is tfds.features.Image]
+    if "image" not in images and len(images) != 1:
+        has = f"several image features ({', '.join(images)}), none named image" if images else "no image feature"
+        raise InputError(f"the dataset in {builder.data_dir} has {has}; choose a dataset with one feature named image")
+    texts = [name for name in _TEXT_NAMES if name in features and isinstance(features[name], tfds.features.Text)]
+    return "image" if "image" in images else images[0], texts[0] if texts else None

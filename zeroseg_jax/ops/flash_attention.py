@@ -1,0 +1,86 @@
+"""Attention by cuDNN, for training in bfloat16 on NVIDIA GPUs: it never writes its logits to memory.
+
+Models that are to be exported or run elsewhere keep `attend.attend`.
+"""
+
+import re
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from zeroseg_jax.models.layers import Attention
+from zeroseg_jax.ops.attention import attend
+
+IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"
+"""`jax.nn.dot_product_attention`'s name for it."""
+OLDEST = 8.0
+"""Compute capability of the oldest GPUs that have it: A100 and RTX 30."""
+WIDEST = 128
+"""The widest heads that all of those take; widths are multiples of 8."""
+
+
+def has_flash_attention(dtype: Any) -> bool:
+    """Whether the devices of this process can attend by cuDNN in `dtype`."""
+    if dtype is None or jnp.dtype(dtype) != jnp.bfloat16 or jax.default_backend() != "gpu":
+        return False
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return bool(re.fullmatch(r"\d+\.\d+", capability)) and float(capability) >= OLDEST  # AMD's is a name: gfx942
+
+
+def use_flash_attention(model: nnx.Module, dtype: Any) -> None:
+    """Makes all attention of `model`, which computes in `dtype`, that of cuDNN, where the devices here have it."""
+    if has_flash_attention(dtype):
+        for _, module in nnx.iter_graph(model):
+            if isinstance(module, Attention):
+                module.attend = flash_attend
+
+
+def flash_attend(
+    query: Float[Array, "b n h c"],
+    key: Float[Array, "b m h c"],
+    value: Float[Array, "b m h c"],
+    mask: Bool[Array, "..."] | None = None,
+) -> Float[Array, "b n h c"]:
+    """As `attend.attend`, up to rounding.
+
+    It is `attend.attend` itself with a mask, for a single query, for heads that cuDNN does not take, and in a
+    `jax.shard_map` that leaves an axis of the mesh to the compiler, as the step does with "tensor".
+    """
+    width = query.shape[-1]
+    if mask is not None or query.shape[1] == 1 or width % 8 or width > WIDEST or _is_split_by_the_compiler():
+        return attend(query, key, value, mask)
+    return _flash_attend(query, key, value)
+
+
+def _is_split_by_the_compiler() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return bool(mesh.manual_axes and mesh.auto_axes)
+
+
+@jax.custom_vjp
+def _flash_attend(query: Array, key: Array, value: Array) -> Array:
+    return jax.nn.dot_product_attention(query, key, value, implementation=IMPLEMENTATION)
+
+
+def _even(query: Array, key: Array, value: Array) -> Array:
+    """The same for gradients, which JAX has for even numbers of tokens only: an odd one gets one more, left out."""
+    (batch, n), m = query.shape[:2], key.shape[1]
+    lengths: dict[str, Any] = {}
+    if n % 2 or m % 2:
+        lengths = {"query_seq_lengths": jnp.full(batch, n), "key_value_seq_lengths": jnp.full(batch, m)}
+        query, key, value = (jnp.pad(y, ((0, 0), (0, y.shape[1] % 2), (0, 0), (0, 0))) for y in (query, key, value))
+    return jax.nn.dot_product_attention(query, key, value, implementation=IMPLEMENTATION, **lengths)[:, :n]
+
+
+def _forwards(*inputs: Array) -> tuple[Array, Any]:
+    return jax.vjp(_even, *inputs)
+
+
+def _backwards(pullback: Any, gradient: Array) -> Any:
+    return pullback(gradient)
+
+
+_flash_attend.defvjp(_forwards, _backwards)

@@ -1,0 +1,260 @@
+"""From encoded images and texts to label maps: all that is computed anew for other words. Runs under `jax.jit`.
+
+b images; i x j windows of each (v = i j), one below and beside the other; n = h x w patches and s segments of a window;
+c texts, d the width of CLIP's space.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32, UInt8
+
+from zeroseg_jax.ops.guided_filter import CELLS, apply, fit
+from zeroseg_jax.ops.normalise import unit
+from zeroseg_jax.segment.methods import Encoding
+from zeroseg_jax.segment.options import Labelling
+from zeroseg_jax.segment.scoring import (
+    Maps,
+    Texts,
+    View,
+    critical_thresholds,
+    harden,
+    join,
+    last_threshold,
+    score,
+    tells_probability,
+)
+
+ROWS = 16
+"""Rows of pixels that are labelled at once: the scores of a whole large image would not fit into memory."""
+
+
+class Labelled(NamedTuple):
+    """Label maps at the size of the output."""
+
+    label_map: Int32[Array, "b y x"]
+    segments: Int32[Array, "b y x"]
+    scores: Float[Array, "b s c"]
+    """Cosine of each segment of each window with each text."""
+    probability: Float[Array, "b y x"] | None
+    """Of the best label of each pixel: it is background where the threshold is higher. By GroupViT's rule, the
+    threshold up to which the pixel has its label (`last_threshold`). None without a threshold."""
+
+
+class Guide(NamedTuple):
+    """Images whose edges the maps are to follow. The `View`s enlarge to its cells, and it enlarges to pixels."""
+
+    pixels: UInt8[Array | np.ndarray, "b y x 3"]
+    small: UInt8[Array | np.ndarray, "b h w 3"]
+    """The same at the size of the cells, `guided_filter.CELLS` along the side of a patch."""
+    rows: Float[Array | np.ndarray, "b y h"]
+    columns: Float[Array | np.ndarray, "b x w"]
+
+
+class Cells(NamedTuple):
+    """What the guided filter is fitted to."""
+
+    image: UInt8[Array | np.ndarray, "b h w 3"]
+    """`Guide.small`."""
+    boxes: tuple[Float[Array | np.ndarray, "h h"], Float[Array | np.ndarray, "w w"]] | None = None
+    """`guided_filter.mean_over_box` of both axes, where some of the cells are padding; None: none is."""
+
+
+class Prepared(NamedTuple):
+    """All that is computed of images and texts before it comes to single pixels."""
+
+    maps: tuple[Maps, ...]
+    """Of each view, over the patches of its windows, (b, i, j, h, w, c); with the guided filter one, over its cells:
+    the linear functions of the colour, (b, h, w, 4 c)."""
+    tables: Maps
+    """What each segment scores, (b, s, c), where that is put in after enlarging the shares of the segments."""
+    critical: Float[Array, "b t"] | None
+    """`critical_thresholds`, where the probability is told by them."""
+    cosines: Float[Array, "b s c"]
+    """`Labelled.scores`."""
+
+
+class Place(NamedTuple):
+    """Pixels that are to be labelled: a whole image, or a part of one."""
+
+    rows: tuple[Float[Array | np.ndarray, "b y ..."], ...]
+    """`View.rows` of each view; with the guided filter, `Guide.rows`."""
+    columns: tuple[Float[Array | np.ndarray, "b x ..."], ...]
+    pixels: UInt8[Array | np.ndarray, "b y x 3"] | None
+    """Their colours, with the guided filter."""
+
+
+def label_pixels(
+    views: tuple[View, ...], texts: Texts, guide: Guide | None, options: Labelling, threshold: bool
+) -> Labelled:
+    """Scores the segments, mixes the scores over the patches, enlarges them, and takes the best label of each pixel.
+
+    The scores of several views, and of windows that overlap, are averaged. With a `guide` the enlarged maps follow its
+    edges (`guided_filter.fit`). `threshold` says whether `texts.threshold` counts. y must be a multiple of ROWS.
+    """
+    prepared = prepare(views, texts, Cells(guide.small) if guide else None, options, threshold)
+    if guide:
+        place = Place((guide.rows,), (guide.columns,), guide.pixels)
+    else:
+        place = Place(tuple(view.rows for view in views), tuple(view.columns for view in views), None)
+    wide = widen(prepared, place.columns)
+
+    def block(part: tuple[tuple[Array, ...], Array | None]) -> tuple[Array, ...]:
+        return finish(prepared, wide, *part, texts, options)
+
+    b, y = place.rows[0].shape[:2]
+    by_rows = jax.tree.map(
+        lambda x: jnp.moveaxis(jnp.asarray(x).reshape(b, y // ROWS, ROWS, *x.shape[2:]), 1, 0),
+        (place.rows, place.pixels),
+    )
+    labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, y, -1) for x in jax.lax.map(block, by_rows))
+    dense = views[0].encoding.assignment is None
+    segments = _nearest_patches(views[0], guide) if dense else maps.pop(0)
+    return Labelled(labels, segments.astype(jnp.int32), prepared.cosines, maps[0] if maps else None)
+
+
+def prepare(
+    views: tuple[View, ...], texts: Texts, guide: Cells | None, options: Labelling, threshold: bool
+) -> Prepared:
+    """The part of `label_pixels` that does not depend on the size of the output."""
+    cosines = [_cosines(view.encoding.embeddings, texts) for view in views]
+    dense = views[0].encoding.assignment is None
+    if options.rule == "groupvit" and not dense:
+        views = tuple(view._replace(encoding=harden(view)) for view in views)
+    scores = [score(c, view.encoding, texts, options, threshold) for c, view in zip(cosines, views, strict=True)]
+    ruled, joined = options.rule == "groupvit", join(cosines)
+
+    # The scores are linear in the shares of the segments. Where these are few, they are what is enlarged: that is less
+    # work than to enlarge a map for each text
+    count, height = joined.shape[1], sum(view.rows.shape[2] * view.rows.shape[3] for view in views)
+    late = not dense and (ruled or (options.mix == "scores" and count <= height))
+    tables = {name: join([each[name] for each in scores]) for name in scores[0]} if late else {}
+    critical = critical_thresholds(scores) if ruled and threshold and tells_probability(options, dense) else None
+    maps = tuple(
+        _by_window(view, {} if late else _over_patches(view.encoding, each, texts, options, threshold))
+        for view, each in zip(views, scores, strict=True)
+    )
+    if guide:
+        wide = [_widen(each, view.columns) for view, each in zip(views, maps, strict=True)]
+        cells, radius = _heighten([view.rows for view in views], wide), CELLS * options.guide
+        maps = ({name: fit(value, guide.image, radius, guide.boxes) for name, value in cells.items()},)
+    return Prepared(maps, tables, critical, joined)
+
+
+def widen(prepared: Prepared, columns: tuple[Array | np.ndarray, ...]) -> tuple[Maps, ...]:
+    """Enlarges along the columns: `Place.columns`."""
+    if columns[0].ndim == 3:
+        return ({n: jnp.einsum("bxw,bhwc->bhxc", columns[0], value) for n, value in prepared.maps[0].items()},)
+    return tuple(_widen(each, own) for each, own in zip(prepared.maps, columns, strict=True))
+
+
+def finish(
+    prepared: Prepared,
+    wide: tuple[Maps, ...],
+    rows: Sequence[Array | np.ndarray],
+    colours: Array | np.ndarray | None,
+    texts: Texts,
+    options: Labelling,
+) -> tuple[Array, ...]:
+    """Enlarges along the rows, and decides. Returns int32 labels, int32 segments where these are not the patches, and
+    the probability where it is told; each (b, y, x)."""
+    if colours is not None:
+        functions = {name: jnp.einsum("brh,bhxc->brxc", rows[0], value) for name, value in wide[0].items()}
+        large = {name: apply(value, jnp.asarray(colours)) for name, value in functions.items()}
+    else:
+        large = _heighten(rows, wide)
+    share = large.get("segment")
+    tables = prepared.tables
+    large |= {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
+    found: tuple[Array, ...] = () if share is None else (jnp.argmax(share, axis=-1),)
+    if prepared.critical is not None and share is not None:
+        foreground = large["score"][..., 1:]
+        best = jnp.argmax(foreground, axis=-1)
+        large["probability"] = last_threshold(share, prepared.critical, foreground.max(axis=-1))[..., None]
+    else:
+        best = jnp.argmax(large["score"], axis=-1) - int(options.rule == "groupvit")
+    labels = jnp.where(best < texts.labels, best, -1)
+    if "probability" in large:
+        # a linear function of the colour may leave the range of what it was fitted to
+        probability = jnp.clip(large["probability"].max(axis=-1), 0, 1)
+        labels, found = jnp.where(probability < texts.threshold, -1, labels), (*found, probability)
+    return labels.astype(jnp.int32), *found
+
+
+def label_tiles(
+    prepared: Prepared, texts: Texts, tiles: Place, count: Int[Array, ""], options: Labelling
+) -> tuple[Array, ...]:
+    """`finish` for the first `count` of the tiles of one image, which stand along the first axis of `tiles`.
+
+    How many there are is known only when it runs: images of all sizes share a compiled function.
+    """
+
+    def tile(k: Array | int) -> tuple[Array, ...]:
+        own: Place = jax.tree.map(lambda x: jnp.asarray(x)[k][None], tiles)
+        return finish(prepared, widen(prepared, own.columns), own.rows, own.pixels, texts, options)
+
+    def put(k: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(x.at[k].set(y[0]) for x, y in zip(found, tile(k), strict=True))
+
+    length = tiles.rows[0].shape[0]
+    empty = tuple(jnp.zeros((length, *x.shape[1:]), x.dtype) for x in jax.eval_shape(tile, 0))
+    return jax.lax.fori_loop(0, count, put, empty)
+
+
+def _cosines(embeddings: Float[Array | np.ndarray, "b v s d"], texts: Texts) -> Float[Array, "b v s c"]:
+    return jnp.einsum("bvsd,cd->bvsc", embeddings, texts.embeddings, precision="highest")
+
+
+def _over_patches(encoding: Encoding, scores: Maps, texts: Texts, options: Labelling, threshold: bool) -> Maps:
+    """The scores of the patches: through the assignment map, or of the embeddings mixed through it."""
+    assignment = encoding.assignment
+    if assignment is None:
+        return scores
+    if options.mix == "embeddings":
+        patches = unit(jnp.einsum("bvns,bvsd->bvnd", assignment, encoding.embeddings, precision="highest"))
+        return score(_cosines(patches, texts), encoding, texts, options, threshold)
+    return {n: jnp.einsum("bvns,bvsc->bvnc", assignment, x, precision="highest") for n, x in scores.items()}
+
+
+def _by_window(view: View, maps: Maps) -> Maps:
+    """Maps over the patches of each window, with the shares of its segments: (b, i, j, h, w, c)."""
+    (i, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
+    shares = {} if view.encoding.assignment is None else {"segment": view.encoding.assignment}
+    return {name: jnp.asarray(x).reshape(x.shape[0], i, j, h, w, -1) for name, x in (maps | shares).items()}
+
+
+def _widen(maps: Maps, columns: Array | np.ndarray) -> Maps:
+    """Enlarges along the columns. Windows side by side are averaged, but segments stay those of their windows."""
+    return {
+        name: jnp.einsum("bxjw,bijhws->bihxjs" if name == "segment" else "bxjw,bijhwc->bihxc", columns, x)
+        for name, x in maps.items()
+    }
+
+
+def _heighten(downs: Sequence[Array | np.ndarray], wide: Sequence[Maps]) -> Maps:
+    """Enlarges along the rows, and takes the mean over the views."""
+    found: Maps = {}
+    for name in wide[0]:
+        pairs = [(down, each[name]) for down, each in zip(downs, wide, strict=True)]
+        if name == "segment":
+            shares = [jnp.einsum("brih,bihxjs->brxijs", down, x) for down, x in pairs]
+            found[name] = jnp.concatenate([x.reshape(*x.shape[:3], -1) for x in shares], axis=-1)
+        else:
+            parts = [jnp.einsum("brih,bihxc->brxc", down, x) for down, x in pairs]
+            found[name] = sum(parts[1:], parts[0])
+    return {name: x / len(wide) if len(wide) > 1 else x for name, x in found.items()}
+
+
+def _nearest_patches(view: View, guide: Guide | None) -> Int32[Array, "b y x"]:
+    """Of each pixel, the patch (among those of all windows) that it takes most from."""
+    (_, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
+    row, column = (jnp.argmax(jnp.asarray(m).reshape(*m.shape[:2], -1), axis=-1) for m in (view.rows, view.columns))
+    if guide:
+        row = jnp.take_along_axis(row, jnp.argmax(jnp.asarray(guide.rows), axis=-1), axis=1)
+        column = jnp.take_along_axis(column, jnp.argmax(jnp.asarray(guide.columns), axis=-1), axis=1)
+    down = row // h * (j * h * w) + row % h * w
+    across = column // w * (h * w) + column % w
+    return down[:, :, None] + across[:, None, :]

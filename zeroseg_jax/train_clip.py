@@ -1,0 +1,167 @@
+"""Trains a small CLIP on image-caption pairs, top to bottom: the teacher of the demo, shipped in `assets/`.
+
+    python main.py --config=configs/teacher_demo.py [--config.data.source=folder --config.data.root=DIR]
+
+The contrastive loss is CLIP's (Radford et al. 2021, section 2.3); equal captions of a batch do not repel each other.
+The run starts with captions of a single name on crops of a single thing: from longer captions alone a small tower
+stays at chance on outline and pattern for a long time (`config.name_steps`). WORKDIR/clip is the result, a Hugging
+Face folder.
+"""
+
+import contextlib
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from flax import nnx
+from ml_collections import ConfigDict
+
+from zeroseg_jax.checkpoint import Checkpoints
+from zeroseg_jax.data.augment import Augmentation
+from zeroseg_jax.data.pipeline import train_iterator
+from zeroseg_jax.data.sources.captions import open_pairs
+from zeroseg_jax.distill.step import make_optimizer
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.evaluate.teacher import report_teacher
+from zeroseg_jax.log import RunLog
+from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
+from zeroseg_jax.models.clip_encoder import ClipEncoder
+from zeroseg_jax.models.tokenizer import build_word_tokenizer
+from zeroseg_jax.ops.normalise import unit
+from zeroseg_jax.processes import Preemption
+from zeroseg_jax.segment.loading import write_defaults
+from zeroseg_jax.workdir import check_workdir, open_workdir, write_text
+
+
+def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains, resumes if WORKDIR holds a checkpoint, writes WORKDIR/clip and results.json, and returns the results."""
+    workdir = Path(workdir).expanduser()
+    check_workdir(config, workdir)
+
+    # 1. Pairs: all of them, and those of a single name for the first steps.
+    pairs = open_pairs(config.data, config.image_size)
+    named = pairs.named()
+    name_steps = config.name_steps if len(named) else 0
+
+    # 2. Tokenizer and model.
+    tokenizer = build_word_tokenizer(
+        pairs.texts + named.texts, vocabulary=config.text.vocabulary, context=config.text.context
+    )
+    model_config = clip_config(config, len(tokenizer), tokenizer)
+    make = functools.partial(CLIP, model_config, positions="sincos", remat="dots")
+    params = nnx.to_pure_dict(jax.jit(lambda: nnx.state(make(rngs=nnx.Rngs(config.seed))))())
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+
+    def merge(params: Any) -> CLIP:
+        state = jax.tree.map(lambda leaf: leaf, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graphdef, state)
+
+    encoder = ClipEncoder(merge(params), tokenizer)
+    tokens = {True: encoder.tokenize(named.texts), False: encoder.tokenize(pairs.texts)}
+
+    # 3. The step.
+    optimizer = make_optimizer(config.optimizer, config.steps)
+
+    def loss_fn(params: Any, images: jax.Array, texts: jax.Array, step: jax.Array) -> jax.Array:
+        model = merge(params)
+        pixels = encoder.normalise(images.astype(jnp.float32) / 255)
+        scale = jnp.minimum(jnp.exp(model.logit_scale[...]), config.max_logit_scale)
+        scale = jnp.where(step < config.fixed_scale_steps, 10.0, scale)
+        return contrastive_loss(unit(model.vision(pixels)), unit(model.text(texts)), texts, scale)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state: dict[str, Any], images: jax.Array, texts: jax.Array) -> tuple[dict[str, Any], jax.Array]:
+        loss, gradient = jax.value_and_grad(loss_fn)(state["params"], images, texts, state["step"])
+        updates, opt = optimizer.update(gradient, state["opt"], state["params"])
+        return {"params": optax.apply_updates(state["params"], updates), "opt": opt, "step": state["step"] + 1}, loss
+
+    # 4. The loop.
+    state = {"params": params, "opt": jax.jit(optimizer.init)(params), "step": jnp.zeros((), jnp.int32)}
+    augmentation = Augmentation.from_config(config.data, config.image_size, config.seed)
+    start = functools.partial(
+        train_iterator,
+        batch_size=config.batch_size,
+        augmentation=augmentation,
+        workers=config.data.workers,
+        max_broken_share=config.data.max_broken_share,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(open_workdir(config, workdir))
+        checkpoints = stack.enter_context(Checkpoints(workdir))
+        preemption = stack.enter_context(Preemption())
+        first, position = checkpoints.latest or 0, None
+        if first:
+            place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), state)
+            state, position = checkpoints.restore(first, shapes)
+            logging.info("resumed at step %d of %d", first, config.steps)
+        naming = first < name_steps
+        batches = stack.enter_context(start(named if naming else pairs))
+        if position and position["naming"] == naming:
+            batches.set_state(position["batches"])
+        log = stack.enter_context(RunLog(workdir, start=first, steps=config.steps, images_per_step=config.batch_size))
+        for step in range(first + 1, config.steps + 1):
+            if naming and step > name_steps:
+                batches.close()
+                naming, batches = False, stack.enter_context(start(pairs))
+            batch = next(batches)
+            state, loss = train_step(state, batch["image"], tokens[naming][batch["index"]])
+            stop = preemption.after(step)
+            saving = step % config.checkpoint_every == 0 or step == config.steps or stop
+            if step % config.log_every == 0 or saving:
+                if not np.isfinite(loss):
+                    raise FloatingPointError(f"the loss of step {step} is {loss}; lower config.optimizer.lr")
+                log.write(step, {"loss": float(loss), "logit_scale": float(jnp.exp(state["params"]["logit_scale"]))})
+            if saving:
+                checkpoints.save(step, state, {"naming": naming, "batches": batches.get_state()})
+                encoder = write_clip(ClipEncoder(merge(state["params"]), tokenizer), config, workdir / "clip")
+            if stop:
+                checkpoints.wait()
+                raise preemption.stopped(f"after step {step} of {config.steps}, which is saved")
+        checkpoints.wait()
+        if first >= config.steps:  # nothing was left to do
+            encoder = write_clip(ClipEncoder(merge(state["params"]), tokenizer), config, workdir / "clip")
+
+        # 5. The report, of the last weights.
+        results = report_teacher(encoder, config) | {"settings": json.loads(config.to_json())}
+        write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def write_clip(encoder: ClipEncoder, config: ConfigDict, folder: Path) -> ClipEncoder:
+    """Writes the teacher as it is now, in Hugging Face form, and returns it."""
+    encoder.save(folder, dtype="float16")
+    write_defaults(folder, {"templates": list(config.templates), "image_size": config.segment_size})
+    return encoder
+
+
+def clip_config(config: ConfigDict, vocabulary: int, tokenizer: Any) -> CLIPConfig:
+    """The sizes of the small CLIP; raises InputError where they do not fit together."""
+    if config.image_size % config.vision.patch_size:
+        raise InputError(
+            f"image_size {config.image_size} is not divisible by vision.patch_size {config.vision.patch_size}"
+        )
+    vision = VisionConfig(image_size=config.image_size, mlp_width=4 * config.vision.width, **config.vision)
+    sizes = {name: config.text[name] for name in ("context", "width", "depth", "heads")}
+    ids = dict(start_id=tokenizer.bos_token_id, end_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
+    text = TextConfig(vocabulary=vocabulary, mlp_width=4 * config.text.width, **sizes, **ids)
+    return CLIPConfig(vision, text, embed_dim=config.embed_dim, logit_scale=float(np.log(10.0)))
+
+
+def contrastive_loss(images: jax.Array, texts: jax.Array, tokens: jax.Array, scale: jax.Array) -> jax.Array:
+    """CLIP's symmetric cross entropy of unit-length (B, D) embeddings, float32 scalar.
+
+    Captions with the same `tokens` (B, T) as the pair's own are left out of the sums: they are true of the image too.
+    """
+    logits = scale * images @ texts.T
+    own = jnp.eye(len(logits), dtype=bool)
+    equal = (tokens[:, None] == tokens[None]).all(-1)
+    logits = jnp.where(equal & ~own, -jnp.inf, logits)
+    return -(jax.nn.log_softmax(logits, 1) + jax.nn.log_softmax(logits, 0)).diagonal().mean() / 2
