@@ -220,6 +220,8 @@ def main(argv: list[str]) -> None:
         sys.exit(processes.INTERRUPTED if isinstance(error, processes.Interrupted) else PREEMPTED_STATUS.value)
     except KeyboardInterrupt:
         processes.leave(STOPPED, processes.INTERRUPTED)
+    except ModuleNotFoundError as error:
+        processes.leave(f"the package {error.name} is missing; pip install 'zeroseg_jax[train]' (here: '.[train]')", 2)
     except Exception:
         processes.leave(traceback.format_exc(), 1)
 

@@ -50,3 +50,50 @@ from transformers import CLIPTokenizer
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout == run.stderr == ""
+
+
+TRAINING = ("array_record", "cykooz_resizer", "grain", "matplotlib", "tensorboardX", "tensorflow_datasets")
+"""What the extra `train` installs and nothing else here needs."""
+
+WITHOUT_TRAINING = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {TRAINING!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def test_segmenting_needs_nothing_of_the_extra_for_training(tmp_path):
+    code = """
+import numpy as np, zeroseg_jax
+from zeroseg_jax.segment.__main__ import main
+model = zeroseg_jax.load("demo")
+result = model.segment(np.zeros((96, 96, 3), np.uint8), ["a star", "\u661f"])
+result.save("overlay.png")
+sys.exit(main(["overlay.png", "--model", "demo", "--labels", "star,grass", "--out", "out"]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRAINING + code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out/overlay_mask.png").exists()
+
+
+def test_training_without_its_extra_says_what_to_install(tmp_path):
+    command = f"sys.argv = ['main.py', '--config={ROOT}/configs/demo.py', '--workdir=run']; import runpy"
+    code = f"{WITHOUT_TRAINING}{command}; runpy.run_path('{ROOT}/main.py', run_name='__main__')"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].endswith("pip install 'zeroseg_jax[train]' (here: '.[train]')")

@@ -1,4 +1,7 @@
-"""Fonts for any letters: of those on this machine, one that has all the letters of a text."""
+"""Fonts for any letters: of those on this machine, one that has all the letters of a text.
+
+Letters beyond ASCII need matplotlib, which finds and reads fonts. Without it a legend has numbers in their place.
+"""
 
 import unicodedata
 from functools import cache
@@ -36,9 +39,12 @@ def _find(text: str) -> str | None:
 
 @cache
 def _paths() -> tuple[str, ...]:
-    """DejaVu Sans, which matplotlib brings (Latin, Greek, Cyrillic, Arabic), then the fonts of the machine; those of
-    regular shape first."""
-    from matplotlib import font_manager, get_data_path
+    """DejaVu Sans, which matplotlib brings (Latin, Greek, Cyrillic, Arabic), then the fonts of the machine, those of
+    regular shape first. None without matplotlib."""
+    try:
+        from matplotlib import font_manager, get_data_path
+    except ModuleNotFoundError:
+        return ()
 
     def order(path: str) -> tuple[bool, str]:
         name = Path(path).name.lower()

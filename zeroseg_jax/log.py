@@ -1,20 +1,17 @@
 """What a run tells: `metrics.jsonl`, TensorBoard events, and a progress bar on stderr."""
 
-import contextlib
 import json
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import logging
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from zeroseg_jax.progress import ProgressBar
 from zeroseg_jax.workdir import write_text
 
 
@@ -73,15 +70,6 @@ class RunLog:
         self.bar.update(step, note)
 
 
-@contextlib.contextmanager
-def announced(what: str) -> Iterator[None]:
-    """Says what begins, since it may take minutes without another sign of life, and how long it took."""
-    logging.info("%s ...", what)
-    since = time.monotonic()
-    yield
-    logging.info("%s took %.0f s", what, time.monotonic() - since)
-
-
 def _step(line: str) -> int | float:
     """The step of a line of metrics.jsonl; a line that is half written or damaged counts as infinitely late."""
     try:
@@ -89,39 +77,3 @@ def _step(line: str) -> int | float:
     except (ValueError, LookupError, TypeError, RecursionError):
         return math.inf
     return step if type(step) is int else math.inf
-
-
-class ProgressBar:
-    """A bar with ETA on a terminal; elsewhere a line on stderr at most every `every` seconds, and one at the end."""
-
-    def __init__(self, name: str, total: int, start: int = 0, every: float = 10.0):
-        self.name, self.total, self.every = name, total, every
-        self.silent = jax.process_index() != 0
-        self._printed = time.monotonic()
-        self._first: tuple[int, float] | None = None
-        self._bar: Progress | None = None
-        if sys.stderr.isatty() and not self.silent:
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-            text = TextColumn("{task.description}")
-            self._bar = Progress(text, *columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-            self._task = self._bar.add_task(name, total=total, completed=start, note="")
-            self._bar.start()
-
-    def update(self, done: int, note: str = "") -> None:
-        if self._bar:
-            self._bar.update(self._task, completed=done, note=note)
-            return
-        now = time.monotonic()
-        self._first = self._first or (done, now)
-        if self.silent or (now - self._printed < self.every and done < self.total):
-            return
-        self._printed = now
-        line = f"{self.name} {done}/{self.total}"
-        if done > self._first[0]:  # the first one waited for the compiler
-            left = (now - self._first[1]) / (done - self._first[0]) * (self.total - done)
-            line += f"  ETA {int(left) // 60}:{int(left) % 60:02d}"
-        print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.stop()

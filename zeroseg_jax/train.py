@@ -27,10 +27,11 @@ from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.baselines import check_baselines
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
-from zeroseg_jax.log import RunLog, announced
+from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.weights.mae import check_mae, load_mae
 from zeroseg_jax.processes import Preemption
+from zeroseg_jax.progress import announced
 from zeroseg_jax.segment.loading import load, readout_of
 from zeroseg_jax.workdir import check_workdir, hold, open_workdir
 

@@ -31,7 +31,7 @@ from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced
 from zeroseg_jax.data.sources.open import CaptionedSource, open_source
 from zeroseg_jax.data.text import is_text, read_json, readable
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.progress import ProgressBar
 
 QUALITY = 95
 """Of the JPEGs of centred squares."""

@@ -23,7 +23,7 @@ from zeroseg_jax.data.pipeline import ordered_batches
 from zeroseg_jax.data.sources.open import ImageSource
 from zeroseg_jax.distill.model_flops import teacher_flops
 from zeroseg_jax.distill.teacher import Teacher
-from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.progress import ProgressBar
 
 IN_FLIGHT = 2
 """Batches on the devices besides the one whose embeddings are waited for: one is computed, one lies ready."""

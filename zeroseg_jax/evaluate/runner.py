@@ -19,7 +19,7 @@ from zeroseg_jax.evaluate.counts import Tally
 from zeroseg_jax.evaluate.metrics import mean_iou
 from zeroseg_jax.evaluate.protocol import BATCH, Predict
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep
-from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.progress import ProgressBar
 
 AHEAD = 2
 """Batches that are worked on at once for each device: one is decoded, resized or counted while another one computes."""

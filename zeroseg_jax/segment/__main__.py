@@ -23,7 +23,7 @@ from zeroseg_jax.data.image_like import to_pixels
 from zeroseg_jax.data.sources.folder import OTHER_IMAGES, FolderSource, count_others
 from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.progress import ProgressBar
 from zeroseg_jax.resources import exhaustion_told
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.prompts import TEMPLATES

@@ -63,7 +63,7 @@ class ZerosegScenes(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, count) for split, count in sizes.items()}
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        from zeroseg_jax.log import ProgressBar  # which imports JAX; the processes that draw need none
+        from zeroseg_jax.progress import ProgressBar  # which imports JAX; the processes that draw need none
 
         bar = ProgressBar(f"draw scenes, {split}", count)
         for i, example in enumerate(_draw_all(split, count)):

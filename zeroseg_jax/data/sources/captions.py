@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from zeroseg_jax.data.scenes.pairs import Pair, pairs
 from zeroseg_jax.data.sources.open import open_source
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.progress import ProgressBar
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import MaskPairs, UnknownValues
 from zeroseg_jax.evaluate.metrics import IGNORE
-from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.progress import ProgressBar
 
 
 def check(config: ConfigDict) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from zeroseg_jax.data.text import is_text, read_json, readable
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.coco import SPLITS, THINGS
 from zeroseg_jax.evaluate.benchmarks.coco_regions import read_region
-from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.progress import ProgressBar
 
 CLASS = {category: i for i, category in enumerate(THINGS, 1)}
 """Mask value of each category."""

@@ -12,7 +12,7 @@ from zeroseg_jax.data.image_like import to_pixels
 from zeroseg_jax.draw import overlay
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.report.page import environment, photograph
-from zeroseg_jax.log import ProgressBar
+from zeroseg_jax.progress import ProgressBar
 from zeroseg_jax.segment.__main__ import find_images
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.prompts import Background
