@@ -1,7 +1,15 @@
 """Hub ids, against a small hub on loopback: what is fetched, in which order, and what is said when it fails."""
 
+import contextlib
+import fcntl
 import logging
+import os
+import pty
 import shutil
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import huggingface_hub
@@ -16,6 +24,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.weights import hub as hub_module
 
+ROOT = Path(__file__).parents[3]
 ID = "openai/tiny-clip"
 TEXTS = ["a cat on the grass"]
 
@@ -183,3 +192,21 @@ def test_a_flexible_siglip_2_is_refused_before_its_weights(hub):
     with pytest.raises(InputError, match="NaFlex"):
         zeroseg_jax.load("google/naflex")
     assert set(hub.fetched()) == {"config.json"}
+
+
+def test_a_terminal_shows_a_bar_with_bytes(fake_hub, bin_only, tmp_path):
+    fake_hub.add(ID, bin_only)
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # 24 rows, 120 columns
+    code = f"import zeroseg_jax; zeroseg_jax.load_clip({ID!r})"
+    environment = os.environ | fake_hub.environment(tmp_path / "cache") | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    subprocess.run([sys.executable, "-c", code], env=environment, stderr=terminal, check=True, timeout=300)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(reader, 65536):
+            shown += part
+    os.close(reader)
+    assert b"pytorch_model.bin" in shown and b"B/s" in shown and b"100%" in shown
+    assert b"fetching" not in shown
