@@ -39,7 +39,7 @@ from zeroseg_jax import sharding
 from zeroseg_jax.chips import Chip
 from zeroseg_jax.config import load_config, validate
 from zeroseg_jax.distill.model_flops import student_flops, teacher_flops
-from zeroseg_jax.distill.plan import make_plan, make_student_config
+from zeroseg_jax.distill.plan import make_plan
 from zeroseg_jax.distill.teacher import make_teacher
 from zeroseg_jax.distill.views import view_boxes
 from zeroseg_jax.errors import InputError
@@ -47,6 +47,7 @@ from zeroseg_jax.models.clip import CLIPConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, make_model, read_clip_config
 from zeroseg_jax.models.layers import with_kernels_in
 from zeroseg_jax.models.siglip import SiglipConfig
+from zeroseg_jax.models.student_config import make_student_config
 
 TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4, v5p:2x2x4 or h100:2x8"

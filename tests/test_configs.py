@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from zeroseg_jax.config import flatten, load_config
-from zeroseg_jax.distill.plan import make_student_config
 from zeroseg_jax.distill.views import local_views, view_boxes
+from zeroseg_jax.models.student_config import make_student_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

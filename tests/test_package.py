@@ -97,3 +97,13 @@ def test_training_without_its_extra_says_what_to_install(tmp_path):
     )
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1].endswith("pip install 'zeroseg_jax[train]' (here: '.[train]')")
+
+
+def test_loading_a_model_imports_nothing_of_the_training():
+    code = """
+import sys
+import zeroseg_jax.segment.loading
+print(*(name for name in sys.modules if name.startswith(("zeroseg_jax.distill", "zeroseg_jax.train"))))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""

@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from zeroseg_jax import sharding
 from zeroseg_jax.config import to_json
-from zeroseg_jax.distill.plan import make_student_config
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.student import Student
+from zeroseg_jax.models.student_config import make_student_config
 
 MESH = AbstractMesh((2, 2, 2), sharding.AXES)
 

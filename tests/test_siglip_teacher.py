@@ -10,11 +10,11 @@ import zeroseg_jax
 from zeroseg_jax.data.resize import resize
 from zeroseg_jax.data.sources.open import open_source
 from zeroseg_jax.distill import teacher_cache
-from zeroseg_jax.distill.plan import make_student_config
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.distill.views import crop_views
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.student_config import make_student_config
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.segment.methods import DenseClipMethod, StudentMethod
 from zeroseg_jax.train import train

@@ -1,6 +1,7 @@
 """Training runs from end to end: what they leave behind, resuming after SIGKILL, the NaN guard, the cached teacher."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,33 @@ def test_an_encoder_from_the_teacher_starts_with_all_its_digits(tiny_config, tmp
     found = nnx.to_pure_dict(nnx.state(load_student(tmp_path)[0].encoder.tower))
     expected = nnx.to_pure_dict(nnx.state(load_clip(tiny_config.teacher.path).model.vision_tower))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("encoder", ["mae", "clip"])
+def test_a_student_is_loaded_without_its_teacher(tiny_config, tmp_path, encoder):
+    tiny_config.student.encoder, tiny_config.steps = encoder, 1
+    tiny_config.teacher.path = str(shutil.copytree(tiny_config.teacher.path, tmp_path / "clip"))
+    train(tiny_config, tmp_path / "run")
+    expected, _ = load_student(tmp_path / "run")
+    sizes = (tmp_path / "run/student.json").read_text()
+
+    (tmp_path / "run/student.json").unlink()  # as runs from before it are: the teacher is asked
+    before, _ = load_student(tmp_path / "run")
+    assert before.config == expected.config
+
+    (tmp_path / "run/student.json").write_text(sizes)
+    shutil.rmtree(tiny_config.teacher.path)
+    found, _ = load_student(tmp_path / "run")
+    assert found.config == expected.config == before.config
+    jax.tree.map(np.testing.assert_array_equal, *(nnx.to_pure_dict(nnx.state(s)) for s in (found, expected)))
+
+    for damaged, told in [("[]", "is damaged"), ("{", "is damaged"), ('{"widths": 3}', "does not describe a student")]:
+        (tmp_path / "run/student.json").write_text(damaged)
+        with pytest.raises(InputError, match=rf"student\.json {told} .*; put the file back that the run wrote"):
+            load_student(tmp_path / "run")
+    (tmp_path / "run/student.json").write_text(sizes.replace('"segment_heads": ', '"segment_heads": -'))
+    with pytest.raises(InputError, match=r"student\.segment_heads is -"):
+        load_student(tmp_path / "run")
 
 
 def test_the_loop_does_not_wait_for_the_device(tiny_config, tmp_path, monkeypatch):

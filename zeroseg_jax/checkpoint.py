@@ -9,6 +9,7 @@ is not used: the newest that is sound takes its place, and the log says so.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import time
@@ -25,11 +26,14 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from zeroseg_jax.checksums import read_sums, sha256, sums_of, write_sums
-from zeroseg_jax.config import default_config, flatten, read_config
-from zeroseg_jax.distill.plan import make_student_config
+from zeroseg_jax.config import default_config, flatten, read_config, read_json_of_run
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.student import Student
+from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.models.student_config import make_student_config, read_student_config
+from zeroseg_jax.workdir import write_text
 
+STUDENT = "student.json"
+"""The file in a workdir with the sizes of the run's student."""
 SUMS, METADATA, COMMITTED = "SHA256SUMS", "_CHECKPOINT_METADATA", "commit_success.txt"
 """In each checkpoint: our checksums; orbax's description, with the position in it; its mark of a complete one."""
 
@@ -246,36 +250,48 @@ def _told(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
+def write_student(workdir: Path, student: StudentConfig) -> None:
+    """Writes the sizes of a run's student as `student.json` into the workdir; process 0 does so for all."""
+    if jax.process_index() == 0:
+        write_text(workdir / STUDENT, json.dumps(dataclasses.asdict(student), indent=2) + "\n")
+
+
 def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, ConfigDict]:
     """The student of the newest sound checkpoint of `workdir`, on the first device, and the config it was trained with.
 
     The optimiser's state is not read. `dtype` is the dtype of the computation (None: float32).
 
     Raises:
-        InputError: `workdir` holds no config.json, one that lacks keys, or no sound checkpoint.
+        InputError: `workdir` holds no config.json, one that lacks keys, a damaged student.json, or no sound checkpoint.
     """
     config = read_config(workdir)
     folder = checkpoint_folder(workdir)
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints yet; let the run reach {config.checkpoint_every} steps")
-    needed = {key for key in flatten(default_config()) if key.startswith(("student.", "image_size", "teacher.path"))}
-    needed.discard("student.pool_depth")  # `StudentConfig.from_saved` knows runs from before it
-    if missing := sorted(needed - flatten(config).keys()):
-        raise InputError(
-            f"{Path(workdir) / 'config.json'} lacks {', '.join(missing)}; put the file back that the run wrote"
-        )
     step = next(sound_steps(folder), None)
     if step is None:
         raise InputError(f"{workdir} holds no complete checkpoint; let the run reach {config.checkpoint_every} steps")
     with _told(folder / str(step)):
-        return _read_student(folder / str(step), config, dtype), config
+        saved = ocp.metadata(folder / str(step)).metadata
+        sizes = _student_sizes(Path(workdir), config, saved)
+        return _read_student(folder / str(step), saved, sizes, dtype), config
 
 
-def _read_student(checkpoint: Path, config: ConfigDict, dtype: Any) -> Student:
-    saved = ocp.metadata(checkpoint).metadata
-    embed_dim = saved["params"]["projection"]["fc2"]["bias"].shape[0]
-    student_config = make_student_config(config, embed_dim)
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Student(student_config, rngs=nnx.Rngs(0), dtype=dtype)))
+def _student_sizes(workdir: Path, config: ConfigDict, saved: Any) -> StudentConfig:
+    """The sizes of the student: those in student.json or, for a run from before it, what config and checkpoint say."""
+    path = workdir / STUDENT
+    if path.is_file():
+        return read_student_config(read_json_of_run(path), str(path), "put the file back that the run wrote")
+    needed = {key for key in flatten(default_config()) if key.startswith(("student.", "image_size", "teacher.path"))}
+    needed.discard("student.pool_depth")  # `StudentConfig.from_saved` knows runs from before it
+    if missing := sorted(needed - flatten(config).keys()):
+        raise InputError(f"{workdir / 'config.json'} lacks {', '.join(missing)}; put the file back that the run wrote")
+    return make_student_config(config, saved["params"]["projection"]["fc2"]["bias"].shape[0])
+
+
+def _read_student(checkpoint: Path, saved: Any, sizes: StudentConfig, dtype: Any) -> Student:
+    """Reads the parameters alone; `saved` is orbax's description of all arrays in the checkpoint."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Student(sizes, rngs=nnx.Rngs(0), dtype=dtype)))
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), nnx.to_pure_dict(abstract))
     skipped = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, tree) for name, tree in saved.items()}

@@ -315,13 +315,18 @@ def read_config(workdir: str | Path) -> ConfigDict:
         raise InputError(
             f"{workdir} holds no config.json, so it is not the workdir of a run; train first, or name another"
         )
+    return from_json(read_json_of_run(path))
+
+
+def read_json_of_run(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that a run has written into its workdir; raises InputError where it is damaged."""
     try:
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__} instead of an object")
-        return from_json(values)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); put the file back that the run wrote") from error
+    return values
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:

@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
-from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder
+from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder, write_student
 from zeroseg_jax.config import validate
 from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
 from zeroseg_jax.data.sources.open import ImageSource, open_source
-from zeroseg_jax.distill.plan import Plan, make_plan, make_student_config
+from zeroseg_jax.distill.plan import Plan, make_plan
 from zeroseg_jax.distill.teacher import Teacher, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.evaluate import zero_shot
@@ -29,6 +29,7 @@ from zeroseg_jax.evaluate.baselines import check_baselines
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.student_config import make_student_config
 from zeroseg_jax.models.weights.mae import check_mae, load_mae
 from zeroseg_jax.processes import Preemption
 from zeroseg_jax.progress import announced
@@ -86,6 +87,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
 
     # ---- All is checked; from here on the run writes
     with open_workdir(config, workdir):
+        write_student(workdir, plan.student)
         distil(config, workdir, mesh, plan, teacher, source, batches)
         if not config.eval.dataset:
             return None

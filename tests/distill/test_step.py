@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 
 from zeroseg_jax import sharding
-from zeroseg_jax.distill.plan import make_student_config
 from zeroseg_jax.distill.step import decayed, learning_rate, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import load_teacher
 from zeroseg_jax.models.student import Student
+from zeroseg_jax.models.student_config import make_student_config
 
 
 def one_step(config, optimizer, step: int = 0):

@@ -12,16 +12,16 @@ from ml_collections import ConfigDict
 from zeroseg_jax import sharding
 from zeroseg_jax.distill.step import TrainState, make_optimizer, make_state, make_train_step
 from zeroseg_jax.distill.teacher import Teacher
-from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip_encoder import read_clip_config
-from zeroseg_jax.models.siglip import SiglipConfig
 from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.models.student_config import make_student_config
 from zeroseg_jax.ops.flash_attention import use_flash_attention
 
 
 class Plan(NamedTuple):
     """A distillation run on a mesh. `train.py` carries it out, `launch/fit.py` compiles it for devices elsewhere."""
 
+    student: StudentConfig
+    """Sizes of the student."""
     graphdef: nnx.GraphDef
     """Of the student; `nnx.merge(graphdef, state["params"])` is the student."""
     initial_state: Callable[[], TrainState]
@@ -54,22 +54,4 @@ def make_plan(config: ConfigDict, teacher: Teacher, mesh: Mesh) -> Plan:
     shapes = jax.eval_shape(initial_state)
     shardings = sharding.state_shardings(shapes, mesh)
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
-    return Plan(graphdef, initial_state, state, make_train_step(graphdef, optimizer, teacher, config, shardings))
-
-
-def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
-    """The sizes of the student that `config` describes, for a teacher whose embeddings have `embed_dim` numbers.
-
-    With `config.student.encoder="clip"` the encoder has the sizes of the teacher's image tower.
-    """
-    sizes = config.student.to_dict()
-    if sizes.pop("encoder") == "clip":
-        sizes_of_teacher = read_clip_config(config.teacher.path)
-        if isinstance(sizes_of_teacher, SiglipConfig):
-            raise InputError(
-                f"student.encoder is 'clip', but the teacher {config.teacher.path} is a SigLIP, whose image tower has"
-                " no class token; set student.encoder='mae'"
-            )
-        tower = sizes_of_teacher.vision
-        sizes |= {"tower": tower, "width": tower.width, "depth": tower.depth, "heads": tower.heads}
-    return StudentConfig.from_saved({**sizes, "image_size": config.image_size, "embed_dim": embed_dim})
+    return Plan(sizes, graphdef, initial_state, state, make_train_step(graphdef, optimizer, teacher, config, shardings))

@@ -12,14 +12,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from zeroseg_jax.checkpoint import load_student
-from zeroseg_jax.config_ranges import check_ranges
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.clip_encoder import FAMILIES, form_of, load_clip
 from zeroseg_jax.models.groupvit_encoder import load_groupvit
-from zeroseg_jax.models.hf_config import read_fields
 from zeroseg_jax.models.precision import check_dtype
-from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.models.student import Student
+from zeroseg_jax.models.student_config import read_student_config
 from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder, read_json, write_folder
 from zeroseg_jax.models.weights.hub import upload_folder
 from zeroseg_jax.models.weights.table import SAME, Entry, Table, dump_weights, flat, load_weights
@@ -134,26 +132,8 @@ def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
     return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout_of(config), about=about)
 
 
-_SHARED = ("image_size", "embed_dim")
-"""The sizes of a student that a run's config does not have in its group `student`."""
-
-
-def _checked_tower(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Raises InputError for sizes that an image tower cannot have."""
-    numbers = {field.name: field.name for field in dataclasses.fields(VisionConfig) if field.type in ("int", int)}
-    read_fields(sizes, numbers, "student.tower")
-    return sizes
-
-
 def _load_exported(folder: ModelFolder, raw: dict[str, Any], dtype: Any) -> Segmenter:
-    try:
-        sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw["student"].items()}
-        check_ranges({name if name in _SHARED else f"student.{name}": value for name, value in sizes.items()})
-        if sizes.get("tower"):
-            sizes["tower"] = VisionConfig(**_checked_tower(sizes["tower"]))
-        config = StudentConfig.from_saved(sizes)
-    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise InputError(f"{folder.path / CONFIG} does not describe a student ({error}); export it again") from error
+    config = read_student_config(raw.get("student"), str(folder.path / CONFIG), "export it again")
 
     def make() -> Student:
         return Student(config, rngs=nnx.Rngs(0), dtype=dtype)
