@@ -10,7 +10,7 @@ from zeroseg_jax.data.scenes.pairs import pairs
 from zeroseg_jax.data.scenes.render import HELD_OUT, MATERIALS, NAMES, OBJECTS, article, scene
 from zeroseg_jax.data.sources.captions import PairSource, open_pairs
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.teacher import LABELS, colour_rules
+from zeroseg_jax.evaluate.crop_classification import LABELS, colour_rules
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.weights.folder import ASSETS
 from zeroseg_jax.train_clip import clip_config, contrastive_loss

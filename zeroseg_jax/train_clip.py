@@ -28,7 +28,7 @@ from zeroseg_jax.data.pipeline import train_iterator
 from zeroseg_jax.data.sources.captions import open_pairs
 from zeroseg_jax.distill.step import make_optimizer
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.teacher import report_teacher
+from zeroseg_jax.evaluate.crop_classification import classify_crops
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder
@@ -130,7 +130,7 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             encoder = write_clip(ClipEncoder(merge(state["params"]), tokenizer), config, workdir / "clip")
 
         # 5. The report, of the last weights.
-        results = report_teacher(encoder, config) | {"settings": json.loads(config.to_json())}
+        results = classify_crops(encoder, config) | {"settings": json.loads(config.to_json())}
         write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 

@@ -11,14 +11,14 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 from zeroseg_jax.evaluate.metrics import (
     Areas,
     areas,
+    bootstrap,
     boundary_areas,
     class_iou,
     confusion_matrix,
     frequency_weighted_iou,
-    interval,
     mean_iou,
+    percentile_interval,
     pixel_accuracy,
-    resample,
 )
 
 
@@ -39,7 +39,7 @@ def test_random_masks_agree_with_scikit_learn():
     found = areas(matrix)
     reference = jaccard_score(truth[counted], prediction[counted], average=None)
     np.testing.assert_allclose(class_iou(found), reference)
-    np.testing.assert_allclose(mean_iou(found.of([1, 4])), reference[[1, 4]].mean())
+    np.testing.assert_allclose(mean_iou(found.select([1, 4])), reference[[1, 4]].mean())
     np.testing.assert_allclose(pixel_accuracy(found), (truth == prediction)[counted].mean())
 
 
@@ -61,7 +61,7 @@ def test_absent_classes_and_no_label_by_hand():
     assert mean_iou(found) == pytest.approx(1 / 6)
     assert frequency_weighted_iou(found) == pytest.approx(2 / 3 * 1 / 2)
     assert pixel_accuracy(found) == pytest.approx(1 / 3)
-    assert mean_iou(found.of([3])) == 0
+    assert mean_iou(found.select([3])) == 0
 
 
 def test_sums_over_images_are_exact():
@@ -123,20 +123,20 @@ def test_what_is_ignored_makes_no_border():
 def test_resampled_areas_are_those_of_the_drawn_images():
     rng = np.random.default_rng(0)
     per_image = Areas(*rng.integers(0, 50, (3, 6, 4)))
-    found = resample(per_image, count=150, seed=3)
+    found = bootstrap(per_image, count=150, seed=3)
     draws = np.random.default_rng(3)
     times = np.concatenate([draws.multinomial(6, [1 / 6] * 6, size=n) for n in (100, 50)])
     for mine, part in zip(found, per_image, strict=True):
         np.testing.assert_array_equal(mine[-1], np.repeat(part, times[-1], axis=0).sum(axis=0))
-    np.testing.assert_array_equal(found.truth, resample(per_image, 150, seed=3).truth)
-    assert (found.truth != resample(per_image, 150, seed=4).truth).any()
+    np.testing.assert_array_equal(found.truth, bootstrap(per_image, 150, seed=3).truth)
+    assert (found.truth != bootstrap(per_image, 150, seed=4).truth).any()
 
 
 def test_the_interval_agrees_with_scipy():
     """The mean accuracy of images of one size, whose bootstrap scipy knows."""
     hits = np.random.default_rng(0).integers(0, 101, (80, 1))
     per_image = Areas(hits, np.full_like(hits, 100), np.full_like(hits, 100))
-    found = interval(pixel_accuracy(resample(per_image, count=4000)))
+    found = percentile_interval(pixel_accuracy(bootstrap(per_image, count=4000)))
     reference = scipy.stats.bootstrap((hits[:, 0] / 100,), np.mean, n_resamples=4000, method="percentile", rng=1)
     np.testing.assert_allclose(found, reference.confidence_interval, atol=0.004)
 
@@ -144,5 +144,5 @@ def test_the_interval_agrees_with_scipy():
 def test_a_large_benchmark_is_resampled_in_seconds():
     """5000 images of 171 classes, as COCO-Stuff has."""
     per_image = Areas(*np.random.default_rng(0).integers(0, 100, (3, 5000, 171), dtype=np.int32))
-    low, high = interval(mean_iou(resample(per_image, count=200)))
+    low, high = percentile_interval(mean_iou(bootstrap(per_image, count=200)))
     assert low < mean_iou(Areas(*(part.sum(axis=0) for part in per_image))) < high

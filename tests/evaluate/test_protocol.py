@@ -8,7 +8,7 @@ from flax import nnx
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.protocol import make_question, protocol_of
+from zeroseg_jax.evaluate.protocol import DEFAULT, inference_options, make_protocol
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.segment import Options, Segmenter
@@ -45,10 +45,10 @@ class Masks:
         raise IndexError(i)
 
 
-def ask(benchmark, model, **options):
+def protocol_for(benchmark, model, **options):
     config = default_config()
     config.eval.update(options)
-    return make_question(benchmark, model, config.eval)
+    return make_protocol(benchmark, model, config.eval)
 
 
 VOC = Masks("voc", [str(i) for i in range(21)], 0)
@@ -56,37 +56,37 @@ FOLDER = Masks("folder", ("background", "cat", "grass"))
 
 
 def test_names_alone(model):
-    question = ask(FOLDER, model)
-    assert question.labels == FOLDER.classes and question.background is None and question.vocabulary == ""
-    assert question.values.tolist() == [0, 1, 2, -1] and question.templates == ("a photo of a {}.",)
+    protocol = protocol_for(FOLDER, model)
+    assert protocol.labels == FOLDER.classes and protocol.background is None and protocol.vocabulary == ""
+    assert protocol.class_of_label.tolist() == [0, 1, 2, -1] and protocol.templates == ("a photo of a {}.",)
     with pytest.raises(InputError, match="has no background class"):
-        ask(FOLDER, model, background="0.5")
+        protocol_for(FOLDER, model, background="0.5")
 
 
 def test_a_protocol(model):
-    question = ask(VOC, model, vocabulary="voc_clip_dinoiser")
-    assert len(question.labels) == 20 and question.labels[10] == "dining table" and len(question.templates) == 80
-    assert question.background == ["background"] and question.values.tolist() == [*range(1, 21), 0]
-    assert question.vocabulary == "voc_clip_dinoiser"
+    protocol = protocol_for(VOC, model, vocabulary="voc_clip_dinoiser")
+    assert len(protocol.labels) == 20 and protocol.labels[10] == "dining table" and len(protocol.templates) == 80
+    assert protocol.background == ["background"] and protocol.class_of_label.tolist() == [*range(1, 21), 0]
+    assert protocol.vocabulary == "voc_clip_dinoiser"
     # what is given replaces the vocabulary's
-    given = ask(VOC, model, vocabulary="voc_groupvit", templates=("{}",), background="0.4")
+    given = protocol_for(VOC, model, vocabulary="voc_groupvit", templates=("{}",), background="0.4")
     assert given.background == 0.4 and given.templates == model.templates
-    assert ask(VOC, model, vocabulary="voc_groupvit").background == 0.95
-    assert ask(VOC, model, vocabulary="voc_zeroseg").templates == ("a photo of the {}.",)
-    assert ask(VOC, model, vocabulary="voc_groupvit", background="sky, wall").background == ["sky", "wall"]
-    assert ask(VOC, model).background == ["0"]  # without any vocabulary: the name of the class
+    assert protocol_for(VOC, model, vocabulary="voc_groupvit").background == 0.95
+    assert protocol_for(VOC, model, vocabulary="voc_zeroseg").templates == ("a photo of the {}.",)
+    assert protocol_for(VOC, model, vocabulary="voc_groupvit", background="sky, wall").background == ["sky", "wall"]
+    assert protocol_for(VOC, model).background == ["0"]  # without any vocabulary: the name of the class
 
 
 def test_several_phrases(model, tmp_path):
     for combine in ("max", "mean"):
         (tmp_path / f"{combine}.toml").write_text(OWN.format(more=f'combine = "{combine}"'))
-    best = ask(FOLDER, model, vocabulary=str(tmp_path / "max.toml"))
-    assert best.labels == ("cat", "kitten", "grass") and best.values.tolist() == [1, 1, 2, 0]
+    best = protocol_for(FOLDER, model, vocabulary=str(tmp_path / "max.toml"))
+    assert best.labels == ("cat", "kitten", "grass") and best.class_of_label.tolist() == [1, 1, 2, 0]
     assert best.background == ["sky", "wall"] and best.templates == ("{}",)
-    mean = ask(FOLDER, model, vocabulary=str(tmp_path / "mean.toml"))
-    assert mean.labels == ("cat / kitten", "grass") and mean.values.tolist() == [1, 2, 0]
+    mean = protocol_for(FOLDER, model, vocabulary=str(tmp_path / "mean.toml"))
+    assert mean.labels == ("cat / kitten", "grass") and mean.class_of_label.tolist() == [1, 2, 0]
 
-    mean.ask(model)  # which gives the label its meaning
+    mean.predictor(model)  # which gives the label its meaning
     single = model.embed_labels(["cat", "kitten", "grass"], "name")
     expected = single[:2].sum(axis=0) / np.linalg.norm(single[:2].sum(axis=0))
     np.testing.assert_allclose(model.embed_labels(mean.labels, "name"), [expected, single[2]], atol=1e-6)
@@ -94,25 +94,25 @@ def test_several_phrases(model, tmp_path):
 
 def test_wrong_vocabularies(model):
     with pytest.raises(InputError, match="made for context, but the masks of voc have 21"):
-        ask(VOC, model, vocabulary="context_groupvit")
+        protocol_for(VOC, model, vocabulary="context_groupvit")
     with pytest.raises(InputError, match="masks of folder have 3"):
-        ask(FOLDER, model, vocabulary="voc_groupvit")
+        protocol_for(FOLDER, model, vocabulary="voc_groupvit")
 
 
 def test_the_protocol_of_a_vocabulary():
     config = default_config()
     own = Options(scale=7.0, guide=1.5, flip=True)
     config.eval.vocabulary = "voc_groupvit"
-    found = protocol_of(VOC, config, own)
+    found = inference_options(VOC, config, own)
     sizes = {"short_side": 448, "long_side": 2048, "window": 448, "stride": 224}
     rules = {"top_classes": 5, "rule": "groupvit", "normalise_prompts": False}
     assert found == Options(scale=7.0, guide=0.0, slide=0.0, **sizes, **rules)
     # what is set wins
     config.eval.update(guide=2.0, stride=448, rule="", top_classes=0)
-    given = protocol_of(VOC, config, own)
+    given = inference_options(VOC, config, own)
     assert (given.guide, given.stride, given.rule, given.top_classes, given.window) == (2.0, 448, "", 0, 448)
     # without a protocol everything is the model's own
-    assert protocol_of(FOLDER, default_config(), own) == own
+    assert inference_options(FOLDER, default_config(), own) == own
 
 
 @pytest.mark.parametrize(("segments", "guide"), [(False, 0.0), (True, 1.0), (True, 0.0)])
@@ -120,15 +120,15 @@ def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, gui
     if segments:
         student = Student(StudentConfig(image_size=16, embed_dim=8, **tiny_student), rngs=nnx.Rngs(0))
         model = Segmenter(StudentMethod(student, model.clip), model.clip, templates="photo")
-    question = ask(FOLDER, model, vocabulary="")
-    question = dataclasses.replace(question, background=0.4, values=np.array([0, 1, 2, 9], np.int32))
+    protocol = protocol_for(FOLDER, model, vocabulary="")
+    protocol = dataclasses.replace(protocol, background=0.4, class_of_label=np.array([0, 1, 2, 9], np.int32))
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    asked = {"rule": "groupvit", "guide": guide}
-    segmenter = Segmenter(model.method, model.clip, readout=Options(**asked))
-    answer = question.ask(segmenter, **{"": {}})([image])[""][0]
+    options = {"rule": "groupvit", "guide": guide}
+    segmenter = Segmenter(model.method, model.clip, readout=Options(**options))
+    answer = protocol.predictor(segmenter)([image], None)[DEFAULT][0]
 
     def hidden(threshold: float) -> np.ndarray:
-        found = model.segment(image, question.labels, templates=question.templates, background=threshold, **asked)
+        found = model.segment(image, protocol.labels, templates=protocol.templates, background=threshold, **options)
         return found.label_map < 0
 
     np.testing.assert_array_equal(answer.classes == 9, hidden(0.4))

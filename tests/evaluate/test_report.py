@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zeroseg_jax.evaluate.benchmarks import Example
-from zeroseg_jax.evaluate.counts import Tally, class_rows, confused
+from zeroseg_jax.evaluate.counts import PixelCounts, class_rows, most_confused
 from zeroseg_jax.evaluate.metrics import mean_iou
 from zeroseg_jax.evaluate.report import page, tables
 
@@ -15,10 +15,10 @@ NAMES = ("sofa", "<b>cat</b> & *dog* | [x]", "nowhere")
 
 
 def count(pairs):
-    tally = Tally(len(NAMES))
+    counts = PixelCounts(len(NAMES))
     for truth, prediction in pairs:
-        tally.add(truth, prediction)
-    return tally
+        counts.add_image(truth, prediction)
+    return counts
 
 
 @pytest.fixture(scope="module")
@@ -35,61 +35,61 @@ def images():
 
 @pytest.fixture(scope="module")
 def results(images):
-    tally = count(images)
+    counts = count(images)
     other = count([(t, np.roll(p, 1, axis=1)) for t, p in images])
     settings = {"model": "demo", "labels": list(NAMES), "boundary_dilation": 0.02, "interval": {"level": 0.95}}
-    rows = class_rows(tally, NAMES)
+    rows = class_rows(counts, NAMES)
     return {
         **{"dataset": "voc", "split": "val", "images": len(images), "groups": {}, "settings": settings},
-        **tally.figures({}),
+        **counts.figures({}),
         "iou": {row.name: row.iou for row in rows},
-        "compare": {"runs/other": other.figures({}) | {"difference": other.difference(tally)}},
+        "compare": {"runs/other": other.figures({}) | {"difference": other.difference(counts)}},
         "baselines": {},
-        "confused": confused(tally, NAMES),
+        "confused": most_confused(counts, NAMES),
     }
 
 
 def test_classes_and_pairs_by_hand():
     truth = np.array([[0, 0, 0, 0, 1, 1, 1, 255]])
     prediction = np.array([[0, 0, 1, -1, 1, 0, 0, 0]], np.int32)
-    tally = count([(truth, prediction)])
-    sofa, cat, nowhere = class_rows(tally, NAMES)
+    counts = count([(truth, prediction)])
+    sofa, cat, nowhere = class_rows(counts, NAMES)
     assert (sofa.recall, sofa.precision, sofa.iou) == (2 / 4, 2 / 4, 2 / 6)
     assert (cat.pixels, cat.predicted) == (3, 2)
     assert (nowhere.iou, nowhere.recall, nowhere.precision) == (None, None, None)
-    pairs = [(p["truth"], p["prediction"], p["share"], p["share_of_all"]) for p in confused(tally, NAMES)]
+    pairs = [(p["truth"], p["prediction"], p["share"], p["share_of_all"]) for p in most_confused(counts, NAMES)]
     assert pairs[0] == (NAMES[1], "sofa", 2 / 3, 2 / 7)
     assert set(pairs[1:]) == {("sofa", NAMES[1], 1 / 4, 1 / 7), ("sofa", "", 1 / 4, 1 / 7)}
 
 
 def test_differences_are_paired(images):
     """The interval of the difference between two models that err alike is narrower than those of the models."""
-    tally, other = count(images), count([(t, np.where(t == 1, p, t).astype(np.int32)) for t, p in images])
-    gap = other.difference(tally)
-    assert gap["miou"] == pytest.approx(float(mean_iou(other.areas) - mean_iou(tally.areas)))
+    counts, other = count(images), count([(t, np.where(t == 1, p, t).astype(np.int32)) for t, p in images])
+    gap = other.difference(counts)
+    assert gap["miou"] == pytest.approx(float(mean_iou(other.areas) - mean_iou(counts.areas)))
     low, high = gap["interval"]
     assert low < gap["miou"] < high
-    own = tally.figures({})["interval"]
+    own = counts.figures({})["interval"]
     assert high - low < own[1] - own[0]
-    assert tally.difference(tally)["interval"] == [0, 0]
+    assert counts.difference(counts)["interval"] == [0, 0]
 
 
 def test_the_page_stands_alone_and_escapes_names(images, results, tmp_path):
-    tally = count(images)
-    groups = page.worst_median_best(tally.image_iou)
+    counts = count(images)
+    groups = page.worst_median_best(counts.image_iou)
     assert [len(group) for group in groups.values()] == [4, 4, 4]
     worst, _, best = groups.values()
-    assert tally.image_iou[worst[0]] == tally.image_iou.min()
-    assert tally.image_iou[best[0]] == tally.image_iou.max()
+    assert counts.image_iou[worst[0]] == counts.image_iou.min()
+    assert counts.image_iou[best[0]] == counts.image_iou.max()
 
     def show(i):
         truth, prediction = images[i]
         example = Example(np.zeros((*truth.shape, 3), np.uint8), truth, f"{i}<script>")
-        seen = page.Seen(float(tally.image_iou[i]), prediction, prediction % 2 if i % 2 else None)
-        return page.Shown(example, {"model": seen, "runs/other": seen})
+        seen = page.ImagePrediction(float(counts.image_iou[i]), prediction, prediction % 2 if i % 2 else None)
+        return page.ReportImage(example, {"model": seen, "runs/other": seen})
 
     shown = {title: [show(i) for i in group] for title, group in groups.items()}
-    page.write(results, class_rows(tally, NAMES), shown, NAMES, tmp_path)
+    page.write_page(results, class_rows(counts, NAMES), shown, NAMES, tmp_path)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; *dog*" in html
     assert "<b>cat" not in html
@@ -105,17 +105,17 @@ def test_few_images_are_all_shown():
 
 
 def test_tables(results, tmp_path, capsys):
-    text = tables.markdown(results)
+    text = tables.results_markdown(results)
     rows = [line for line in text.splitlines() if line.startswith("| this model") or line.startswith("| runs/other")]
     assert len(rows) == 2
     assert r"\<b\>cat\</b\> & \*dog\* \| \[x\]" in text
     assert f"{100 * results['miou']:.1f}" in rows[0] + rows[1]
-    tables.print_table(results)
+    tables.print_results(results)
     assert "runs/other" in capsys.readouterr().out
 
 
 def test_classes_as_csv(images, tmp_path):
-    tables.write_classes(class_rows(count(images), NAMES), tmp_path / "per_class.csv")
+    tables.write_class_csv(class_rows(count(images), NAMES), tmp_path / "per_class.csv")
     with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list(NAMES)

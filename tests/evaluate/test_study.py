@@ -14,7 +14,7 @@ import zeroseg_jax
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.study import __main__ as command
 from zeroseg_jax.evaluate.study.__main__ import main
-from zeroseg_jax.evaluate.study.page import make
+from zeroseg_jax.evaluate.study.page import make_study
 from zeroseg_jax.evaluate.study.score import describe, krippendorff_alpha, score, wilson_interval
 
 LABELS = ["cat", "grass"]
@@ -28,7 +28,7 @@ def study(tiny_clip, pictures, tmp_path_factory):
     weights = {name: np.asarray(-value) for name, value in load_file(tiny_clip / "model.safetensors").items()}
     save_file(weights, folder / "other_clip/model.safetensors")
     models = {"a": str(tiny_clip), "b": str(folder / "other_clip")}
-    assert make(models, pictures, LABELS, folder / "out", limit=4, seed=1) == 4
+    assert make_study(models, pictures, LABELS, folder / "out", limit=4, seed=1) == 4
     return folder / "out"
 
 
@@ -56,7 +56,7 @@ def test_the_page_does_not_tell_the_models(study):
 
 def test_the_same_seed_draws_the_same_pairs(study, pictures, tmp_path):
     key = json.loads((study / "key.json").read_text())
-    make({"a": key["b"], "b": key["a"]}, pictures, LABELS, tmp_path, limit=4, seed=1)
+    make_study({"a": key["b"], "b": key["a"]}, pictures, LABELS, tmp_path, limit=4, seed=1)
     assert json.loads((tmp_path / "key.json").read_text())["trials"] == key["trials"]
     # the models are swapped, and so are the pictures
     before, after = trials(study)[1], trials(tmp_path)[1]
@@ -68,7 +68,7 @@ def test_of_many_labels_the_page_lists_those_that_were_used(study, pictures, tmp
     key = json.loads((study / "key.json").read_text())
     labels = [f"thing {i}" for i in range(30)]
     models = {side: key[side] for side in "ab"}
-    make(models, pictures, labels, tmp_path, limit=2, seed=1)
+    make_study(models, pictures, labels, tmp_path, limit=2, seed=1)
     page, shown = trials(tmp_path)
     assert "many more that neither of them" in page and "many more" not in trials(study)[0]
     assert json.loads((tmp_path / "key.json").read_text())["labels"] == labels
@@ -87,7 +87,7 @@ def test_by_default_the_study_is_the_papers(tiny_clip, pictures, tmp_path, monke
         made.update(options, labels=labels)
         return 200
 
-    monkeypatch.setattr(command, "make", fake_make)
+    monkeypatch.setattr(command, "make_study", fake_make)
     words = ["make", "--a", "one", "--b", "two", "--images", "folder", "--out", str(tmp_path)]
     assert main(words) == 0
     assert "200 pairs: send" in (told := capsys.readouterr().out) and "to the 5 raters" in told

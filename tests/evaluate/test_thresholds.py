@@ -20,7 +20,7 @@ def test_every_threshold_is_exact(tmp_path):
         # values that are thresholds themselves count as passing
         probability[0] = sweep.thresholds[rng.integers(0, 102, 11)]
         images.append((truth, best, probability))
-        sweep.add(truth, best, probability)
+        sweep.add_image(truth, best, probability)
     found = sweep.areas()
     assert len(sweep.thresholds) == 102
     for j, threshold in enumerate(sweep.thresholds):

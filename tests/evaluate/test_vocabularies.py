@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.vocabularies import Vocabulary, fitting, load_vocabulary, names
+from zeroseg_jax.evaluate.vocabularies import Vocabulary, choose_vocabulary, load_vocabulary, vocabulary_names
 
 TWENTY_ONE = tuple(f"class {i}" for i in range(21))
 COUNTS = {
@@ -14,7 +14,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", vocabulary_names())
 def test_shipped(name):
     found = load_vocabulary(name)
     if not found.dataset:
@@ -34,7 +34,7 @@ def test_variants_differ_as_published():
     def get(name):
         return load_vocabulary(name)
 
-    assert len(names()) == 27
+    assert len(vocabulary_names()) == 27
     assert [get(f"{n}_groupvit").background for n in ("voc", "context", "coco_object")] == [0.95, 0.35, 0.95]
     assert [get(f"{n}_segclip").background for n in ("voc", "context", "coco_object")] == [0.8, 0.25, 0.65]
     assert get("voc_clip_dinoiser").background == ("background",) and len(get("voc_clip_dinoiser").templates) == 80
@@ -74,16 +74,16 @@ def test_the_classes_of_imagenet():
     }
     known |= {657: "missile", 744: "projectile", 836: "sunglass", 837: "sunglasses", 963: "pizza", 999: "toilet paper"}
     assert {i: found.classes[i] for i in known} == known
-    assert fitting("imagenet", "folder", [str(i) for i in range(1000)]).classes == found.classes
+    assert choose_vocabulary("imagenet", "folder", [str(i) for i in range(1000)]).classes == found.classes
 
 
-def test_fitting():
-    assert fitting("", "folder", ("cat", "grass")) == Vocabulary("", ("cat", "grass"), (("cat",), ("grass",)))
-    assert fitting("", "voc", TWENTY_ONE, "voc_groupvit").name == "voc_groupvit"
+def test_choose_vocabulary():
+    assert choose_vocabulary("", "folder", ("cat", "grass")) == Vocabulary("", ("cat", "grass"), (("cat",), ("grass",)))
+    assert choose_vocabulary("", "voc", TWENTY_ONE, "voc_groupvit").name == "voc_groupvit"
     with pytest.raises(InputError, match=r"21 classes, but the masks of folder have 2; set eval\.vocabulary to a file"):
-        fitting("voc_mmseg", "folder", ("cat", "grass"))
+        choose_vocabulary("voc_mmseg", "folder", ("cat", "grass"))
     with pytest.raises(InputError, match=r"is made for context, but the masks of voc .* voc_clip_dinoiser, voc_group"):
-        fitting("context_mmseg", "voc", TWENTY_ONE)
+        choose_vocabulary("context_mmseg", "voc", TWENTY_ONE)
     with pytest.raises(InputError, match="did you mean 'voc_groupvit'"):
         load_vocabulary("voc_groupvti")
 
@@ -93,7 +93,7 @@ def test_fitting():
     [
         ("classes = ['cat'", "cannot be used"),
         ("clases = ['cat']", "holds 'clases'; did you mean 'classes'"),
-        ("dataset = 'x'", "list of classs is empty"),
+        ("dataset = 'x'", "list of class names is empty"),
         ("classes = ['cat', 'cat']", "'cat' is there twice"),
         ("classes = ['cat', 'dog']\n[aliases]\ncat = ['dog']", "'dog' is there twice"),
         ("classes = ['cat']\n[aliases]\ncta = ['kitten']", "'cta' belong to no class; did you mean 'cat'"),
@@ -101,7 +101,7 @@ def test_fitting():
         ("classes = ['background']\nbackground = 2.0", "between 0 and 1"),
         ("classes = ['cat']\ncombine = 'sum'", "one of max, mean"),
         ("classes = ['cat']\nstride = -1", "at least 0"),
-        ("classes = ['cat']\nwindow = 'big'", "is no int"),
+        ("classes = ['cat']\nwindow = 'big'", "must be a whole number"),
         ("classes = ['cat']\ntemplates = 'a photo'", "there are no templates"),
     ],
 )

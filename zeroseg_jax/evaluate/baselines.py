@@ -20,7 +20,7 @@ from zeroseg_jax.distill.views import crop_views, grid_boxes, patch_weights
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Scenes
 from zeroseg_jax.evaluate.metrics import IGNORE
-from zeroseg_jax.evaluate.protocol import Answer, Predict, Question
+from zeroseg_jax.evaluate.protocol import DEFAULT, EvaluationProtocol, Predict, Prediction
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.siglip import Siglip
@@ -198,7 +198,7 @@ def check_baselines(options: ConfigDict) -> None:
 
 
 def make_baselines(
-    model: Segmenter, benchmark: Benchmark, question: Question, options: ConfigDict
+    model: Segmenter, benchmark: Benchmark, protocol: EvaluationProtocol, options: ConfigDict
 ) -> dict[str, Predict]:
     """The baselines that `options.baselines` names, each with what it predicts."""
     check_baselines(options)
@@ -214,7 +214,7 @@ def make_baselines(
         share = asked.patch_size / asked.image_size * method.image_size / method.patch_size
         prompts = model.readout.normalise_prompts
         whole = Options(slide=0.0, guide=model.readout.guide * share, normalise_prompts=prompts)
-        return question.ask(Segmenter(method, clip, templates=question.templates, readout=whole), **kinds)
+        return protocol.predictor(Segmenter(method, clip, templates=protocol.templates, readout=whole), kinds)
 
     if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout
         dense: dict[str, Method] = {
@@ -230,9 +230,9 @@ def make_baselines(
         found["sliding windows"] = readouts("1/2, 1/3 and 1/4", PaintedViews(clip, size, windows()))
     if model.readout.rename:
         alone = Segmenter(model.method, clip, readout=dataclasses.replace(model.readout, rename=""))
-        found["student, not renamed"] = question.ask(alone, **{"": {}})
+        found["student, not renamed"] = protocol.predictor(alone)
     if "untrained" in options.baselines and isinstance(model.method, StudentMethod):
-        found["untrained student"] = question.ask(untrained(model), **{"": {}})
+        found["untrained student"] = protocol.predictor(untrained(model))
     if "colours" in options.baselines and isinstance(benchmark, Scenes):
         rules = fit_colours(options)
         found["nearest class colour (privileged)"] = by_pixels(rules.nearest)
@@ -253,4 +253,4 @@ def merge(parts: Sequence[Predict]) -> Predict:
 
 def by_pixels(rule: Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "h w"]]) -> Predict:
     """A rule of numpy, which needs no device."""
-    return lambda images, device: {"": [Answer(rule(image)) for image in images]}
+    return lambda images, device: {DEFAULT: [Prediction(rule(image)) for image in images]}

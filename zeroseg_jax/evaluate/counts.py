@@ -1,4 +1,4 @@
-"""What is counted of one way to segment, and the figures that follow from it."""
+"""Pixel counts of an evaluated method, and the figures that follow from them."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -10,134 +10,149 @@ from jaxtyping import Float, Int32, Integer
 from zeroseg_jax.evaluate.metrics import (
     Areas,
     areas,
+    bootstrap,
     boundary_areas,
     class_iou,
     confusion_matrix,
     frequency_weighted_iou,
-    interval,
     mean_iou,
+    percentile_interval,
     pixel_accuracy,
-    resample,
 )
 
 RESAMPLES, LEVEL = 1000, 0.95
-"""Bootstrap samples of the images, and the share of them that the intervals hold."""
+"""Number of bootstrap samples of the images, and the level of the confidence intervals."""
 
 
-class Tally:
-    """The counts of one way to segment on the images of a benchmark: integers, so that no order of summing matters."""
+class PixelCounts:
+    """Confusion matrix, boundary areas and the areas of each image.
+
+    All counts are integers, so the order in which images are added changes nothing but the order of `per_image`.
+    """
 
     def __init__(self, classes: int):
         self.confusion = np.zeros((classes, classes + 1), np.int64)
         self.boundary = Areas(*np.zeros((3, classes), np.int64))
         self._per_image = np.zeros((0, 3, classes), np.int32)
 
-    def add(self, truth: Integer[np.ndarray, "h w"], prediction: Int32[np.ndarray, "h w"]) -> None:
-        """Counts an image."""
-        counts = confusion_matrix(truth, prediction, len(self.confusion))
+    def add_image(self, truth: Integer[np.ndarray, "h w"], prediction: Int32[np.ndarray, "h w"]) -> None:
+        """Counts one image. `metrics.confusion_matrix` says which values may occur."""
+        confusion = confusion_matrix(truth, prediction, len(self.confusion))
         boundary = np.stack(boundary_areas(truth, prediction, len(self.confusion)))
-        # three numbers a class instead of a matrix: 5000 images of 171 classes take 10 MB
-        self.merge({"confusion": counts, "boundary": boundary, "per_image": np.stack(areas(counts))[None]})
+        # Three numbers a class, not a matrix, are kept for each image: 5000 images of 171 classes take 10 MB.
+        self.add_arrays({"confusion": confusion, "boundary": boundary, "per_image": np.stack(areas(confusion))[None]})
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that is counted, as `merge` takes it."""
+        """All counts as arrays, in the form that `add_arrays` takes."""
         return {"confusion": self.confusion, "boundary": np.stack(self.boundary), "per_image": self._per_image}
 
-    def merge(self, counted: Mapping[str, np.ndarray]) -> None:
-        """Adds the `arrays` of another tally, whose images come after those that are counted here."""
-        self.confusion = self.confusion + counted["confusion"]
-        self.boundary = Areas(*(a + b for a, b in zip(self.boundary, counted["boundary"], strict=True)))
-        self._per_image = np.concatenate([self._per_image, counted["per_image"].astype(np.int32)])
+    def add_arrays(self, counts: Mapping[str, np.ndarray]) -> None:
+        """Adds the `arrays` of other counts, whose images follow the images counted here."""
+        self.confusion = self.confusion + counts["confusion"]
+        self.boundary = Areas(*(a + b for a, b in zip(self.boundary, counts["boundary"], strict=True)))
+        self._per_image = np.concatenate([self._per_image, counts["per_image"].astype(np.int32)])
 
     @property
     def areas(self) -> Areas:
-        """Of all images together."""
+        """Areas of each class, summed over the images."""
         return areas(self.confusion)
 
     @cached_property
     def per_image(self) -> Areas:
-        """Of each image (first axis), when all are counted."""
+        """Areas of each class in each image, (images, classes). Read it only when all images are counted."""
         return Areas(*self._per_image.swapaxes(0, 1))
 
     @property
     def image_iou(self) -> Float[np.ndarray, " n"]:
-        """The mean IoU of each image over the classes in its truth or prediction."""
+        """Mean IoU of each image over the classes in its truth or prediction."""
         return np.asarray(mean_iou(self.per_image))
 
     @cached_property
-    def samples(self) -> Float[np.ndarray, " n"]:
-        """The mean IoU of bootstrap samples of the images, which are the same samples for every tally."""
-        return np.asarray(mean_iou(resample(self.per_image, RESAMPLES)))
+    def bootstrap_miou(self) -> Float[np.ndarray, " n"]:
+        """Mean IoU of each bootstrap sample. The samples are the same images for all methods."""
+        return np.asarray(mean_iou(bootstrap(self.per_image, RESAMPLES)))
 
     def figures(self, groups: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """All in [0, 1]: the means, those of groups of classes, and the interval of the mean IoU."""
-        found = {
+        """Means over all classes and over each group of classes, in [0, 1], and the `interval` of the mean IoU."""
+        figures = {
             "miou": mean_iou(self.areas),
             "pixel_accuracy": pixel_accuracy(self.areas),
             "frequency_weighted_iou": frequency_weighted_iou(self.areas),
             "boundary_iou": mean_iou(self.boundary),
-            **{name: mean_iou(self.areas.of(classes)) for name, classes in groups.items()},
+            **{name: mean_iou(self.areas.select(classes)) for name, classes in groups.items()},
         }
-        return {name: float(x) for name, x in found.items()} | {"interval": list(interval(self.samples, LEVEL))}
+        interval = percentile_interval(self.bootstrap_miou, LEVEL)
+        return {name: float(x) for name, x in figures.items()} | {"interval": list(interval)}
 
-    def difference(self, other: "Tally") -> dict[str, Any]:
-        """By how much the mean IoU exceeds `other`'s, with the paired interval: both see the same sampled images."""
-        gap = float(mean_iou(self.areas) - mean_iou(other.areas))
-        return {"miou": gap, "interval": list(interval(self.samples - other.samples, LEVEL))}
+    def difference(self, other: "PixelCounts") -> dict[str, Any]:
+        """Mean IoU minus that of `other`, with its paired interval: both are sampled at the same images."""
+        difference = float(mean_iou(self.areas) - mean_iou(other.areas))
+        interval = percentile_interval(self.bootstrap_miou - other.bootstrap_miou, LEVEL)
+        return {"miou": difference, "interval": list(interval)}
 
 
 class ClassRow(NamedTuple):
-    """What is known of a class; shares are in [0, 1], or None where there is nothing to divide by."""
+    """Figures of one class. Shares are in [0, 1], or None where the denominator is 0."""
 
     name: str
     iou: float | None
     boundary_iou: float | None
     recall: float | None
-    """Share of its pixels that are called so."""
+    """Share of the class's pixels that are predicted as the class."""
     precision: float | None
-    """Share of the pixels called so that are."""
+    """Share of the pixels predicted as the class that belong to it."""
     pixels: int
-    """In the truth."""
+    """Pixels of the class in the truth."""
     predicted: int
+    """Pixels of the class in the predictions."""
 
 
-def class_rows(tally: Tally, names: Sequence[str]) -> list[ClassRow]:
-    """One row a class, in the benchmark's order."""
-    found, boundary = tally.areas, class_iou(tally.boundary)
-    rows = zip(names, class_iou(found), boundary, *(part.tolist() for part in found), strict=True)
+def class_rows(counts: PixelCounts, names: Sequence[str]) -> list[ClassRow]:
+    """One row for each class, in the benchmark's order."""
+    total = counts.areas
+    columns = class_iou(total), class_iou(counts.boundary), *(part.tolist() for part in total)
     return [
-        ClassRow(name, known(iou), known(near), share(hits, truth), share(hits, given), truth, given)
-        for name, iou, near, hits, truth, given in rows
+        ClassRow(
+            name,
+            finite_or_none(iou),
+            finite_or_none(boundary_iou),
+            ratio(correct, pixels),
+            ratio(correct, predicted),
+            pixels,
+            predicted,
+        )
+        for name, iou, boundary_iou, correct, pixels, predicted in zip(names, *columns, strict=True)
     ]
 
 
-def confused(tally: Tally, names: Sequence[str], count: int = 20) -> list[dict[str, Any]]:
-    """The pairs "sofa taken for chair" with the largest `share` of the pixels of the true class.
+def most_confused(counts: PixelCounts, names: Sequence[str], count: int = 20) -> list[dict[str, Any]]:
+    """The pairs of true and predicted class with the most errors.
 
-    `share_of_all` is that of all pixels. A prediction of no class has the name "".
+    `share` is the share of the true class's pixels, by which the pairs are sorted, and `share_of_all` that of all
+    pixels. The `prediction` is "" where no class was predicted.
     """
-    wrong = tally.confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    shares = wrong / np.maximum(tally.confusion.sum(axis=1, keepdims=True), 1)
-    total = max(1, int(tally.confusion.sum()))
+    errors = counts.confusion.copy()
+    np.fill_diagonal(errors, 0)
+    shares = errors / np.maximum(counts.confusion.sum(axis=1, keepdims=True), 1)
+    total = max(1, int(counts.confusion.sum()))
     order = np.argsort(-shares, axis=None, kind="stable")[:count]
-    pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, shares.shape), strict=True) if wrong[i, j]]
+    pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, shares.shape), strict=True) if errors[i, j]]
     return [
         {
             "truth": names[i],
             "prediction": [*names, ""][j],
             "share": float(shares[i, j]),
-            "share_of_all": float(wrong[i, j] / total),
+            "share_of_all": float(errors[i, j] / total),
         }
         for i, j in pairs
     ]
 
 
-def known(x: float) -> float | None:
-    """None, which JSON has, for NaN, which it has not."""
+def finite_or_none(x: float) -> float | None:
+    """None in place of NaN, which JSON does not have."""
     return float(x) if np.isfinite(x) else None
 
 
-def share(part: int, whole: int) -> float | None:
-    """None where there is nothing to have a share of."""
+def ratio(part: int, whole: int) -> float | None:
+    """part / whole, or None if `whole` is 0."""
     return part / whole if whole else None

@@ -1,7 +1,7 @@
-"""Figures of merit of a segmentation, all from exact counts of pixels.
+"""Metrics of segmentation, computed from exact counts of pixels.
 
-`confusion_matrix` and `boundary_areas` count one image or several; counts of several images may be added. `areas` takes
-from a confusion matrix what the figures need, and those of each image apart are what the bootstrap draws from.
+`confusion_matrix` and `boundary_areas` count images, and their counts may be added. `areas` reduces a confusion matrix
+to the areas that the metrics need. `bootstrap` resamples the areas of single images.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,20 @@ from jaxtyping import Bool, Float, Int, Int64, Integer, Shaped
 from scipy import ndimage
 
 IGNORE = 255
-"""Value of mask pixels that do not count."""
+"""Mask value of pixels that are left out of all counts."""
 
 DILATION = 0.02
-"""Width of the boundaries of `boundary_areas`, as a share of the image's diagonal: the default of Cheng et al. 2021."""
+"""Width of a boundary as a share of the image's diagonal: the default of Cheng et al. 2021."""
 
 Figure = Float[np.ndarray | np.floating, "*b"]
-"""One number, or one for each of several sets of images."""
+"""One number, or one for each set of images."""
 
 
 class Areas(NamedTuple):
-    """Pixels of each class, of one set of images or (with leading axes) of several; all that the figures need."""
+    """Numbers of pixels of each class. Leading axes are sets of images."""
 
     intersection: Shaped[np.ndarray, "*b c"]
+    """Pixels of the class that are predicted as the class."""
     truth: Shaped[np.ndarray, "*b c"]
     prediction: Shaped[np.ndarray, "*b c"]
 
@@ -32,8 +33,8 @@ class Areas(NamedTuple):
     def union(self) -> Shaped[np.ndarray, "*b c"]:
         return self.truth + self.prediction - self.intersection
 
-    def of(self, classes: Sequence[int]) -> "Areas":
-        """Those of some classes."""
+    def select(self, classes: Sequence[int]) -> "Areas":
+        """The areas of some classes."""
         return Areas(*(part[..., list(classes)] for part in self))
 
 
@@ -43,10 +44,10 @@ def confusion_matrix(
     classes: int,
     ignore: int = IGNORE,
 ) -> Int64[np.ndarray, "c c+1"]:
-    """Counts of pixels by true class (row) and predicted class (column); matrices of several images may be added.
+    """Numbers of pixels by true class (row) and predicted class (column).
 
-    Pixels whose truth is `ignore` do not count. The last column counts predictions of no class, such as -1, which are
-    wrong everywhere.
+    Pixels whose truth is `ignore` are left out. The last column is for predictions that are no class, such as -1; they
+    always count as wrong.
 
     Raises:
         ValueError: the shapes differ, or the truth holds a value that is neither a class nor `ignore`.
@@ -63,7 +64,7 @@ def confusion_matrix(
 
 
 def areas(confusion: Int[np.ndarray, "c c+1"]) -> Areas:
-    """The areas of each class from a confusion matrix."""
+    """The areas of each class."""
     return Areas(np.diagonal(confusion).copy(), confusion.sum(axis=1), confusion[:, :-1].sum(axis=0))
 
 
@@ -74,10 +75,10 @@ def class_iou(areas: Areas) -> Float[np.ndarray, "*b c"]:
 
 
 def mean_iou(areas: Areas) -> Figure:
-    """Mean IoU in [0, 1] over the classes.
+    """Mean IoU over the classes, in [0, 1]; 0 if there is no class to count.
 
-    A class that is in neither the truth nor the prediction has no IoU and does not count (as in mmsegmentation and
-    torchmetrics); one that is predicted but never true counts as 0. 0 where no class counts.
+    A class in neither the truth nor the prediction has no IoU and is left out of the mean, as in mmsegmentation and
+    torchmetrics. A class that is predicted but never true has an IoU of 0.
     """
     counted = areas.union > 0
     iou = areas.intersection / np.maximum(areas.union, 1)
@@ -85,13 +86,13 @@ def mean_iou(areas: Areas) -> Figure:
 
 
 def frequency_weighted_iou(areas: Areas) -> Figure:
-    """Mean IoU in which each class counts as often as its pixels in the truth (Long et al. 2015, section 5)."""
+    """Mean IoU weighted by the number of true pixels of each class (Long et al. 2015, section 5)."""
     iou = areas.intersection / np.maximum(areas.union, 1)
     return (iou * areas.truth).sum(axis=-1) / np.maximum(areas.truth.sum(axis=-1), 1)
 
 
 def pixel_accuracy(areas: Areas) -> Figure:
-    """Share of the counted pixels whose class is right, in [0, 1]; 0 where none counts."""
+    """Share of the counted pixels whose class is right, in [0, 1]; 0 if no pixel counts."""
     return areas.intersection.sum(axis=-1) / np.maximum(areas.truth.sum(axis=-1), 1)
 
 
@@ -102,60 +103,59 @@ def boundary_areas(
     ignore: int = IGNORE,
     dilation: float = DILATION,
 ) -> Areas:
-    """The areas of one image that lie within a distance of their own region's border: `mean_iou` of their sums over
-    all images is the boundary IoU (Cheng et al. 2021, "Boundary IoU", equation 1).
+    """Areas of one image, of those pixels only that are close to the border of their own region.
 
-    The distance is `dilation` x the image's diagonal in pixels, at least 1, and is measured in the maximum norm, as by
-    erosion with a square; the border of the image counts as a border. Pixels to ignore make no border: they hide what
-    is below them from the truth and from the prediction alike.
+    `mean_iou` of the sum over all images is the boundary IoU (Cheng et al. 2021, "Boundary IoU", equation 1). A pixel
+    is close if the distance in the maximum norm is at most `dilation` x the image's diagonal, and at least one pixel.
+    The edge of the image is a border. Ignored pixels are not: neither the truth nor the prediction has a region there.
     """
     distance = max(1, round(dilation * float(np.hypot(*truth.shape))))
     ignored = truth == ignore
-    near_truth, near_prediction = (_near_border(m, ignored, distance) for m in (truth, prediction))
-    # as int32, because newer versions of numpy do not put a -1 among the uint8 of a mask
-    inside = [
-        np.where(near, labels.astype(np.int32), -1)
-        for near, labels in ((near_truth, truth), (near_prediction, prediction))
-    ]
-    counts = [
-        np.bincount(labels[(labels >= 0) & (labels < classes) & ~ignored], minlength=classes)
-        for labels in (np.where(inside[0] == inside[1], inside[0], -1), *inside)
-    ]
-    return Areas(*counts)
+    # As int32, because a uint8 mask cannot hold -1.
+    truth_border, prediction_border = (
+        np.where(_near_border(labels, ignored, distance), labels.astype(np.int32), -1) for labels in (truth, prediction)
+    )
+    both = np.where(truth_border == prediction_border, truth_border, -1)
+    return Areas(
+        *(
+            np.bincount(labels[(labels >= 0) & (labels < classes) & ~ignored], minlength=classes)
+            for labels in (both, truth_border, prediction_border)
+        )
+    )
 
 
 def _near_border(
     labels: Integer[np.ndarray, "h w"], ignored: Bool[np.ndarray, "h w"], distance: int
 ) -> Bool[np.ndarray, "h w"]:
     """Whether another label, or the outside of the image, is at most `distance` pixels away."""
-    # a square of one label only has the same smallest and largest one; what is ignored is neither
+    # A square holds several labels if its smallest and its largest label differ. Ignored pixels are neither.
     low, high = labels.astype(np.int16), labels.astype(np.int16)
     low[ignored], high[ignored] = np.iinfo(np.int16).max, np.iinfo(np.int16).min
     size = 2 * distance + 1
-    outside = -2  # below every label: next to the image's border the smallest and the largest always differ
+    outside = -2  # Below every label, so that the edge of the image is a border.
     return ndimage.minimum_filter(low, size, mode="constant", cval=outside) != ndimage.maximum_filter(
         high, size, mode="constant", cval=outside
     )
 
 
-def resample(per_image: Areas, count: int = 1000, seed: int = 0) -> Areas:
-    """The summed areas of `count` bootstrap samples of the images: (n, c) -> (count, c), exact.
+def bootstrap(per_image: Areas, count: int = 1000, seed: int = 0) -> Areas:
+    """Areas of `count` bootstrap samples of the images: (n, c) -> (count, c), exact sums.
 
-    Each sample draws as many images as there are, with replacement. The same seed draws the same images, so that the
-    samples of two models on the same images are paired.
+    Each sample draws n images with replacement. The same seed draws the same images, so the samples of two models are
+    paired.
     """
     images = len(per_image.truth)
     rng = np.random.default_rng(seed)
-    parts = [part.astype(np.float64) for part in per_image]  # integers, exact up to 2**53
+    parts = [part.astype(np.float64) for part in per_image]  # Integers below 2**53 stay exact.
     sums = [np.zeros((count, part.shape[-1])) for part in parts]
-    for start in range(0, count, 100):  # how often each image is drawn: 100 x n numbers at once
-        times = rng.multinomial(images, np.full(images, 1 / images), size=min(100, count - start)).astype(np.float64)
+    for start in range(0, count, 100):  # 100 samples at once, to bound the memory
+        draws = rng.multinomial(images, np.full(images, 1 / images), size=min(100, count - start)).astype(np.float64)
         for total, part in zip(sums, parts, strict=True):
-            total[start : start + len(times)] = times @ part
+            total[start : start + len(draws)] = draws @ part
     return Areas(*sums)
 
 
-def interval(samples: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrap samples of a figure (Efron and Tibshirani 1993, chapter 13)."""
+def percentile_interval(samples: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of bootstrap samples of a metric (Efron and Tibshirani 1993, chapter 13)."""
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""What every model is asked of a benchmark: its classes as labels, and how the answer becomes class indices."""
+"""The protocol of an evaluation: class names become labels, and label maps become class indices again."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark
-from zeroseg_jax.evaluate.vocabularies import Vocabulary, fitting
+from zeroseg_jax.evaluate.vocabularies import Vocabulary, choose_vocabulary
 from zeroseg_jax.segment.decode import tells_probability
 from zeroseg_jax.segment.loading import readout_of
 from zeroseg_jax.segment.options import Options, change
@@ -21,128 +21,142 @@ from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.segmenter import Segmenter
 
 BATCH = 16
-"""Images that are asked about at once."""
+"""Images that are segmented together."""
 
-ANY = float(np.finfo(np.float32).tiny)
-"""A threshold that every label passes."""
+LOWEST_THRESHOLD = float(np.finfo(np.float32).tiny)
+"""A threshold that hides no pixel, but makes the segmenter return probabilities."""
+
+DEFAULT = "default"
+"""Name of the variant of a method that has only one."""
 
 
-class Answer(NamedTuple):
-    """The class of each pixel of an image."""
+class Prediction(NamedTuple):
+    """The predicted class of each pixel of an image."""
 
     classes: Int32[np.ndarray, "h w"]
-    best: Int32[np.ndarray, "h w"] | None = None
-    """Where the background is a threshold: the class of the best label, whether it passes or not."""
+    """Class indices; -1 for no class."""
+    best_class: Int32[np.ndarray, "h w"] | None = None
+    """Class of the best label, before a threshold for the background is applied. None without a threshold."""
     probability: Float32[np.ndarray, "h w"] | None = None
-    """Its probability, which is held against the threshold."""
+    """Probability of the best label, which the threshold is compared with. None without a threshold."""
 
 
-Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]], jax.Device | None], dict[str, list[Answer]]]
-"""(images, the device that computes; None: where the model is) -> for each variant of a way to segment, an answer for
-each image."""
+Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]], jax.Device | None], dict[str, list[Prediction]]]
+"""(images, device) -> the predictions of each variant of a method, one for each image. The device None is the one that
+holds the model."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """What every model is asked: the class names as labels, and how its answer becomes class indices."""
+class EvaluationProtocol:
+    """What every evaluated model gets: the same labels, templates and rule for the background."""
 
     labels: tuple[str, ...]
     background: Background
     templates: tuple[str, ...]
-    values: Int[np.ndarray, " c"]
-    """Class index of each label, and of no label (-1) at the end."""
+    class_of_label: Int[np.ndarray, " c"]
+    """Class index of each label. The last entry is the class of pixels without a label (index -1)."""
     vocabulary: str = ""
-    """Name of the vocabulary that it follows; "" where the classes are asked for by their own names."""
-    means: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    """Labels that stand for the mean of several phrases."""
+    """Name of the vocabulary; "" if the labels are the benchmark's class names."""
+    label_phrases: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Labels whose embedding is the mean over several phrases, with these phrases."""
 
-    def ask(self, segmenter: Segmenter, **variants: Mapping[str, Any]) -> Predict:
-        """A `Predict` whose variants differ in fields of `Options`; the images are encoded once for all of them."""
-        for label, phrases in self.means.items():
+    def predictor(self, segmenter: Segmenter, variants: Mapping[str, Mapping[str, Any]] | None = None) -> Predict:
+        """The function that segments images with `segmenter` by this protocol.
+
+        Args:
+            variants: by name, the fields of `Options` in which each variant differs from `segmenter.readout`. They may
+                only be fields that count after encoding, because images are encoded once. None: one variant, `DEFAULT`.
+
+        Raises:
+            InputError: labels, templates or a background that the model cannot use.
+        """
+        for label, phrases in self.label_phrases.items():
             segmenter.define(label, phrases)
-        # a label that is too long is told before any image is encoded
+        # Checked before any image is encoded.
         segmenter.check(self.labels, templates=self.templates, background=self.background)
+        options_of = {DEFAULT: {}} if variants is None else dict(variants)
 
         @functools.cache
-        def on(device: jax.Device | None) -> Segmenter:
+        def on_device(device: jax.Device | None) -> Segmenter:
             return segmenter if device is None else segmenter.on(device)
 
-        def predict(images: Sequence[np.ndarray], device: jax.Device | None = None) -> dict[str, list[Answer]]:
-            # a last incomplete batch is filled up, because compiling another size takes longer than a few images
-            encoded = on(device).encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
-            later = isinstance(self.background, float) and tells_probability(
-                segmenter.readout.labelling, dense=encoded[0].assignment is None
-            )
-            rule = ANY if later else self.background
-            asked: dict[str, Any] = dict(templates=self.templates, background=rule)
-            found = {name: on(device).label(encoded, self.labels, **asked, **o) for name, o in variants.items()}
-            return {name: [self.answer(r) for r in results[: len(images)]] for name, results in found.items()}
+        def predict(images: Sequence[np.ndarray], device: jax.Device | None = None) -> dict[str, list[Prediction]]:
+            model = on_device(device)
+            # The last batch is filled up, because to compile for another size takes longer than a few images.
+            encoded = model.encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
+            dense = encoded[0].assignment is None
+            sweepable = isinstance(self.background, float) and tells_probability(segmenter.readout.labelling, dense)
+            background = LOWEST_THRESHOLD if sweepable else self.background
+            predictions = {}
+            for name, options in options_of.items():
+                results = model.label(encoded, self.labels, templates=self.templates, background=background, **options)
+                predictions[name] = [self.prediction(result) for result in results[: len(images)]]
+            return predictions
 
         return predict
 
-    def answer(self, result: SegmentResult) -> Answer:
-        """The classes of what a model answers; a threshold for the background is applied here, unless the model has
-        applied it."""
-        best = self.values[result.label_map]
+    def prediction(self, result: SegmentResult) -> Prediction:
+        """The classes of a segmented image. Applies the threshold for the background if the model has not."""
+        best_class = self.class_of_label[result.label_map]
         if result.probability is None or not isinstance(self.background, float):
-            return Answer(best)
+            return Prediction(best_class)
         hidden = result.probability < np.float32(self.background)
-        return Answer(np.where(hidden, self.values[-1], best), best, result.probability)
+        return Prediction(np.where(hidden, self.class_of_label[-1], best_class), best_class, result.probability)
 
 
-def protocol_of(benchmark: Benchmark, config: ConfigDict, default: Options) -> Options:
-    """The readout of a model by the vocabulary that `config.eval` chooses; what is set in `config.eval` itself wins.
+def inference_options(benchmark: Benchmark, config: ConfigDict, default: Options) -> Options:
+    """A model's options under the vocabulary that `config.eval` names. Values set in `config.eval` itself win.
 
-    A vocabulary that says how large images are decides on all of inference: what it does not name, such as mirror
-    images and the guided filter, which is ours, is left out. Otherwise the rest is as in `default`.
+    A vocabulary that sets the image size decides on all of inference: the options that it does not set, such as mirror
+    images and the guided filter, are off. Any other vocabulary changes only what it sets, and the rest is `default`.
     """
-    options = config.eval
-    vocabulary = fitting(options.vocabulary, benchmark.name, benchmark.classes, benchmark.vocabulary)
-    asked = dataclasses.asdict(vocabulary)
-    names = [field.name for field in dataclasses.fields(Options) if field.name in asked]
-    stated = {name: asked[name] for name in names if vocabulary.short_side or asked[name] != getattr(Options(), name)}
-    whole = {"guide": 0.0, "slide": 0.0, "flip": False, "scales": ()} if vocabulary.short_side else {}
-    return readout_of(config, change(default, whole | stated))
+    name = config.eval.vocabulary
+    vocabulary = choose_vocabulary(name, benchmark.name, benchmark.classes, benchmark.vocabulary)
+    values = dataclasses.asdict(vocabulary)
+    fields = [field.name for field in dataclasses.fields(Options) if field.name in values]
+    stated = {
+        field: values[field] for field in fields if vocabulary.short_side or values[field] != getattr(Options(), field)
+    }
+    off = {"guide": 0.0, "slide": 0.0, "flip": False, "scales": ()} if vocabulary.short_side else {}
+    return readout_of(config, change(default, off | stated))
 
 
-def make_question(benchmark: Benchmark, model: Segmenter, options: ConfigDict) -> Question:
-    """Asks for every class but the background, as the vocabulary says that `options` (`config.eval`) chooses.
+def make_protocol(benchmark: Benchmark, model: Segmenter, options: ConfigDict) -> EvaluationProtocol:
+    """The protocol of the vocabulary that `options` (`config.eval`) names, or else of the benchmark's own.
 
-    Of the vocabulary come the phrases, the templates (unless `options.templates` are given, which `model` then has)
-    and the rule for background (unless `options.background` is given): a threshold, or phrases. Where neither says how,
-    the background is asked for by the name of its class.
+    The vocabulary gives the phrases, the templates and the rule for the background. `options.templates`, which `model`
+    then has, and `options.background` replace the vocabulary's. Every class but the background has a label; without
+    any rule the name of the background's class is the prompt for background.
 
     Raises:
-        InputError: a vocabulary that does not fit the masks, or a rule for a background that they do not have.
+        InputError: a vocabulary that does not fit the masks, or a rule for a background that the masks do not have.
     """
-    vocabulary = fitting(options.vocabulary, benchmark.name, benchmark.classes, benchmark.vocabulary)
-    rule = _background(benchmark, vocabulary, options.background)
-    # a folder or a dataset of TFDS has a background only if its vocabulary says so
-    hidden = benchmark.background
-    if hidden is None and vocabulary.background is not None:
-        hidden = vocabulary.classes.index("background")
-    classes = [i for i in range(len(benchmark.classes)) if i != hidden]
-    means = {}
+    vocabulary = choose_vocabulary(options.vocabulary, benchmark.name, benchmark.classes, benchmark.vocabulary)
+    # A folder or a dataset of TFDS has a background only if its vocabulary says so.
+    background_class = benchmark.background
+    if background_class is None and vocabulary.background is not None:
+        background_class = vocabulary.classes.index("background")
+    classes = [i for i in range(len(benchmark.classes)) if i != background_class]
+    label_phrases = {}
     if vocabulary.combine == "mean":
-        joined = {i: " / ".join(vocabulary.phrases[i]) for i in classes}
-        means = {joined[i]: vocabulary.phrases[i] for i in classes if len(vocabulary.phrases[i]) > 1}
-        asked = [(label, i) for i, label in joined.items()]
+        label_classes = [(" / ".join(vocabulary.phrases[i]), i) for i in classes]
+        label_phrases = {label: vocabulary.phrases[i] for label, i in label_classes if len(vocabulary.phrases[i]) > 1}
     else:
-        asked = [(phrase, i) for i in classes for phrase in vocabulary.phrases[i]]
-    labels, values = zip(*asked, strict=True)
+        label_classes = [(phrase, i) for i in classes for phrase in vocabulary.phrases[i]]
+    labels, label_values = zip(*label_classes, strict=True)
     templates = vocabulary.templates if options.templates is None else None
-    return Question(
+    return EvaluationProtocol(
         labels,
-        rule,
+        _background_rule(benchmark, vocabulary, options.background),
         model.templates if templates is None else templates,
-        np.array([*values, -1 if hidden is None else hidden], np.int32),
+        np.array([*label_values, -1 if background_class is None else background_class], np.int32),
         vocabulary.name,
-        means,
+        label_phrases,
     )
 
 
-def _background(benchmark: Benchmark, vocabulary: Vocabulary, given: str) -> Background:
-    """The rule for the background's pixels; None where there is no such class."""
+def _background_rule(benchmark: Benchmark, vocabulary: Vocabulary, given: str) -> Background:
+    """A threshold or phrases; None if there is no background class. `given` is `eval.background`."""
     if benchmark.background is None and vocabulary.background is None:
         if given:
             raise InputError(f"eval.background is set, but {benchmark.name} has no background class; leave it empty")

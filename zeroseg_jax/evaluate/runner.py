@@ -1,133 +1,122 @@
-"""The one pass over the images of a benchmark, on all devices of all processes.
+"""One pass over the images of a benchmark, on all devices of all processes.
 
-Whole batches are what is shared out: a batch of the same images goes through the same compiled shapes wherever it is
-computed, and what is counted are integers, so that the result does not depend on the number of devices or processes.
+Whole batches are distributed over the devices, so a batch runs through the same compiled shapes on any of them. The
+counts are integers. The result therefore does not depend on the number of devices or processes.
 """
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
 from jax.experimental import multihost_utils
 
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example
-from zeroseg_jax.evaluate.counts import Tally
+from zeroseg_jax.evaluate.counts import PixelCounts
 from zeroseg_jax.evaluate.metrics import mean_iou
 from zeroseg_jax.evaluate.protocol import BATCH, Predict
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep
 from zeroseg_jax.progress import ProgressBar
 
-AHEAD = 2
-"""Batches that are worked on at once for each device: one is decoded, resized or counted while another one computes."""
-
-Arrays = dict[str, np.ndarray]
+BATCHES_AHEAD = 2
+"""Batches in work for each device: one is decoded, resized or counted while another one is computed."""
 
 
 @dataclasses.dataclass
-class Contender:
-    """A way to segment, in one or several variants, and what is counted of it."""
+class EvaluatedMethod:
+    """A way to segment, in one or several variants, with the counts of each variant."""
 
     predict: Predict
-    tallies: dict[str, Tally] = dataclasses.field(default_factory=dict)
+    counts: dict[str, PixelCounts] = dataclasses.field(default_factory=dict)
+    """By the name of the variant."""
     sweep: ThresholdSweep | None = None
 
-    def count(self, batch: Sequence[Example], classes: int, device: jax.Device | None) -> "Contender":
-        """Predicts a batch, and counts it alone."""
-        found = Contender(self.predict, sweep=self.sweep and self.sweep.empty())
-        for variant, answers in self.predict([example.image for example in batch], device).items():
-            tally = found.tallies.setdefault(variant, Tally(classes))
-            for example, answer in zip(batch, answers, strict=True):
-                tally.add(example.mask, answer.classes)
-                if found.sweep and answer.best is not None and answer.probability is not None:
-                    found.sweep.add(example.mask, answer.best, answer.probability)
-        return found
+    def count_batch(self, batch: Sequence[Example], classes: int, device: jax.Device | None) -> dict[str, Any]:
+        """Predicts a batch, and returns its counts in the form of `arrays`."""
+        new = EvaluatedMethod(self.predict, sweep=self.sweep and self.sweep.new())
+        for variant, predictions in self.predict([example.image for example in batch], device).items():
+            counts = new.counts.setdefault(variant, PixelCounts(classes))
+            for example, prediction in zip(batch, predictions, strict=True):
+                counts.add_image(example.mask, prediction.classes)
+                if new.sweep and prediction.best_class is not None and prediction.probability is not None:
+                    new.sweep.add_image(example.mask, prediction.best_class, prediction.probability)
+        return new.arrays()
 
-    def arrays(self) -> Arrays:
-        """All that is counted, as `merge` takes it."""
-        parts = {f"variant {name}": tally.arrays() for name, tally in self.tallies.items()}
-        if self.sweep:
-            parts["sweep"] = self.sweep.arrays()
-        return {f"{part}\n{name}": x for part, arrays in parts.items() for name, x in arrays.items()}
+    def arrays(self) -> dict[str, Any]:
+        """All counts: {"counts": {variant: arrays of it}, "sweep": arrays of the sweep, or none}."""
+        counts = {variant: counts.arrays() for variant, counts in self.counts.items()}
+        return {"counts": counts, "sweep": self.sweep.arrays() if self.sweep else {}}
 
-    def merge(self, counted: Mapping[str, np.ndarray], classes: int) -> None:
+    def add_arrays(self, arrays: Mapping[str, Any], classes: int) -> None:
         """Adds the `arrays` of the images that follow."""
-        for part, arrays in _by_first_line(counted).items():
-            if part == "sweep":
-                assert self.sweep is not None
-                self.sweep.merge(arrays)
-            else:
-                self.tallies.setdefault(part.removeprefix("variant "), Tally(classes)).merge(arrays)
+        for variant, counts in arrays["counts"].items():
+            self.counts.setdefault(variant, PixelCounts(classes)).add_arrays(counts)
+        if self.sweep:
+            self.sweep.add_arrays(arrays["sweep"])
+
+    def clear(self, classes: int) -> None:
+        """Sets all counts to 0."""
+        self.counts = {variant: PixelCounts(classes) for variant in self.counts}
+        self.sweep = self.sweep and self.sweep.new()
 
     @property
-    def best(self) -> str:
-        """The variant with the best mean IoU."""
-        return max(self.tallies, key=lambda variant: mean_iou(self.tallies[variant].areas))
+    def best_variant(self) -> str:
+        """Name of the variant with the highest mean IoU."""
+        return max(self.counts, key=lambda variant: mean_iou(self.counts[variant].areas))
 
     @property
-    def tally(self) -> Tally:
-        """What is counted of the best variant."""
-        return self.tallies[self.best]
+    def best_counts(self) -> PixelCounts:
+        """Counts of the best variant."""
+        return self.counts[self.best_variant]
 
-    def maps(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """Predicts a few images once more, by the best variant, to show them."""
-        return [answer.classes for answer in self.predict([e.image for e in examples], None)[self.best]]
+    def class_maps(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """Class maps of a few images by the best variant, predicted again for pictures."""
+        predictions = self.predict([example.image for example in examples], None)
+        return [prediction.classes for prediction in predictions[self.best_variant]]
 
 
-def count_all(contenders: Mapping[str, Contender], benchmark: Benchmark) -> None:
-    """Counts the images of the benchmark for every contender; in the end each process has the counts of all."""
+def run_benchmark(methods: Mapping[str, EvaluatedMethod], benchmark: Benchmark) -> None:
+    """Counts all images of the benchmark for every method. Every process has all counts at the end."""
     classes, local = len(benchmark.classes), jax.local_devices()
     devices = local if len(local) > 1 else [None]
     batches = [range(i, min(i + BATCH, len(benchmark))) for i in range(0, len(benchmark), BATCH)]
-    mine = np.array_split(np.arange(len(batches)), jax.process_count())[jax.process_index()].tolist()
+    of_this_process = np.array_split(np.arange(len(batches)), jax.process_count())[jax.process_index()].tolist()
 
-    def count(i: int) -> dict[str, Arrays]:
+    def count(i: int) -> dict[str, Any]:
         batch = [benchmark[image] for image in batches[i]]
         device = devices[i % len(devices)]
-        return {name: each.count(batch, classes, device).arrays() for name, each in contenders.items()}
+        return {name: method.count_batch(batch, classes, device) for name, method in methods.items()}
 
-    bar, done = ProgressBar("evaluate", sum(len(batches[i]) for i in mine)), 0
-    with ThreadPoolExecutor(AHEAD * len(devices)) as pool:
-        for i, counted in zip(mine, pool.map(count, mine), strict=True):
-            for name, arrays in counted.items():
-                contenders[name].merge(arrays, classes)
+    bar, done = ProgressBar("evaluate", sum(len(batches[i]) for i in of_this_process)), 0
+    with ThreadPoolExecutor(BATCHES_AHEAD * len(devices)) as pool:
+        for i, arrays in zip(of_this_process, pool.map(count, of_this_process), strict=True):
+            for name, method in methods.items():
+                method.add_arrays(arrays[name], classes)
             done += len(batches[i])
             bar.update(done)
     bar.close()
     if jax.process_count() > 1:
-        _exchange(contenders, classes)
+        _share_counts(methods, classes)
 
 
-def _exchange(contenders: Mapping[str, Contender], classes: int) -> None:
-    """Gives every process the counts of all, in the order of the images."""
-    own = io.BytesIO()
-    found: dict[str, Any] = {f"{name}\n{key}": x for name, c in contenders.items() for key, x in c.arrays().items()}
-    np.savez(own, **found)
-    for contender in contenders.values():
-        contender.tallies.clear()
-        contender.sweep = contender.sweep and contender.sweep.empty()
-    for data in _of_all_processes(own.getvalue()):
-        with np.load(io.BytesIO(data), allow_pickle=False) as counted:
-            for name, arrays in _by_first_line(counted).items():
-                contenders[name].merge(arrays, classes)
+def _share_counts(methods: Mapping[str, EvaluatedMethod], classes: int) -> None:
+    """Gives every process the counts of all processes, in the order of the images."""
+    own = msgpack_serialize({name: method.arrays() for name, method in methods.items()})
+    for method in methods.values():
+        method.clear(classes)
+    for data in _gather_bytes(own):
+        arrays = msgpack_restore(data)
+        for name, method in methods.items():
+            method.add_arrays(arrays[name], classes)
 
 
-def _of_all_processes(data: bytes) -> list[bytes]:
-    """What each process gives, in their order."""
+def _gather_bytes(data: bytes) -> list[bytes]:
+    """The bytes of each process, in the order of the processes."""
     lengths = multihost_utils.process_allgather(np.array(len(data), np.int32))
-    filled = np.zeros(lengths.max(), np.uint8)
-    filled[: len(data)] = np.frombuffer(data, np.uint8)
-    gathered = multihost_utils.process_allgather(filled)
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    gathered = multihost_utils.process_allgather(padded)
     return [row[:length].tobytes() for row, length in zip(gathered, lengths, strict=True)]
-
-
-def _by_first_line(arrays: Mapping[str, np.ndarray]) -> dict[str, Arrays]:
-    """{"a\\nb": x} -> {"a": {"b": x}}."""
-    found: dict[str, Arrays] = {}
-    for key, x in arrays.items():
-        first, _, rest = key.partition("\n")
-        found.setdefault(first, {})[rest] = x
-    return found

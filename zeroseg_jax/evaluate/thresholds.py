@@ -1,4 +1,4 @@
-"""What every threshold for the background would have given, from one pass over the images."""
+"""The mean IoU at every threshold for the background, from one pass over the images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,76 +13,88 @@ STEPS = np.linspace(0, 1, 101, dtype=np.float32)
 
 
 class ThresholdSweep:
-    """Counts from which the areas of each class follow exactly, for 101 thresholds and the one in use.
+    """Pixel counts at 101 thresholds and at the threshold in use.
 
-    A pixel is background where its best label is less probable than the threshold. So it is enough to know how
-    probable the best labels are: of the pixels that they are right for, of all pixels that they are given to, and of
-    those that truly are background.
+    A pixel is background if the probability of its best label is below the threshold. Histograms of that probability
+    are therefore enough: one of the pixels whose best label is right, one of all pixels of each label, and one of the
+    pixels that are background in the truth.
     """
 
     def __init__(self, classes: int, background: int, threshold: float):
-        self.background, self.used = background, threshold
+        self.background, self.threshold_in_use = background, threshold
         self.thresholds = np.unique(np.append(STEPS, np.float32(threshold)))
         bins = len(self.thresholds) + 1
-        self._right, self._given = np.zeros((2, bins, classes), np.int64)
+        self._correct, self._predicted = np.zeros((2, bins, classes), np.int64)
         self._background, self._truth = np.zeros(bins, np.int64), np.zeros(classes, np.int64)
 
-    def add(
+    def add_image(
         self,
         truth: Integer[np.ndarray, "h w"],
-        best: Int32[np.ndarray, "h w"],
+        best_class: Int32[np.ndarray, "h w"],
         probability: Float32[np.ndarray, "h w"],
     ) -> None:
-        """Counts an image: the class of each pixel's best label, which is never the background, and its
-        probability."""
+        """Counts one image by the class of each pixel's best label, never the background, and its probability."""
         counted = truth != IGNORE
-        truth, best = truth[counted].astype(np.int64), best[counted].astype(np.int64)
-        # how many of the thresholds leave the pixel its label: bin k keeps it for the first k of them
+        truth, best_class = truth[counted].astype(np.int64), best_class[counted].astype(np.int64)
+        # A pixel in bin k keeps its label at the first k thresholds.
         bins = np.searchsorted(self.thresholds, probability[counted], side="right")
         self._truth += np.bincount(truth, minlength=len(self._truth))
         self._background += np.bincount(bins[truth == self.background], minlength=len(self._background))
-        cells, shape = bins * len(self._truth) + best, self._given.shape
-        self._given += np.bincount(cells, minlength=self._given.size).reshape(shape)
-        self._right += np.bincount(cells[best == truth], minlength=self._right.size).reshape(shape)
+        cells, shape = bins * len(self._truth) + best_class, self._predicted.shape
+        self._predicted += np.bincount(cells, minlength=self._predicted.size).reshape(shape)
+        self._correct += np.bincount(cells[best_class == truth], minlength=self._correct.size).reshape(shape)
 
     @property
     def pixels(self) -> int:
-        """How many are counted: none of a model that applies the threshold itself."""
+        """Number of counted pixels; 0 for a model that applies the threshold itself."""
         return int(self._truth.sum())
 
-    def empty(self) -> "ThresholdSweep":
-        """One like this that has counted nothing."""
-        return ThresholdSweep(len(self._truth), self.background, self.used)
+    def new(self) -> "ThresholdSweep":
+        """A sweep of the same thresholds without any counts."""
+        return ThresholdSweep(len(self._truth), self.background, self.threshold_in_use)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that is counted, as `merge` takes it."""
-        counts = self._right, self._given, self._background, self._truth
-        return dict(zip(("right", "given", "background", "truth"), counts, strict=True))
+        """All counts as arrays, in the form that `add_arrays` takes."""
+        return {
+            "correct": self._correct,
+            "predicted": self._predicted,
+            "background": self._background,
+            "truth": self._truth,
+        }
 
-    def merge(self, counted: Mapping[str, np.ndarray]) -> None:
+    def add_arrays(self, counts: Mapping[str, np.ndarray]) -> None:
         """Adds the `arrays` of another sweep of the same thresholds."""
-        for name, counts in self.arrays().items():
-            counts += counted[name]
+        for name, total in self.arrays().items():
+            total += counts[name]
 
     def areas(self) -> Areas:
         """The areas of each class (last axis) at each of `thresholds` (first axis)."""
-        right, given = (counts.sum(axis=0) - counts.cumsum(axis=0)[:-1] for counts in (self._right, self._given))
-        right[:, self.background] = self._background.cumsum()[:-1]
-        given[:, self.background] = self._given.sum(axis=1).cumsum()[:-1]
-        return Areas(right, np.broadcast_to(self._truth, right.shape), given)
+        correct, predicted = (
+            histogram.sum(axis=0) - histogram.cumsum(axis=0)[:-1] for histogram in (self._correct, self._predicted)
+        )
+        correct[:, self.background] = self._background.cumsum()[:-1]
+        predicted[:, self.background] = self._predicted.sum(axis=1).cumsum()[:-1]
+        return Areas(correct, np.broadcast_to(self._truth, correct.shape), predicted)
 
     def figures(self) -> dict[str, Any]:
-        """`thresholds` and the `miou` at each, the threshold `used`, and the `best` one (chosen on these very images,
-        so that its mIoU is no fair result)."""
+        """`thresholds` with the `miou` at each, the threshold `used`, and the `best` one with its `best_miou`.
+
+        The best threshold is chosen on the evaluated images, so its mIoU is not a fair result.
+        """
         miou = mean_iou(self.areas())
         thresholds = [round(float(x), 6) for x in self.thresholds]  # 0.95, not 0.949999988079071
-        found = {"used": self.used, "best": thresholds[int(miou.argmax())], "best_miou": float(miou.max())}
-        return found | {"thresholds": thresholds, "miou": miou.tolist()}
+        return {
+            "used": self.threshold_in_use,
+            "best": thresholds[int(miou.argmax())],
+            "best_miou": float(miou.max()),
+            "thresholds": thresholds,
+            "miou": miou.tolist(),
+        }
 
 
-def draw_sweeps(sweeps: dict[str, dict[str, Any]], path: Path) -> None:
-    """Writes the curves of several models (`ThresholdSweep.figures`) as a picture; dots mark the thresholds in use."""
-    from matplotlib.figure import Figure  # half a second, for those who have a threshold
+def draw_sweeps(sweeps: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draws the `ThresholdSweep.figures` of several models as curves, with a dot at the threshold in use."""
+    from matplotlib.figure import Figure  # imported here, because it takes half a second
 
     axes = (figure := Figure(figsize=(6.4, 3.6), layout="constrained")).subplots()
     for name, sweep in sweeps.items():

@@ -19,17 +19,17 @@
 `coco_panoptic`  the same images with annotations/panoptic_val2017/NAME.png and panoptic_val2017.json; 133 classes
 `ade20k`         ADEChallengeData2016 with images/validation and annotations/validation; 150 classes, 0 does not count
 `cityscapes`     leftImg8bit/val/CITY and gtFine/val/CITY with _labelTrainIds.png or _labelIds.png; 19 classes
-`tfds:NAME`      what TensorFlow Datasets prepared below `eval.root`, with a feature of masks; see `prepared`
+`tfds:NAME`      a dataset of TensorFlow Datasets below `eval.root` that has a feature of masks; see `prepared`
 
-Masks are PNG files of 1 to 16 bits whose pixel values (of a palette image: the indices) are classes; 255 does not
-count, and other values that are no class are refused. Other formats are not read, as they do not keep values.
+Masks are PNG files of 1 to 16 bits. Their pixel values, the indices of a palette image, are classes. 255 does not
+count, and any other value that is no class is an error. Other formats may change values and are not read.
 
-Endings of files count in either case. Hidden files (._NAME, .DS_Store) and __MACOSX are left out. Lists and classes are
-UTF-8 with or without a byte order mark. A line of a list is a name, which may have spaces; columns behind it are not
-read.
+File endings may be in upper or lower case. Hidden files (._NAME, .DS_Store) and __MACOSX are skipped. Lists and class
+names are UTF-8 with or without a byte order mark. Each line of a list is a name, which may contain spaces; further
+columns are not read.
 
-An image that EXIF turns is taken upright, and its mask is turned with it: masks label the pixels as they are stored. A
-mask that has the size of the turned image only was drawn on that, and stays as it is. `check` says how many there are.
+An image with an EXIF rotation is turned upright, and its mask is turned with it, because masks label the stored pixels.
+A mask that only fits the turned image was drawn on the turned image and is not turned. `check` counts such images.
 """
 
 from collections.abc import Callable
@@ -44,28 +44,28 @@ from zeroseg_jax.evaluate.benchmarks import ade20k, cityscapes, coco, context, v
 from zeroseg_jax.evaluate.benchmarks.check import check
 from zeroseg_jax.evaluate.benchmarks.masks import Benchmark, Example, MaskPairs, read_mask
 from zeroseg_jax.evaluate.benchmarks.scenes import Scenes
-from zeroseg_jax.evaluate.vocabularies import fitting
+from zeroseg_jax.evaluate.vocabularies import choose_vocabulary
 
 __all__ = ["Benchmark", "Example", "MaskPairs", "Scenes", "check", "open_benchmark", "read_mask"]
 
 PROBES = 8
-"""Examples that are read when a benchmark is opened."""
+"""Number of examples that are read when a benchmark is opened."""
 
 
 def open_benchmark(options: ConfigDict, probe: bool = True) -> Benchmark:
-    """Opens what the `eval` group of a config describes: `dataset`, `root`, `split`, `limit`, `mask`, `vocabulary`.
+    """Opens the benchmark of the config's group `eval`: `dataset`, `root`, `split`, `limit`, `mask`, `vocabulary`.
 
-    With `probe` it makes sure that no file is missing and that all masks have the size of their images, and reads a few
-    examples, spread over the split, so that most mistakes are told before hours are spent. `check` finds all of them.
+    With `probe` it checks that no file is missing and that each mask has the size of its image, and reads a few
+    examples, spread over the split. That finds most faults of a dataset in seconds. `check` finds all of them.
 
     Raises:
-        InputError: an unknown dataset or vocabulary, a root that is not laid out as it should be, a split without
-            images, a vocabulary with another number of classes than the masks, and what the probe finds.
+        InputError: an unknown dataset or vocabulary, a root with another layout, a split without images, a vocabulary
+            with another number of classes than the masks, or a fault that the probe finds.
     """
     benchmark = _open(options)
     if not len(benchmark):
         raise InputError(f"the split {options.split!r} of {options.root} has no images; set eval.split to another")
-    fitting(options.vocabulary, benchmark.name, benchmark.classes, benchmark.vocabulary)
+    choose_vocabulary(options.vocabulary, benchmark.name, benchmark.classes, benchmark.vocabulary)
     if probe:
         if isinstance(benchmark, MaskPairs) and (missing := benchmark.missing()):
             raise InputError(
@@ -104,7 +104,7 @@ def _open(options: ConfigDict) -> Benchmark:
         raise InputError(f"eval.dataset={dataset} needs a folder; set eval.root")
     if dataset in readers:
         return readers[dataset](root, split, limit)
-    # TFDS takes a second to import
+    # Imported here, because TFDS takes a second to import.
     from zeroseg_jax.evaluate.benchmarks.prepared import PreparedMasks
 
     return PreparedMasks(dataset, root, split, limit, options.mask, options.vocabulary)

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: tables, curves, and the worst, median and best images."""
+"""The report as one self-contained HTML page: tables, curves, and the worst, median and best images."""
 
 import base64
 import io
@@ -17,74 +17,85 @@ from zeroseg_jax.evaluate.benchmarks import Example
 from zeroseg_jax.evaluate.counts import ClassRow
 from zeroseg_jax.evaluate.report import tables
 
-EACH = 4
-"""Images of each kind."""
+GROUP_SIZE = 4
+"""Number of worst, of median and of best images."""
 
-SIDE = 400
-"""Longer side of the pictures in the page; larger ones are made smaller."""
+PICTURE_SIDE = 400
+"""Longer side of the pictures in the page, in pixels. Larger images are made smaller."""
 
 
-class Seen(NamedTuple):
-    """An image as a model sees it."""
+class ImagePrediction(NamedTuple):
+    """The prediction of one model for one image."""
 
     iou: float
-    """Mean IoU over the classes in its truth or prediction."""
-    prediction: Int32[np.ndarray, "h w"]
+    """Mean IoU over the classes in the image's truth or prediction."""
+    class_map: Int32[np.ndarray, "h w"]
     segments: Int32[np.ndarray, "h w"] | None
 
 
-class Shown(NamedTuple):
-    """An image with its truth, as each model sees it, "model" first."""
+class ReportImage(NamedTuple):
+    """One image of the report."""
 
     example: Example
-    seen: Mapping[str, Seen]
+    predictions: Mapping[str, ImagePrediction]
+    """By the names of the models; "model" is the first."""
 
 
 def worst_median_best(iou: Float[np.ndarray, " n"]) -> dict[str, list[int]]:
-    """Which images the page shows, by their IoU: a few of each kind, none twice; all of them where there are few."""
-    order, each = np.argsort(iou, kind="stable"), EACH
-    if len(order) <= 3 * each:
+    """Indices of the images in the page by their IoU: GROUP_SIZE of each group, or all if there are few."""
+    order = np.argsort(iou, kind="stable")
+    if len(order) <= 3 * GROUP_SIZE:
         return {"All images, worst first": order.tolist()}
-    middle = (len(order) - each) // 2
-    groups = {"Worst images": order[:each], "Median images": order[middle:][:each], "Best images": order[::-1][:each]}
-    return {title: group.tolist() for title, group in groups.items()}
+    middle = (len(order) - GROUP_SIZE) // 2
+    return {
+        "Worst images": order[:GROUP_SIZE].tolist(),
+        "Median images": order[middle : middle + GROUP_SIZE].tolist(),
+        "Best images": order[::-1][:GROUP_SIZE].tolist(),
+    }
 
 
-def write(
+def write_page(
     results: Mapping[str, Any],
     rows: Sequence[ClassRow],
-    shown: Mapping[str, Sequence[Shown]],
+    images: Mapping[str, Sequence[ReportImage]],
     classes: Sequence[str],
     workdir: Path,
 ) -> None:
-    """Writes report.html into `workdir`, which may hold the picture of the threshold's sweep."""
-    titles, table = tables.table(results)
-    sweep = workdir / tables.SWEEP
-    page = (
-        environment()
+    """Writes report.html into `workdir`, and reads the picture of the threshold sweep from there.
+
+    Args:
+        results: the content of results.json.
+        rows: the figures of each class.
+        images: the images of each group, by its title.
+        classes: the names of the class indices.
+    """
+    titles, table = tables.result_table(results)
+    has_sweep = "threshold_sweep" in results
+    settings = {
+        name: value if isinstance(value, str) else json.dumps(value) for name, value in results["settings"].items()
+    }
+    html = (
+        template_environment()
         .get_template("report.html")
         .render(
             headline=tables.headline(results),
             results=results,
             titles=titles,
             table=table,
-            ours=tables.TITLE,
+            model_title=tables.MODEL_TITLE,
             rows=rows,
-            sweep=data_uri(sweep.read_bytes(), "png") if "threshold_sweep" in results else None,
-            groups={title: [_cards(each, classes) for each in group] for title, group in shown.items()},
-            settings={
-                name: value if isinstance(value, str) else json.dumps(value)
-                for name, value in results["settings"].items()
-            },
+            sweep=data_uri((workdir / tables.SWEEP_FILE).read_bytes(), "png") if has_sweep else None,
+            groups={title: [_image_card(image, classes) for image in group] for title, group in images.items()},
+            settings=settings,
             percent=tables.percent,
-            span=tables.span,
+            percent_interval=tables.percent_interval,
         )
     )
-    (workdir / "report.html").write_text(page, encoding="utf-8")
+    (workdir / "report.html").write_text(html, encoding="utf-8")
 
 
-def environment() -> jinja2.Environment:
-    """The templates of the pages; names of classes, images and models are text of users and are escaped."""
+def template_environment() -> jinja2.Environment:
+    """The HTML templates. Autoescaping is on, because names of classes, images and models are users' text."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "pages"),
         autoescape=True,
@@ -94,44 +105,46 @@ def environment() -> jinja2.Environment:
     )
 
 
-def data_uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+def data_uri(content: bytes, image_format: str) -> str:
+    """A picture's bytes as an address inside the page."""
+    return f"data:image/{image_format};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def photograph(pixels: UInt8[np.ndarray, "h w 3"], side: int = SIDE) -> str:
-    """An image as the address of a picture in the page; small ones stay as they are."""
+def jpeg_uri(pixels: UInt8[np.ndarray, "h w 3"], side: int = PICTURE_SIDE) -> str:
+    """The data URI of an image, made smaller if its longer side exceeds `side`."""
     picture, buffer = Image.fromarray(pixels), io.BytesIO()
     picture.thumbnail((side, side))
     picture.save(buffer, "JPEG", quality=88)
     return data_uri(buffer.getvalue(), "jpeg")
 
 
-def painted(labels: Int32[np.ndarray, "h w"], count: int) -> str:
-    """A map in the colours of `draw.palette`, as the address of a picture in the page."""
-    step = -(-max(labels.shape) // SIDE)
+def label_map_uri(labels: Int32[np.ndarray, "h w"], count: int) -> str:
+    """The data URI of a label map in the colours of `draw.palette(count)`."""
+    step = -(-max(labels.shape) // PICTURE_SIDE)
     buffer = io.BytesIO()
     Image.fromarray(draw.paint(labels[::step, ::step], count)).save(buffer, "PNG")
     return data_uri(buffer.getvalue(), "png")
 
 
-def _cards(shown: Shown, classes: Sequence[str]) -> dict[str, Any]:
-    """One image of the page: its pictures with their captions, and the legend of the classes in them."""
+def _image_card(image: ReportImage, classes: Sequence[str]) -> dict[str, Any]:
+    """What the template shows of an image: its pictures with captions, and the legend of the classes in them."""
     count = len(classes)
-    truth = tables.true_classes(shown.example, count)
-    pictures = [("image", photograph(shown.example.image)), ("truth", painted(truth, count))]
-    for name, seen in shown.seen.items():
+    truth = tables.class_map_of_truth(image.example, count)
+    pictures = [("image", jpeg_uri(image.example.image)), ("truth", label_map_uri(truth, count))]
+    for name, prediction in image.predictions.items():
         title = "prediction" if name == "model" else name
-        pictures.append((f"{title}, IoU {tables.percent(seen.iou)}", painted(seen.prediction, count)))
-        if seen.segments is not None:
+        caption = f"{title}, IoU {tables.percent(prediction.iou)}"
+        pictures.append((caption, label_map_uri(prediction.class_map, count)))
+        if prediction.segments is not None:
             title = "segments" if name == "model" else f"segments of {name}"
-            pictures.append((title, painted(seen.segments, int(seen.segments.max()) + 1)))
-    maps = [truth, *(seen.prediction for seen in shown.seen.values())]
-    used = sorted({int(value) for m in maps for value in np.unique(m)})
-    colours = [tuple(colour) for colour in draw.palette(count).tolist()]
-    legend = [(classes[i] if i >= 0 else "no class", colours[i] if i >= 0 else draw.NOTHING) for i in used]
+            pictures.append((title, label_map_uri(prediction.segments, int(prediction.segments.max()) + 1)))
+    class_maps = [truth, *(prediction.class_map for prediction in image.predictions.values())]
+    used = sorted({int(value) for class_map in class_maps for value in np.unique(class_map)})
+    palette = [tuple(colour) for colour in draw.palette(count).tolist()]
+    legend = [(classes[i], palette[i]) if i >= 0 else ("no class", draw.NOTHING) for i in used]
     return {
-        "name": shown.example.name,
-        "iou": shown.seen["model"].iou,
+        "name": image.example.name,
+        "iou": image.predictions["model"].iou,
         "pictures": pictures,
         "legend": [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in legend],
     }

@@ -1,4 +1,4 @@
-"""What an evaluation shows: a table on the terminal and in Markdown, classes in CSV, and a gallery of images."""
+"""Tables and pictures of results: on the terminal, in Markdown, in CSV, and a gallery of images."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -14,42 +15,44 @@ from zeroseg_jax import draw
 from zeroseg_jax.evaluate.benchmarks import Example
 from zeroseg_jax.evaluate.counts import ClassRow
 
-TITLE = "this model"
-SWEEP = "threshold_sweep.png"
+MODEL_TITLE = "this model"
+SWEEP_FILE = "threshold_sweep.png"
+
+METRICS = {"pixel_accuracy": "pixel accuracy", "frequency_weighted_iou": "fwIoU", "boundary_iou": "boundary IoU"}
+"""Titles of the columns by the keys of results.json."""
+FILES_ONLY = ("fwIoU", "boundary IoU", "variant")
+"""Columns for which a terminal is too narrow."""
+TEXT_COLUMNS = ("", "variant", "truth", "taken for")
 
 
-def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The titles of the columns, and the rows of the model, those it is compared with and the baselines, best first.
+def result_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the main table: the model, the compared models and the baselines, best mIoU first.
 
-    Figures are percent; the interval of a row's mIoU follows it in brackets, as does that of the difference to the
-    model's.
+    Figures are percent. Intervals follow the mIoU and its difference to the model's, in brackets.
     """
     groups = list(results["groups"])
-    keys = ["pixel_accuracy", "frequency_weighted_iou", "boundary_iou"]
-    titles = ["", "mIoU", "difference", *groups, "pixel accuracy", "fwIoU", "boundary IoU", "variant"]
-    ours = {**results, **results["groups"]}
-    every = {TITLE: ours, **results["compare"], **results["baselines"]}
+    titles = ["", "mIoU", "difference", *groups, *METRICS.values(), "variant"]
+    model = {**results, **results["groups"]}
+    methods = {MODEL_TITLE: model, **results["compare"], **results["baselines"]}
     rows = []
-    for name, row in sorted(every.items(), key=lambda item: -item[1]["miou"]):
-        gap = row.get("difference")
-        rows.append(
-            [
-                name,
-                f"{percent(row['miou'])} {span(row['interval'])}",
-                f"{percent(gap['miou'], '+')} {span(gap['interval'], '+')}" if gap else "",
-                *(percent(row[key]) for key in (*groups, *keys)),
-                row.get("variant", ""),
-            ]
-        )
+    for name, figures in sorted(methods.items(), key=lambda item: -item[1]["miou"]):
+        miou = f"{percent(figures['miou'])} {percent_interval(figures['interval'])}"
+        difference = ""
+        if "difference" in figures:
+            value, interval = figures["difference"]["miou"], figures["difference"]["interval"]
+            difference = f"{percent(value, '+')} {percent_interval(interval, '+')}"
+        others = [percent(figures[key]) for key in (*groups, *METRICS)]
+        rows.append([name, miou, difference, *others, figures.get("variant", "")])
     return titles, rows
 
 
 def percent(x: float | None, sign: str = "") -> str:
-    """One decimal; "-" where there is none."""
+    """A share as percent with one decimal; "-" for None. The sign "+" marks positive values."""
     return "-" if x is None else f"{100 * x:{sign}.1f}"
 
 
-def span(interval: Sequence[float], sign: str = "") -> str:
+def percent_interval(interval: Sequence[float], sign: str = "") -> str:
+    """An interval as percent, such as "[40.1, 41.9]"."""
     low, high = interval
     return f"[{percent(low, sign)}, {percent(high, sign)}]"
 
@@ -58,98 +61,104 @@ def headline(results: Mapping[str, Any]) -> str:
     return f"{results['images']} images of {results['dataset']}, {results['split']}"
 
 
-def print_table(results: Mapping[str, Any]) -> None:
-    """The table on the terminal, which has no room for all columns, and the IoU of each class."""
-    titles, rows = table(results)
-    kept = [i for i, title in enumerate(titles) if title not in ("fwIoU", "boundary IoU", "variant")]
-    printed = Table(title=f"{headline(results)}; percent")
-    for title in (titles[i] for i in kept):
-        printed.add_column(title, justify="right" if title else "left", no_wrap=title == "difference")
+def print_results(results: Mapping[str, Any]) -> None:
+    """Prints the main table without the columns of FILES_ONLY, and the IoU of each class."""
+    titles, rows = result_table(results)
+    columns = [i for i, title in enumerate(titles) if title not in FILES_ONLY]
+    table = Table(title=f"{headline(results)}; percent")
+    for title in (titles[i] for i in columns):
+        table.add_column(title, justify="right" if title else "left", no_wrap=title == "difference")
     for row in rows:
-        cells = [row[0], row[1].partition(" ")[0], *row[2:]]  # the interval of the mIoU is in the files
-        # a name may hold square brackets, which rich would take for a style
-        printed.add_row(*(cells[i].replace("[", r"\[") for i in kept), style="bold" if row[0] == TITLE else "")
+        cells = [row[0], row[1].partition(" ")[0], *row[2:]]  # The interval of the mIoU is in the files only.
+        # Square brackets in a name would be a style of rich.
+        escaped = (cells[i].replace("[", r"\[") for i in columns)
+        table.add_row(*escaped, style="bold" if row[0] == MODEL_TITLE else "")
     console = Console()
-    console.print(printed)
+    console.print(table)
     iou = ", ".join(f"{name} {'-' if x is None else f'{100 * x:.0f}'}" for name, x in results["iou"].items())
     console.print(f"IoU: {iou}", highlight=False, markup=False)
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The table, the classes that are mistaken most, and what the figures depend on."""
-    titles, rows = table(results)
+def results_markdown(results: Mapping[str, Any]) -> str:
+    """The content of results.md: the main table, the most confused classes and the settings."""
+    titles, rows = result_table(results)
     level = results["settings"]["interval"]["level"]
-    lines = [f"# {escape(headline(results))}", "", *_markdown_table(titles, rows), ""]
-    lines += [
-        f"All in percent. In brackets: {level:.0%} intervals of the mIoU, and of its difference to that of {TITLE}, by"
-        " bootstrap over the images, which is paired for the differences.",
+    confused = [
+        [pair["truth"], pair["prediction"] or "no class", percent(pair["share"]), percent(pair["share_of_all"])]
+        for pair in results["confused"]
+    ]
+    lines = [
+        f"# {escape_markdown(headline(results))}",
+        "",
+        *markdown_table(titles, rows),
+        "",
+        f"All in percent. In brackets: {level:.0%} intervals of the mIoU, and of its difference to that of"
+        f" {MODEL_TITLE}, by bootstrap over the images, which is paired for the differences.",
         "",
         "## Mistaken most",
         "",
-        *_markdown_table(
-            ["truth", "taken for", "of its pixels", "of all pixels"],
-            [
-                [p["truth"], p["prediction"] or "no class", percent(p["share"]), percent(p["share_of_all"])]
-                for p in results["confused"]
-            ],
-        ),
+        *markdown_table(["truth", "taken for", "of its pixels", "of all pixels"], confused),
         "",
         "## Settings",
         "",
+        *(f"- {escape_markdown(name)}: {escape_markdown(str(value))}" for name, value in results["settings"].items()),
     ]
-    lines += [f"- {escape(name)}: {escape(str(value))}" for name, value in results["settings"].items()]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    align = ["---" if title in ("", "variant", "truth", "taken for") else "---:" for title in titles]
-    cells = [titles, align, *([escape(cell) for cell in row] for row in rows)]
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table. Columns of TEXT_COLUMNS are aligned to the left, all others to the right."""
+    align = ["---" if title in TEXT_COLUMNS else "---:" for title in titles]
+    cells = [titles, align, *([escape_markdown(cell) for cell in row] for row in rows)]
     return [f"| {' | '.join(row)} |" for row in cells]
 
 
-def escape(text: str) -> str:
-    """Text of users, which Markdown is to show as it is."""
+def escape_markdown(text: str) -> str:
+    """A user's text so that Markdown shows it unchanged, on one line."""
     for character in "\\`*_<>|[]":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())
 
 
-def write_classes(rows: Sequence[ClassRow], path: Path) -> None:
-    """One line a class, shares in [0, 1]; what is not known is empty."""
+def write_class_csv(rows: Sequence[ClassRow], path: Path) -> None:
+    """Writes one line for each class. Shares are in [0, 1], and None is an empty cell."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(ClassRow._fields)
         writer.writerows(rows)
 
 
-def gallery(
-    shown: Sequence[Example],
-    predictions: Mapping[str, Sequence[np.ndarray]],
-    segments: Sequence[np.ndarray] | None,
+def draw_gallery(
+    examples: Sequence[Example],
+    predictions: Mapping[str, Sequence[Int32[np.ndarray, "_ _"]]],
+    segments: Sequence[Int32[np.ndarray, "_ _"]] | None,
     classes: Sequence[str],
 ) -> Image.Image:
-    """One image a row: image, truth, the model's prediction and segments, if it has any, and the others'; a legend.
+    """A picture with one row for each example: image, truth, class maps and segments; below them a legend.
 
-    `predictions` begins with the model's, under "model". The legend has the classes that occur.
+    Args:
+        predictions: the class maps of each method. The first method is the model.
+        segments: the model's segment maps; None if its segments are its patches.
+        classes: the names of the class indices. The legend has those that occur.
     """
     titles = ["image", "truth", "prediction", *(["segments"] if segments else []), *list(predictions)[1:]]
     rows, used = [], set[int]()
-    for i, example in enumerate(shown):
-        maps = [maps[i] for maps in predictions.values()]
-        truth = true_classes(example, len(classes))
-        used |= {int(value) for m in (truth, *maps) for value in np.unique(m) if value >= 0}
-        prediction, *others = [draw.paint(m, len(classes)) for m in maps]
+    for i, example in enumerate(examples):
+        class_maps = [maps[i] for maps in predictions.values()]
+        truth = class_map_of_truth(example, len(classes))
+        used |= {int(value) for class_map in (truth, *class_maps) for value in np.unique(class_map) if value >= 0}
+        prediction, *others = [draw.paint(class_map, len(classes)) for class_map in class_maps]
         pictures = [draw.paint(truth, len(classes)), prediction]
         if segments:
             pictures.append(draw.paint(segments[i], int(segments[i].max()) + 1))
         rows.append([example.image, *pictures, *others])
     colours = draw.palette(len(classes))
-    entries: list[tuple[str, tuple[int, ...]]] = [(classes[c], tuple(colours[c].tolist())) for c in sorted(used)]
-    if any((example.mask >= len(classes)).any() for example in shown):
-        entries.append(("does not count", draw.NOTHING))
-    return draw.gallery(titles, rows, entries)
+    legend: list[tuple[str, tuple[int, ...]]] = [(classes[c], tuple(colours[c].tolist())) for c in sorted(used)]
+    if any((example.mask >= len(classes)).any() for example in examples):
+        legend.append(("does not count", draw.NOTHING))
+    return draw.gallery(titles, rows, legend)
 
 
-def true_classes(example: Example, classes: int) -> np.ndarray:
-    """The mask, with -1 for what does not count."""
+def class_map_of_truth(example: Example, classes: int) -> Int32[np.ndarray, "h w"]:
+    """The mask as a class map, with -1 for pixels that do not count."""
     return np.where(example.mask < classes, example.mask.astype(np.int32), -1)

@@ -1,1 +1,1 @@
-"""The human study: which of two models do people prefer on images with free labels?"""
+"""The human study: people compare two models on images with free labels."""

@@ -3,13 +3,14 @@
     python -m zeroseg_jax.evaluate.study make --a MODEL --b MODEL --images FOLDER --out DIR [--labels "cat,grass"]
     python -m zeroseg_jax.evaluate.study score answers1.json answers2.json ... --key DIR/key.json [--json]
 
-By default the study is as the ZeroSeg paper's: the 1000 class names of ImageNet, 200 of the images, five raters. (The
-paper's images are from the validation set of Conceptual Captions, and its other model is GroupViT.)
+By default the study is that of the ZeroSeg paper: the 1000 class names of ImageNet, 200 images, five raters. The
+paper took its images from the validation set of Conceptual Captions, and GroupViT as the other model.
 
-`make` writes DIR/study.html, one file that works without a network and goes to the raters, and DIR/key.json, which
-says what is left and what is right, and stays. Each rater opens the page, rates with the keys 1, 2 and 0 (or the arrow
-keys) and sends back the file that the page gives at the end. A page that is closed goes on where it was left. `score`
-tells the votes for each model, how often it is preferred, with a confidence interval, and how far the raters agree.
+`make` writes two files. DIR/study.html is the page for the raters; it works without a network. DIR/key.json says which
+model is on which side, and the raters must not see it. Each rater opens the page, rates with the keys 1, 2 and 0 or the
+arrow keys, and sends back the file that the page saves at the end. A page that is closed goes on from the same pair.
+`score` prints the votes for each model, how often it is preferred, with a confidence interval, and how far the raters
+agree.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.study.page import make
+from zeroseg_jax.evaluate.study.page import make_study
 from zeroseg_jax.evaluate.study.score import describe, score
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary
 from zeroseg_jax.segment.__main__ import parse_background
@@ -32,8 +33,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     maker = commands.add_parser("make", help="make the page of a study")
     for side in ("a", "b"):
-        maker.add_argument(f"--{side}", required=True, metavar="MODEL", help="what zeroseg_jax.load takes")
-    maker.add_argument("--images", required=True, metavar="FOLDER", help="searched with all that is below")
+        maker.add_argument(f"--{side}", required=True, metavar="MODEL", help="anything that zeroseg_jax.load takes")
+    maker.add_argument(
+        "--images", required=True, metavar="FOLDER", help="folder with the images, searched with all folders below it"
+    )
     words = maker.add_mutually_exclusive_group()
     words.add_argument("--labels", help='the labels of all images, with commas between: "cat,grass"')
     words.add_argument("--labels-folder", type=Path, metavar="FOLDER", help="NAME.txt of each image, one label a line")
@@ -42,10 +45,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="imagenet",
         help="the class names of a vocabulary, by its name or a .toml file; %(default)s",
     )
-    maker.add_argument("--background", help="a threshold such as 0.5, or phrases with commas between, for no label")
-    maker.add_argument("--limit", type=int, default=200, help="so many images, drawn at random; 0: all; %(default)s")
-    maker.add_argument("--raters", type=int, default=5, help="people who will answer, all on the one page; %(default)s")
-    maker.add_argument("--seed", type=int, default=0, help="of the order, the sides and the images drawn")
+    maker.add_argument(
+        "--background", help="threshold such as 0.5, or phrases with commas between; such pixels get no label"
+    )
+    maker.add_argument("--limit", type=int, default=200, help="number of images, drawn at random; 0: all; %(default)s")
+    maker.add_argument("--raters", type=int, default=5, help="number of people who will answer; %(default)s")
+    maker.add_argument("--seed", type=int, default=0, help="seed of the order, the sides and the drawn images")
     maker.add_argument("--out", required=True, type=Path, help="folder for study.html and key.json")
     scorer = commands.add_parser("score", help="score answers")
     scorer.add_argument("answers", nargs="+", type=Path, help="a file of each rater")
@@ -56,8 +61,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.command == "score":
-        found = score(arguments.answers, arguments.key)
-        print(json.dumps(found) if arguments.json else describe(found))
+        result = score(arguments.answers, arguments.key)
+        print(json.dumps(result) if arguments.json else describe(result))
         return
     background: Background = parse_background(arguments.background)
     labels: list[str] | Path
@@ -67,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         labels = arguments.labels_folder
     else:
         labels, background = from_vocabulary(arguments.vocabulary, background)
-    trials = make(
+    trials = make_study(
         {"a": arguments.a, "b": arguments.b},
         arguments.images,
         labels,
@@ -82,14 +87,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def from_vocabulary(name: str, background: Background) -> tuple[list[str], Background]:
-    """The class names to choose among, and `background` or else the vocabulary's rule for it."""
+    """The class names as labels, and the rule for the background: `background`, or else the vocabulary's."""
     vocabulary = load_vocabulary(name)
     if vocabulary.background is None:
         return list(vocabulary.classes), background
     labels = [label for label in vocabulary.classes if label != "background"]
     if background is None:
-        found = vocabulary.background
-        background = found if isinstance(found, float) else list(found)
+        rule = vocabulary.background
+        background = rule if isinstance(rule, float) else list(rule)
     return labels, background
 
 

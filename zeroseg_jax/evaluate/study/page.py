@@ -1,4 +1,4 @@
-"""The rating page of a study, and the key that it must not hold."""
+"""The rating page of a study, and the key that says which model is on which side."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import numpy as np
 from zeroseg_jax.data.image_like import to_pixels
 from zeroseg_jax.draw import overlay
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.report.page import environment, photograph
+from zeroseg_jax.evaluate.report.page import jpeg_uri, template_environment
 from zeroseg_jax.progress import ProgressBar
 from zeroseg_jax.segment.__main__ import find_images
 from zeroseg_jax.segment.loading import load
@@ -20,11 +20,12 @@ from zeroseg_jax.segment.segmenter import Segmenter
 
 SIDE = 720
 """Longer side of the pictures, in pixels."""
-FEW = 24
-"""Labels that a page lists, and that `draw.palette` tells apart. Of more, it lists those that either model used."""
+MOST_LISTED = 24
+"""The most labels that the page lists and that `draw.palette` can tell apart. Of a longer list, the page has the labels
+that one of the models used."""
 
 
-def make(
+def make_study(
     models: Mapping[str, str],
     images: str | Path,
     labels: Sequence[str] | Path,
@@ -40,15 +41,15 @@ def make(
     Args:
         models: the sources of the models "a" and "b", as `zeroseg_jax.load` takes them.
         images: a folder, or one image.
-        labels: of all images, or a folder with NAME.txt for each image NAME, with one label on each line.
-        out: is made where it does not exist.
-        background: what gets no label; see `segment.prompts.Background`.
-        limit: so many images, drawn at random; 0 for all.
-        seed: of the images drawn, their order, and the sides: each model is on the left half of the time.
-        raters: how many people shall answer; `score` counts their votes out of `raters` x images.
+        labels: the labels of all images, or a folder that holds NAME.txt for each image NAME, one label on each line.
+        out: the folder, which is made if it does not exist.
+        background: the rule for pixels without a label; see `segment.prompts.Background`.
+        limit: the number of images, drawn at random; 0 for all.
+        seed: for the drawn images, their order and the sides. Each model is on the left in half of the pairs.
+        raters: the number of people who will answer; `score` counts their votes out of `raters` x images.
 
     Raises:
-        InputError: a model, image or list of labels that cannot be used; words are checked before any image is read.
+        InputError: a model, an image or a list of labels cannot be used. Labels are checked before images are read.
     """
     if raters < 1:
         raise InputError(f"a study has at least one rater, not {raters}; set --raters")
@@ -58,33 +59,33 @@ def make(
         raise InputError(f"there are no images in {images}; give a folder that holds some")
     order = rng.permutation(len(files))[: limit or None]
     files = [files[i] for i in order]
-    asked = [read_labels(labels, name) if isinstance(labels, Path) else list(labels) for _, name in files]
-    loaded = {side: load(source) for side, source in models.items()}
-    for words in asked if isinstance(labels, Path) else asked[:1]:
+    image_labels = [read_labels(labels, name) if isinstance(labels, Path) else list(labels) for _, name in files]
+    loaded = {name: load(source) for name, source in models.items()}
+    for words in image_labels if isinstance(labels, Path) else image_labels[:1]:
         for model in loaded.values():
             model.check(words, background=background)
 
-    # balanced: an odd pair falls to either side
+    # Balanced; if the number of pairs is odd, the last one falls to either side.
     left = rng.permutation(np.resize(rng.permutation(["a", "b"]), len(files))).tolist()
     trials, bar = list[dict[str, Any]](), ProgressBar("segment", len(files))
-    for i, ((path, _), words) in enumerate(zip(files, asked, strict=True)):
+    for i, ((path, _), words) in enumerate(zip(files, image_labels, strict=True)):
         trials.append(draw_pair(path, words, loaded, left[i], background))
         bar.update(i + 1)
     bar.close()
 
     key: dict[str, Any] = {**models, "seed": seed, "background": background, "raters": raters}
     if isinstance(labels, Path):
-        shown = [{"image": name, "labels": words} for (_, name), words in zip(files, asked, strict=True)]
+        shown = [{"image": name, "labels": words} for (_, name), words in zip(files, image_labels, strict=True)]
     else:
         key["labels"] = list(labels)
         shown = [{"image": name} for _, name in files]
     key["trials"] = [trial | {"left": side} for trial, side in zip(shown, left, strict=True)]
-    # of the pictures too: answers belong to what was seen
+    # The id depends on the pictures too, because answers belong to the pictures that were seen.
     study = hashlib.sha256(json.dumps([key, trials]).encode()).hexdigest()[:16]
     page = (
-        environment()
+        template_environment()
         .get_template("study.html")
-        .render(study=study, trials=trials, many=any(trial["of"] > FEW for trial in trials))
+        .render(study=study, trials=trials, many=any(trial["of"] > MOST_LISTED for trial in trials))
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -98,20 +99,19 @@ def make(
 def draw_pair(
     path: Path, labels: Sequence[str], models: Mapping[str, Segmenter], left: str, background: Background
 ) -> dict[str, Any]:
-    """What the page shows of one image; nothing in it tells the models apart but their predictions."""
-    pixels = to_pixels(path)
-    found = {side: model.segment(pixels, labels, background=background) for side, model in models.items()}
-    maps, names = {side: result.label_map for side, result in found.items()}, list(labels)
-    if len(labels) > FEW:
-        used = np.unique(np.concatenate([found.ravel() for found in maps.values()]))
+    """What the page shows of one image. Only the predictions tell the models apart."""
+    pixels, names = to_pixels(path), list(labels)
+    maps = {name: model.segment(pixels, labels, background=background).label_map for name, model in models.items()}
+    if len(labels) > MOST_LISTED:
+        used = np.unique(np.concatenate([label_map.ravel() for label_map in maps.values()]))
         used = used[used >= 0]
         names = [labels[i] for i in used]
-        # the same name has the same colour on both sides
-        maps = {side: np.where(found < 0, -1, np.searchsorted(used, found)) for side, found in maps.items()}
-    drawn = {side: np.asarray(overlay(pixels, found, names).convert("RGB")) for side, found in maps.items()}
+        # The indices are into `names` for both models, so a label has the same colour on both sides.
+        maps = {name: np.where(m < 0, -1, np.searchsorted(used, m)) for name, m in maps.items()}
+    drawn = {name: np.asarray(overlay(pixels, m, names).convert("RGB")) for name, m in maps.items()}
     pictures = {"image": pixels, "left": drawn.pop(left), "right": drawn.popitem()[1]}
     trial = {"labels": names, "of": len(labels)}
-    return trial | {name: photograph(picture, SIDE) for name, picture in pictures.items()}
+    return trial | {name: jpeg_uri(picture, SIDE) for name, picture in pictures.items()}
 
 
 def read_labels(folder: Path, name: str) -> list[str]:

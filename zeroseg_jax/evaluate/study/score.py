@@ -1,4 +1,4 @@
-"""What the answers of a study say: which model is preferred, how surely, and how far the raters agree."""
+"""The score of a study: how often each model is preferred, with intervals, and the agreement of the raters."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int64
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.metrics import interval
+from zeroseg_jax.evaluate.metrics import percentile_interval
 
 CHOICES = ("left", "right", "tie")
 A, B, TIE = range(3)
@@ -19,22 +19,22 @@ Z = 1.959964
 
 
 def score(answers: Sequence[Path], key: Path) -> dict[str, Any]:
-    """Scores the answers of the raters, one file each, against the key of their study.
+    """Scores the answers of the raters, one file each, with the key of their study.
 
     Returns, with all shares in [0, 1]:
-        `preference`: how often "a" is preferred, a tie counting as half a vote for each; its `interval` is a percentile
-            bootstrap over the images, since votes on one image are not independent of each other.
-        `votes`: how many are for "a", for "b", and ties.
-        `images`: how many images each wins by the majority of its votes, the share of "a" among those with a winner,
+        `preference`: the share of votes for "a". A tie counts as half a vote for each model. Its `interval` is a
+            percentile bootstrap over the images, because votes on one image depend on each other.
+        `votes`: the numbers of votes for "a" and "b", and of ties.
+        `images`: the number of images that each model wins by majority, the share of "a" among images with a winner,
             and its Wilson interval.
-        `agreement`: Krippendorff's nominal alpha over the votes for "a", "b" and ties (1: perfect, 0: as by chance);
-            None with one rater, or where every vote is the same.
-        `left`: the share of the left side among the votes that are no ties; far from 1/2, sides were preferred.
-        `raters`: how many pairs each of them answered, of `pairs`.
-        `expected`: the votes of a complete study: `pairs` x the raters it was made for (or more, if more answered).
+        `agreement`: Krippendorff's nominal alpha over the votes for "a", "b" and ties. 1 is perfect, 0 is chance. None
+            with one rater, or if all votes are the same.
+        `left`: the share of the left side among the votes that are no ties. It should be close to 1/2.
+        `raters`: the number of pairs, of `pairs`, that each rater answered.
+        `expected`: the votes of a complete study: `pairs` x the planned raters, or the actual ones if there are more.
 
     Raises:
-        InputError: a file that is no key, no answers, of another study, or twice of one rater.
+        InputError: a file is not a key or not answers, belongs to another study, or is the second one of a rater.
     """
     made = _read(key, ("study", "a", "b", "trials"), "a study's key.json")
     votes = np.zeros((len(made["trials"]), 3), np.int64)
@@ -71,32 +71,32 @@ def score(answers: Sequence[Path], key: Path) -> dict[str, Any]:
 
 
 def preference(votes: Int64[np.ndarray, "n 3"], seed: int = 0) -> dict[str, Any]:
-    """The share of votes for "a", ties counting as half, with its interval by bootstrap over the images."""
+    """The share of votes for "a", where ties count as half, and its bootstrap interval over the images."""
     answered = votes[votes.any(axis=1)]
-    gained, total = answered[:, A] + 0.5 * answered[:, TIE], answered.sum(axis=1)
+    for_a, total = answered[:, A] + 0.5 * answered[:, TIE], answered.sum(axis=1)
     rng, images = np.random.default_rng(seed), len(answered)
     samples = []
-    for _ in range(0, RESAMPLES, 1000):  # 1000 x n numbers at once
-        times = rng.multinomial(images, np.full(images, 1 / images), size=1000)
-        samples.append((times @ gained) / (times @ total))
+    for _ in range(0, RESAMPLES, 1000):  # 1000 samples at once, to bound the memory
+        draws = rng.multinomial(images, np.full(images, 1 / images), size=1000)
+        samples.append((draws @ for_a) / (draws @ total))
     return {
-        "rate": float(gained.sum() / total.sum()),
-        "interval": list(interval(np.concatenate(samples), LEVEL)),
+        "rate": float(for_a.sum() / total.sum()),
+        "interval": list(percentile_interval(np.concatenate(samples), LEVEL)),
     }
 
 
 def majorities(votes: Int64[np.ndarray, "n 3"]) -> dict[str, Any]:
-    """How many images each model wins, and the share of "a" with its Wilson interval, images without a winner apart."""
+    """The number of images each model wins, and the share of "a" among images with a winner, with its interval."""
     wins, losses = int((votes[:, A] > votes[:, B]).sum()), int((votes[:, A] < votes[:, B]).sum())
     even = int(votes.any(axis=1).sum()) - wins - losses
-    found: dict[str, Any] = {"a": wins, "b": losses, "even": even, "rate": None, "interval": None}
+    result: dict[str, Any] = {"a": wins, "b": losses, "even": even, "rate": None, "interval": None}
     if wins + losses:
-        found |= {"rate": wins / (wins + losses), "interval": list(wilson_interval(wins, wins + losses))}
-    return found
+        result |= {"rate": wins / (wins + losses), "interval": list(wilson_interval(wins, wins + losses))}
+    return result
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927)."""
+    """The 95 % score interval of a proportion (Wilson 1927)."""
     share = successes / trials
     centre = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
     half = Z / (1 + Z**2 / trials) * np.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
@@ -106,8 +106,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def krippendorff_alpha(votes: Int[np.ndarray, "n c"]) -> float | None:
     """Krippendorff's alpha for nominal values ("Computing Krippendorff's Alpha-Reliability", 2011, section C).
 
-    `votes` counts how many raters gave each value to each unit, so that raters may leave units out; units with one vote
-    do not count. None where no unit has two votes, or all of them are the same.
+    `votes` counts the raters that gave each value to each unit. Raters may leave units out, and units with one vote do
+    not count. None if no unit has two votes, or if all votes are the same.
     """
     paired = votes[votes.sum(axis=1) > 1].astype(np.float64)
     raters, totals = paired.sum(axis=1, keepdims=True), paired.sum(axis=0)
@@ -119,25 +119,26 @@ def krippendorff_alpha(votes: Int[np.ndarray, "n c"]) -> float | None:
     return float(1 - (n - 1) * (n - same) / expected)
 
 
-def describe(found: Mapping[str, Any]) -> str:
-    """The figures of `score` in a few lines."""
-    votes, images, rate = found["votes"], found["images"], found["preference"]
-    alpha = found["agreement"]
-    given, expected = sum(votes.values()), found["expected"]
+def describe(result: Mapping[str, Any]) -> str:
+    """The figures of `score` as a few lines of text."""
+    votes, images, rate = result["votes"], result["images"], result["preference"]
+    alpha = result["agreement"]
+    given, expected = sum(votes.values()), result["expected"]
     lines = [
-        f"a = {found['a']}, b = {found['b']}",
-        f"votes of {expected} ({found['pairs']} images x {expected // found['pairs']} raters): {votes['a']} for a,"
+        f"a = {result['a']}, b = {result['b']}",
+        f"votes of {expected} ({result['pairs']} images x {expected // result['pairs']} raters): {votes['a']} for a,"
         f" {votes['b']} for b, {votes['tie']} ties" + (f", {expected - given} not given" if given < expected else ""),
         f"a is preferred in {_percent(rate)} of the votes given, ties counting as half (bootstrap over images)",
         f"by majority a wins {images['a']} images, b {images['b']}, {images['even']} are even"
         + (f"; a wins {_percent(images)} of those with a winner (Wilson)" if images["rate"] is not None else ""),
-        f"agreement of {len(found['raters'])} raters, Krippendorff's alpha: {'-' if alpha is None else f'{alpha:.2f}'}",
+        f"agreement of {len(result['raters'])} raters, Krippendorff's alpha:"
+        f" {'-' if alpha is None else f'{alpha:.2f}'}",
     ]
-    if found["left"] is not None:
-        lines.append(f"the left side got {found['left']:.0%} of the votes that are no ties")
-    for rater, answered in found["raters"].items():
-        if answered < found["pairs"]:
-            lines.append(f"{rater} answered {answered} of {found['pairs']} pairs")
+    if result["left"] is not None:
+        lines.append(f"the left side got {result['left']:.0%} of the votes that are no ties")
+    for rater, answered in result["raters"].items():
+        if answered < result["pairs"]:
+            lines.append(f"{rater} answered {answered} of {result['pairs']} pairs")
     return "\n".join(lines)
 
 
@@ -153,20 +154,20 @@ def _vote(choice: str, left: str) -> int:
 
 
 def _choices(answers: Any, pairs: int, path: Path) -> dict[int, str]:
-    """The choice for each pair that was answered."""
-    found: dict[int, str] = {}
+    """The choice for each answered pair."""
+    choices: dict[int, str] = {}
     for answer in answers if isinstance(answers, list) else [answers]:
         match answer:
             case {"trial": int(trial), "choice": str(choice)} if 0 <= trial < pairs and choice in CHOICES:
-                if trial in found:
+                if trial in choices:
                     raise InputError(f"{path} answers the pair {trial} twice; take the file as the page saved it")
-                found[trial] = choice
+                choices[trial] = choice
             case _:
                 raise InputError(
                     f"{path} holds the answer {json.dumps(answer)[:80]}, which is none of {', '.join(CHOICES)} for one"
                     f" of {pairs} pairs; take the file as the page saved it"
                 )
-    return found
+    return choices
 
 
 def _read(path: Path, fields: Sequence[str], what: str) -> dict[str, Any]:

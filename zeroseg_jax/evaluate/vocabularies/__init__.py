@@ -1,21 +1,21 @@
-"""What a benchmark's classes are called and how its protocol asks for them: one TOML file for each of both beside this.
+"""Vocabularies: the class names, prompts and inference settings of a benchmark under a protocol. One TOML file each.
 
-# whatever is worth telling about the protocol
-dataset = "voc"                # the benchmark; left out, the file fits any with as many classes
-source = "where it is from"
-classes = ["background", ...]  # in the order of the masks' values; no two may be equal
+# comments about the protocol
+dataset = "voc"                # the benchmark; left out, any benchmark with as many classes
+source = "where the protocol is from"
+classes = ["background", ...]  # in the order of the masks' values, all different
 templates = "photo"            # a name in `prompts.TEMPLATES` or a list; left out, the model's own
-normalise_prompts = true       # every prompt's embedding gets unit length before the mean over the templates
+normalise_prompts = true       # whether each prompt's embedding gets unit length before the mean over the templates
 background = 0.95              # a threshold, or the phrases of the class "background"; left out, no such class
-combine = "max"                # or "mean": how the scores of a class with several phrases become one
-short_side = 448               # the image's size at inference; long_side is its limit; 0: the model's own
-long_side = 2048
-window = 448                   # sides and distances of the sliding windows; 0: the whole image
-stride = 224
-top_classes = 5                # the likeliest classes of the image, which alone count; 0: all do
-rule = "groupvit"              # how classes score and where the background is; left out, as usual (`Options.rule`)
+combine = "max"                # or "mean": how the scores of several phrases become the score of their class
+short_side = 448               # pixels of the image's shorter side at inference; 0: the model's own size
+long_side = 2048               # the most pixels of its longer side; 0: no limit
+window = 448                   # side of the sliding windows; 0: the whole image
+stride = 224                   # pixels from one window to the next
+top_classes = 5                # only the likeliest classes of the image count; 0: all
+rule = "groupvit"              # how classes score and how the background is found (`Options.rule`); left out, as usual
 
-[aliases]                      # what is asked instead of a class's name
+[aliases]                      # phrases used instead of a class's name
 person = ["person", "people"]
 """
 
@@ -33,26 +33,32 @@ from zeroseg_jax.segment.prompts import check_background, check_labels, resolve_
 
 Combine = Literal["max", "mean"]
 
+TYPE_NAMES: dict[type, str] = {
+    **{str: "a text", int: "a whole number", float: "a number", bool: "true or false"},
+    **{list: "a list", dict: "a table"},
+}
+"""The types of TOML in messages."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The classes of a benchmark and how a protocol asks for them."""
+    """The class names, prompts and inference settings of a benchmark under a protocol."""
 
     name: str
     classes: tuple[str, ...]
     """In the order of the masks' values."""
     phrases: tuple[tuple[str, ...], ...]
-    """What is asked for each class: its aliases, or else its name."""
+    """The phrases of each class: its aliases, or else its name."""
     combine: Combine = "max"
-    """How several phrases of one class compete: "max": each by itself, and the best one speaks for its class; "mean":
-    as the (unit) mean of their embeddings, as if the phrases were further templates. Where probabilities count, "max"
-    has a drawback: phrases that mean the same share a probability, so that fewer pixels reach a threshold."""
+    """How the phrases of one class are combined. "max": each phrase competes, and the best one decides the class.
+    "mean": the class has one embedding, the unit mean over the phrases, as if they were templates. With a threshold,
+    phrases that mean the same share a probability under "max", so fewer pixels reach the threshold."""
     templates: tuple[str, ...] | None = None
     """None: the model's own."""
     normalise_prompts: bool = True
-    """Whether every prompt's embedding gets unit length before the mean over the templates, as CLIP's authors do."""
+    """Whether each prompt's embedding gets unit length before the mean over the templates, as CLIP's authors do."""
     background: float | tuple[str, ...] | None = None
-    """How pixels become the class "background": a threshold or phrases, as in `prompts.Background`."""
+    """How pixels become the class "background": a threshold or phrases, as in `prompts.Background`; None: never."""
     short_side: int = 0
     """Pixels of the image's shorter side at inference; 0: the model's own."""
     long_side: int = 0
@@ -61,40 +67,40 @@ class Vocabulary:
     """Side of the sliding windows; 0: the whole image at once."""
     stride: int = 0
     top_classes: int = 0
-    """Only so many classes, the image's likeliest, score anything; 0: all."""
+    """Number of classes, the image's likeliest, that may be predicted; 0: all."""
     rule: Rule = ""
-    """Of whom the scores and the background are: `Options.rule`."""
+    """How classes score and how the background is found: `Options.rule`."""
     dataset: str = ""
-    """The benchmark that it was made for; "" fits any with as many classes."""
+    """Name of the benchmark; "" fits any with as many classes."""
     source: str = ""
 
     def __post_init__(self) -> None:
-        check_labels(self.classes, "class")
+        check_labels(self.classes, "class name")
         check_labels([phrase for phrases in self.phrases for phrase in phrases], "phrase")
 
 
-def names() -> list[str]:
-    """The vocabularies that are shipped."""
+def vocabulary_names() -> list[str]:
+    """Names of the shipped vocabularies, sorted."""
     return sorted(path.name.removesuffix(".toml") for path in _shipped().iterdir() if path.name.endswith(".toml"))
 
 
 def load_vocabulary(name: str) -> Vocabulary:
-    """A shipped vocabulary by its name, or that of any other file that ends in .toml.
+    """A shipped vocabulary by its name, or one from a file whose name ends in .toml.
 
     Raises:
-        InputError: there is none of that name, or it is not written as this module says.
+        InputError: there is no such vocabulary, or the file is not as this module says.
     """
     if name.endswith(".toml"):
         path: Any = Path(name).expanduser()
         if not path.is_file():
-            raise InputError(
-                f"there is no vocabulary file {path}; give a path that exists, or one of {', '.join(names())}"
-            )
-    elif name in names():
+            known = ", ".join(vocabulary_names())
+            raise InputError(f"there is no vocabulary file {path}; give a path that exists, or one of {known}")
+    elif name in vocabulary_names():
         path = _shipped() / f"{name}.toml"
     else:
         raise InputError(
-            f"there is no vocabulary {name!r}; did you mean {nearest(name, names())!r}? Your own file ends in .toml"
+            f"there is no vocabulary {name!r}; did you mean {nearest(name, vocabulary_names())!r}?"
+            " The name of your own file ends in .toml"
         )
     try:
         return _from_toml(name, tomllib.loads(path.read_text(encoding="utf-8-sig")))
@@ -102,28 +108,28 @@ def load_vocabulary(name: str) -> Vocabulary:
         raise InputError(f"the vocabulary {path} cannot be used: {error}") from error
 
 
-def fitting(chosen: str, dataset: str, classes: Sequence[str], default: str = "") -> Vocabulary:
-    """The vocabulary `chosen` ("" is the `default`) for masks of the benchmark `dataset` with these classes.
+def choose_vocabulary(name: str, dataset: str, classes: Sequence[str], default: str = "") -> Vocabulary:
+    """The vocabulary `name`, or `default` if that is "", for masks of the benchmark `dataset` with these classes.
 
-    Without any name it asks for the classes by their own names.
+    If both are "", the labels are the names of the classes.
 
     Raises:
-        InputError: there is no such vocabulary, or it is made for other masks.
+        InputError: there is no such vocabulary, or it is for other masks.
     """
-    name = chosen or default
+    name = name or default
     if not name:
         return Vocabulary("", tuple(classes), tuple((c,) for c in classes))
-    found = load_vocabulary(name)
+    vocabulary = load_vocabulary(name)
     any_masks = dataset == "folder" or dataset.startswith("tfds:")
-    other = found.dataset and found.dataset != dataset and not any_masks
-    if other or len(found.classes) != len(classes):
-        good = [n for n in names() if load_vocabulary(n).dataset == dataset]
-        made = f" and is made for {found.dataset}" if other else ""
+    other_dataset = vocabulary.dataset and vocabulary.dataset != dataset and not any_masks
+    if other_dataset or len(vocabulary.classes) != len(classes):
+        good = [other for other in vocabulary_names() if load_vocabulary(other).dataset == dataset]
+        made = f" and is made for {vocabulary.dataset}" if other_dataset else ""
         raise InputError(
-            f"the vocabulary {name} has {len(found.classes)} classes{made}, but the masks of {dataset} have"
+            f"the vocabulary {name} has {len(vocabulary.classes)} classes{made}, but the masks of {dataset} have"
             f" {len(classes)}; set eval.vocabulary to {', '.join(good) or 'a file with as many, or leave it empty'}"
         )
-    return found
+    return vocabulary
 
 
 def _shipped() -> Any:
@@ -131,7 +137,7 @@ def _shipped() -> Any:
 
 
 def _from_toml(name: str, values: Mapping[str, Any]) -> Vocabulary:
-    """Checks the values of a file; raises InputError for the first that is wrong."""
+    """The vocabulary of a file's values. Raises InputError for the first wrong value."""
     kinds: dict[str, tuple[type, ...]] = {
         **dict.fromkeys(("dataset", "source", "combine", "rule"), (str,)),
         **dict.fromkeys(("short_side", "long_side", "window", "stride", "top_classes"), (int,)),
@@ -145,13 +151,14 @@ def _from_toml(name: str, values: Mapping[str, Any]) -> Vocabulary:
         if key not in kinds:
             raise InputError(f"it holds {key!r}; did you mean {nearest(key, kinds)!r}?")
         if not isinstance(value, kinds[key]) or (isinstance(value, bool) and bool not in kinds[key]):
-            raise InputError(f"{key} is {value!r}, which is no {' or '.join(kind.__name__ for kind in kinds[key])}")
+            expected = " or ".join(TYPE_NAMES[kind] for kind in kinds[key])
+            raise InputError(f"{key} is {value!r}; it must be {expected}")
         if isinstance(value, int) and value < 0:
             raise InputError(f"{key} is {value}; it must be at least 0")
     for key, choices in {"combine": get_args(Combine), "rule": get_args(Rule)}.items():
         if values.get(key, choices[0]) not in choices:
             raise InputError(f"{key} is {values[key]!r}; it must be one of {', '.join(filter(None, choices))}")
-    classes, aliases = check_labels(values.get("classes", ()), "class"), values.get("aliases", {})
+    classes, aliases = check_labels(values.get("classes", ()), "class name"), values.get("aliases", {})
     for key in aliases:
         if key not in classes:
             raise InputError(f"the aliases of {key!r} belong to no class; did you mean {nearest(key, classes)!r}?")
@@ -163,5 +170,5 @@ def _from_toml(name: str, values: Mapping[str, Any]) -> Vocabulary:
         if "background" not in classes:
             raise InputError("it has a rule for the background, but no class of that name")
     templates = resolve_templates(values["templates"]) if "templates" in values else None
-    plain = {key: values[key] for key in values if key not in ("classes", "aliases", "templates", "background")}
-    return Vocabulary(name, classes, phrases, templates=templates, background=background, **plain)
+    rest = {key: values[key] for key in values if key not in ("classes", "aliases", "templates", "background")}
+    return Vocabulary(name, classes, phrases, templates=templates, background=background, **rest)

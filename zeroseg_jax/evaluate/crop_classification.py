@@ -1,4 +1,4 @@
-"""What the tiny teacher can name: zero-shot accuracy on held-out crops, beside rules that know colours only."""
+"""Zero-shot classification of crops of the scenes by a CLIP, beside rules that know colours only."""
 
 from typing import Any
 
@@ -14,19 +14,21 @@ from zeroseg_jax.models.clip_encoder import ClipEncoder
 TEST_SCENES = 1500
 LABELS = [article(name) for name in OBJECTS] + list(MATERIALS)
 SMALL, LARGE = 0.15, 0.2
-"""Radius of an object, as a share of the crop's width, from which it counts as small and as large."""
+"""Smallest radius of a small and of a large object, as a share of the crop's width."""
 CUT, WHOLE = 0.5, 0.9
-"""Share of an object inside the crop from which it counts as cut and as whole."""
+"""Smallest share inside the crop of a cut and of a whole object."""
 
 
-def report_teacher(clip: ClipEncoder, config: ConfigDict) -> dict[str, Any]:
-    """Accuracies in [0, 1] of zero-shot naming on crops of scenes that training never drew.
+def classify_crops(clip: ClipEncoder, config: ConfigDict) -> dict[str, Any]:
+    """Accuracies in [0, 1] of zero-shot classification on crops of held-out scenes.
 
-    Objects are named among all 18 names and among the 12 objects: `large` ones are whole with a radius of at least 0.2
-    of the crop; `small` ones (0.15 to 0.2) and `cut` ones (half to
-    nine tenths inside) are reported apart, and so are `unseen` ones, large ones in a colour that
-    training never showed them in. `colour_and_object` names colour and category among all 72 pairs. `colour_rules` know
-    colours only. A teacher of other pairs than the scenes gets no report: {}.
+    Objects are classified among all 18 names and among the 12 objects, in groups: `large` objects are whole with a
+    radius of at least 0.2 of the crop; `small` objects have a radius of 0.15 to 0.2; of `cut` objects half to nine
+    tenths are inside; `unseen` objects are large, in a colour that training did not show them in.
+    `colour_and_object` is the accuracy for colour and category together, among 72 pairs. `materials` are classified
+    among 18 names. `colour_rules` are the accuracies of `colour_rules`.
+
+    Returns {} for a CLIP that is trained on anything but the scenes.
     """
     if config.data.source != "scenes":
         return {}
@@ -51,9 +53,9 @@ def report_teacher(clip: ClipEncoder, config: ConfigDict) -> dict[str, Any]:
         if name in ("large", "unseen"):
             report[name]["colour_and_object"] = _colour_accuracy(clip, crops)
     materials = [p for p in seen if p.target is None and p.name]
-    named = _scores(clip, materials, LABELS).argmax(1)
+    predicted = _scores(clip, materials, LABELS).argmax(1)
     report["materials"] = {
-        "of_18": float(np.mean([LABELS[i] == p.name for i, p in zip(named, materials, strict=True)]))
+        "of_18": float(np.mean([LABELS[i] == p.name for i, p in zip(predicted, materials, strict=True)]))
     }
     report["colour_rules"] = colour_rules(large, draw_pairs(range(TEST_SCENES), "pairs", config.image_size))
     return report
@@ -64,19 +66,18 @@ def _scores(clip: ClipEncoder, crops: list[Pair], labels: list[str]) -> np.ndarr
 
 
 def _colour_accuracy(clip: ClipEncoder, crops: list[Pair]) -> float:
-    """The share of crops whose colour and category are both named right, among all pairs."""
+    """Share of crops whose colour and category are both right, among all pairs."""
     pairs = [(colour, name) for colour in COLOURS for name in OBJECTS]
-    named = _scores(clip, crops, [article(f"{colour} {name}") for colour, name in pairs]).argmax(1)
-    return float(
-        np.mean([pairs[i] == (p.target.colour, p.target.name) for i, p in zip(named, crops, strict=True) if p.target])
-    )
+    predicted = _scores(clip, crops, [article(f"{colour} {name}") for colour, name in pairs]).argmax(1)
+    correct = [pairs[i] == (p.target.colour, p.target.name) for i, p in zip(predicted, crops, strict=True) if p.target]
+    return float(np.mean(correct))
 
 
 def colour_rules(test: list[Pair], train: list[Pair]) -> dict[str, float]:
-    """Accuracy among 12 objects of rules that see colours only, fitted on labelled training crops.
+    """Accuracy among 12 objects of rules that see colours only, fitted to labelled training crops.
 
-    `nearest_mean`: the category whose crops have the nearest mean colour. `histogram`: 15 nearest labelled crops by
-    histogram intersection. `privileged`: the category most often drawn in the object's true palette colour.
+    `nearest_mean`: the category with the nearest mean colour. `histogram`: a vote of the 15 training crops with the
+    largest histogram intersection. `privileged`: the category most often drawn in the object's true colour.
     """
     train = [p for p in train if p.target and p.name]
     truth = np.array([OBJECTS.index(p.target.name) for p in test if p.target])
@@ -95,8 +96,8 @@ def colour_rules(test: list[Pair], train: list[Pair]) -> dict[str, float]:
         if p.target:
             counts[colours.index(p.target.colour), OBJECTS.index(p.target.name)] += 1
     privileged = np.array([counts[colours.index(p.target.colour)].argmax() for p in test if p.target])
-    found = {"nearest_mean": nearest, "histogram": votes.argmax(1), "privileged": privileged}
-    return {name: float(np.mean(named == truth)) for name, named in found.items()}
+    predictions = {"nearest_mean": nearest, "histogram": votes.argmax(1), "privileged": privileged}
+    return {name: float(np.mean(predicted == truth)) for name, predicted in predictions.items()}
 
 
 def _histogram(image: np.ndarray) -> np.ndarray:
