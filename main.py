@@ -112,13 +112,13 @@ def run(
     """One mode; `place` among other processes, None for a process of its own."""
     # imported here, so that --help and a misspelt flag answer at once
     from zeroseg_jax.config import load_config, read_config
-    from zeroseg_jax.resources import exhaustion_told
+    from zeroseg_jax.resources import explained_exhaustion
 
     config = load_config(config_path, overrides)
     folder = run_folder(config_path, workdir)
     if place is not None:
         join_processes(*place)
-    with exhaustion_told(config, mode):
+    with explained_exhaustion(config, mode):
         if mode == "check":
             from zeroseg_jax.evaluate.benchmarks import check
 
@@ -213,17 +213,19 @@ def main(argv: list[str]) -> None:
     try:
         run(MODE.value, CONFIG.value, WORKDIR.value, overrides, place if together else None)
     except InputError as error:
-        processes.leave(" ".join(str(error).split()), 2)
+        processes.exit_process(" ".join(str(error).split()), 2)
     except processes.Preempted as error:
         if jax.process_index() == 0:
             print(f"{error}; the same command goes on from there", file=sys.stderr)
         sys.exit(processes.INTERRUPTED if isinstance(error, processes.Interrupted) else PREEMPTED_STATUS.value)
     except KeyboardInterrupt:
-        processes.leave(STOPPED, processes.INTERRUPTED)
+        processes.exit_process(STOPPED, processes.INTERRUPTED)
     except ModuleNotFoundError as error:
-        processes.leave(f"the package {error.name} is missing; pip install 'zeroseg_jax[train]' (here: '.[train]')", 2)
+        processes.exit_process(
+            f"the package {error.name} is missing; pip install 'zeroseg_jax[train]' (here: '.[train]')", 2
+        )
     except Exception:
-        processes.leave(traceback.format_exc(), 1)
+        processes.exit_process(traceback.format_exc(), 1)
 
 
 STOPPED = "stopped by Ctrl-C; the same command goes on from what is saved"

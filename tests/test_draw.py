@@ -33,7 +33,7 @@ def test_colours_stay_apart_for_every_eye():
 def test_paint_greys_what_is_no_label():
     painted = draw.paint(np.array([[0, 1], [-1, 255]]), 2)
     np.testing.assert_array_equal(painted[0], draw.palette(2))
-    np.testing.assert_array_equal(painted[1], [draw.NOTHING, draw.NOTHING])
+    np.testing.assert_array_equal(painted[1], [draw.NO_LABEL, draw.NO_LABEL])
 
 
 def test_overlay_enlarges_small_images_and_tints_regions():
@@ -102,7 +102,7 @@ def test_names_without_a_font_are_numbered(monkeypatch):
     # a font that has the letters is found wherever it is
     monkeypatch.setattr(fonts, "_letters", lambda path: frozenset([ord("天")]) if path == "c" else frozenset())
     monkeypatch.setattr(fonts, "_paths", lambda: ("a", "b", "c"))
-    assert fonts._find.__wrapped__("天 天") == "c" and fonts._find.__wrapped__("空") is None
+    assert fonts._find_font.__wrapped__("天 天") == "c" and fonts._find_font.__wrapped__("空") is None
 
 
 def test_gallery_is_a_table_of_pictures_of_any_shape():

@@ -117,7 +117,7 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(config_file, tmp_path):
         os.killpg(running.pid, signal.SIGINT)
         _, told = running.communicate(timeout=120)
     assert running.returncode == 130 and "Traceback" not in told
-    assert "stopping after this step, which is saved; Ctrl-C again ends at once" in told
+    assert "saving after this step, then stopping; Ctrl-C again ends at once" in told
     last = told.splitlines()[-1]
     assert re.fullmatch(
         r"stopped by Ctrl-C after step \d+ of 100000, which is saved; the same command goes on .*", last
@@ -141,6 +141,6 @@ def test_a_second_ctrl_c_ends_at_once():
     with subprocess.Popen(command, cwd=ROOT, **pipes) as running:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(signal.SIGINT)
-        assert running.stderr.readline() == "\n" and "stopping after this step" in running.stderr.readline()
+        assert running.stderr.readline() == "\n" and "saving after this step" in running.stderr.readline()
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=20) == 130

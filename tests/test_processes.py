@@ -126,7 +126,7 @@ try:
     multihost_utils.sync_global_devices("copied")
     zeroseg_jax.train.train(config, folder / "resumed")
 except Exception:
-    processes.leave(traceback.format_exc(), 1)
+    processes.exit_process(traceback.format_exc(), 1)
 """
 )
 

@@ -15,11 +15,11 @@ from zeroseg_jax.config import default_config, set_key
 from zeroseg_jax.data.scenes import builder
 from zeroseg_jax.distill import teacher_cache
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.resources import exhaustion_told, explain
+from zeroseg_jax.resources import explain, explained_exhaustion
 from zeroseg_jax.train import embed
 from zeroseg_jax.workdir import write_text
 
-TOLD = "the disk.* what was finished is whole: free some space, and the same command goes on"
+TOLD = "the disk.* finished files are intact: free some space, and run the same command to continue"
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def test_a_checkpoint_that_finds_no_room(tmp_path):
     state = {"params": {"a": jnp.asarray(pixels)}, "step": jnp.int32(0)}
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), state)
-    with pytest.raises(InputError, match=TOLD), exhaustion_told(), Checkpoints(tmp_path, keep=2) as checkpoints:
+    with pytest.raises(InputError, match=TOLD), explained_exhaustion(), Checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.save(1, state, {"next_index": 1})
         checkpoints.wait()
         with files_of_at_most(100_000):
@@ -64,7 +64,7 @@ def test_embeddings_that_find_no_room(tiny_config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, limit:
         patch.setattr(teacher_cache, "_finish", fill_after_the_first)
         told = r"cannot be written .*; make room, and start again, which goes on after the complete shards"
-        with pytest.raises(InputError, match=told), exhaustion_told(tiny_config, "embed"):
+        with pytest.raises(InputError, match=told), explained_exhaustion(tiny_config, "embed"):
             embed(tiny_config, tmp_path)
     (first,) = (tmp_path / "teacher_cache").glob("*.array_record")
     before = first.stat().st_mtime_ns
@@ -73,7 +73,7 @@ def test_embeddings_that_find_no_room(tiny_config, tmp_path, monkeypatch):
 
 
 def test_scenes_that_find_no_room(tmp_path):
-    with pytest.raises(InputError, match=TOLD), exhaustion_told(), files_of_at_most(2000):
+    with pytest.raises(InputError, match=TOLD), explained_exhaustion(), files_of_at_most(2000):
         builder.prepare(tmp_path, "tiny")
     assert not list(tmp_path.iterdir())
     assert builder.prepare(tmp_path, "tiny").is_dir()
@@ -81,7 +81,7 @@ def test_scenes_that_find_no_room(tmp_path):
 
 def test_a_text_that_finds_no_room(tmp_path):
     write_text(tmp_path / "results.json", "old")
-    with pytest.raises(InputError, match=TOLD), exhaustion_told(), files_of_at_most(10):
+    with pytest.raises(InputError, match=TOLD), explained_exhaustion(), files_of_at_most(10):
         write_text(tmp_path / "results.json", "new" * 100)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     assert (tmp_path / "results.json").read_text() == "old"
@@ -89,7 +89,7 @@ def test_a_text_that_finds_no_room(tmp_path):
 
 def test_other_errors_stay_what_they_are():
     assert explain(ValueError("shapes differ")) is None and explain(OSError(errno.ENOENT, "no such file")) is None
-    with pytest.raises(KeyError), exhaustion_told():
+    with pytest.raises(KeyError), explained_exhaustion():
         raise KeyError("a")
     assert "is full" in (explain(OSError(errno.ENOSPC, "No space left on device", "/data/x")) or "")
 
@@ -122,5 +122,5 @@ def test_a_full_memory_names_the_setting_that_fits(changes, mode, told):
     for key, value in changes.items():
         set_key(config, key, str(value))
     told = r"^the memory is used up \(one allocation of 12884901888 bytes .*" + told
-    with pytest.raises(InputError, match=told), exhaustion_told(config, mode):
+    with pytest.raises(InputError, match=told), explained_exhaustion(config, mode):
         raise RuntimeError("while compiling") from OUT

@@ -1,4 +1,4 @@
-"""SHA-256 of files, one a line as `sha256sum` writes it: what was written is what is read."""
+"""SHA-256 checksums of files, stored one for each line as `sha256sum` writes them."""
 
 import concurrent.futures
 import hashlib
@@ -14,14 +14,14 @@ def sha256(path: Path) -> str:
 
 
 def sums_of(folder: Path, names: Iterable[str], digest: Callable[[Path], str] = sha256) -> dict[str, str]:
-    """The digests of the files `names` below `folder`, by their names."""
+    """The digest of each file in `names`, which are paths relative to `folder`."""
     names = list(names)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # hashing releases the GIL
         return dict(zip(names, pool.map(lambda name: digest(folder / name), names), strict=True))
 
 
 def write_sums(path: Path, sums: dict[str, str]) -> None:
-    """Writes the file and waits until the disk has it."""
+    """Writes the file and waits until it is on the disk."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
         file.flush()
@@ -29,7 +29,7 @@ def write_sums(path: Path, sums: dict[str, str]) -> None:
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """What `write_sums` wrote; of a damaged file the lines that can be read."""
+    """The digests that `write_sums` wrote, by file name. Lines that are damaged are left out."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     parts = [line.split("  ", 1) for line in lines]
     return {part[1]: part[0] for part in parts if len(part) == 2}

@@ -1,4 +1,4 @@
-"""Pictures of segmentations: overlays with names and a legend, and galleries that set several methods side by side."""
+"""Pictures of segmentations: overlays with names and a legend, and galleries that compare several methods."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -10,30 +10,34 @@ from scipy import ndimage
 
 from zeroseg_jax.fonts import font_for, has_font
 
-# The first seven are Okabe and Ito's ("Color Universal Design", 2008). Each of the others is the colour farthest from
-# those before it in OKLab, at its worst among normal sight, protanopia, deuteranopia and tritanopia (Machado 2009).
+# The first seven are by Okabe and Ito ("Color Universal Design", 2008). Each later colour is the one farthest in OKLab
+# from all before it. The distance is the least of four: normal sight, protanopia, deuteranopia and tritanopia, as
+# simulated by Machado (2009).
 _BASE = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
     *((90, 0, 0), (0, 0, 135), (120, 255, 255), (120, 75, 75), (45, 0, 225), (165, 105, 255), (0, 225, 165)),
     *((60, 30, 75), (90, 45, 165), (180, 15, 0), (165, 60, 135), (165, 210, 255), (195, 255, 180), (105, 45, 105)),
     *((120, 180, 120), (225, 15, 210), (135, 0, 15)),
 )
-NOTHING = (190, 190, 190)
-"""The grey of pixels without a label."""
+NO_LABEL = (190, 190, 190)
+"""Grey, the colour of pixels without a label."""
 
-_INK, _PAPER = (25, 25, 25), (255, 255, 255)
+_DARK, _WHITE = (25, 25, 25), (255, 255, 255)
 
 
 def palette(count: int) -> UInt8[np.ndarray, "c 3"]:
-    """`count` colours. The first 24 stay apart for colour-blind people; then they come again, paler, and darker."""
+    """`count` colours, uint8. Colour-blind people can tell the first 24 apart.
+
+    The next 24 are paler versions of them, and the next 24 are darker versions. Then the colours repeat.
+    """
     base = np.array(_BASE, float)
     tones = np.concatenate([base, 0.5 * base + 0.5 * 255, 0.55 * base])
     return np.resize(tones, (count, 3)).round().astype(np.uint8)
 
 
 def paint(labels: Int[np.ndarray, "h w"], count: int) -> UInt8[np.ndarray, "h w 3"]:
-    """A map of indices in [0, count) in the colours of `palette`; every other value, such as -1 and 255, is grey."""
-    colours = np.concatenate([palette(count), np.array([NOTHING], np.uint8)])
+    """Colours a map of indices in [0, count) by `palette`. Every other value, such as -1 and 255, becomes grey."""
+    colours = np.concatenate([palette(count), np.array([NO_LABEL], np.uint8)])
     return colours[np.where((labels >= 0) & (labels < count), labels, count)]
 
 
@@ -45,21 +49,25 @@ def overlay(
     opacity: float = 0.55,
     size: int = 480,
 ) -> Image.Image:
-    """The image with coloured, outlined and named regions, and a legend below that says how much each label covers.
+    """The image with coloured, outlined and named regions. A legend below it gives the share of each label.
 
-    A smaller image is enlarged until its longer side has about `size` pixels. Letters and lines grow with larger ones.
-    A name is written on its region where it fits there; values that are no index of `names` count as no label. A name
-    in letters that no font of this machine has is shown by its number, and the legend says so.
+    Args:
+        image: the photograph, with the same height and width as `labels`.
+        labels: indices into `names`. Any other value means no label.
+        names: the names of the labels. The number stands for a name that no font on this machine can write.
+        opacity: of the colours over the image, in [0, 1].
+        size: a smaller image is enlarged until its longer side has about this many pixels. Letters and lines grow with
+            larger images.
     """
     labels = np.where((labels >= 0) & (labels < len(names)), labels, -1)
-    given, names = names, _legible(names)
+    original_names, names = names, _legible(names)
     zoom = max(1, round(size / max(labels.shape)))
     height, width = labels.shape[0] * zoom, labels.shape[1] * zoom
     letters = max(14, round((height * width) ** 0.5 / 45))
     picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     large = labels.repeat(zoom, axis=0).repeat(zoom, axis=1)
     pixels = np.array(Image.blend(picture, Image.fromarray(paint(large, len(names))), opacity))
-    pixels[_borders(large, max(1, letters // 14))] = _PAPER
+    pixels[_borders(large, max(1, letters // 14))] = _WHITE
     canvas = Image.fromarray(pixels)
 
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
@@ -67,11 +75,11 @@ def overlay(
     _name_regions(canvas, labels, {i: names[i] for i in present}, letters)
     colours = [tuple(colour) for colour in palette(len(names)).tolist()]
     entries = [(f"{_percent(counts[i] / labels.size)}  {names[i]}", colours[i]) for i in present]
-    nothing = labels.size - counts.sum()
-    if nothing:
-        entries.append((f"{_percent(nothing / labels.size)}  no label", NOTHING))
+    unlabelled = labels.size - counts.sum()
+    if unlabelled:
+        entries.append((f"{_percent(unlabelled / labels.size)}  no label", NO_LABEL))
     below = [legend(entries, max(width, 200), size=letters + 1)]
-    if any(names[i] != given[i] for i in present):
+    if any(names[i] != original_names[i] for i in present):
         below.append(_note(max(width, 200), letters))
     return stack([canvas, *below])
 
@@ -79,25 +87,28 @@ def overlay(
 def legend(
     entries: Sequence[tuple[str, tuple[int, ...]]], width: int, *, size: int = 15, columns: int | None = None
 ) -> Image.Image:
-    """Coloured squares with names, in as many columns as fit into `width` pixels; a name that does not fit is cut."""
+    """Coloured squares with names, in `columns` columns, or as many as fit into `width` pixels.
+
+    A name that is too long is cut.
+    """
     line, swatch = round(1.6 * size), size
     widest = max((font_for(name, size).getlength(name) for name, _ in entries), default=0)
     columns = columns or max(1, min(int(width // (widest + 3 * swatch)), len(entries) or 1))
     rows, pitch = ceil(len(entries) / columns), width // columns
-    canvas = Image.new("RGB", (width, rows * line + size), _PAPER)
+    canvas = Image.new("RGB", (width, rows * line + size), _WHITE)
     pen = ImageDraw.Draw(canvas)
     for i, (name, colour) in enumerate(entries):
         x, y = (i // rows) * pitch + swatch // 2, (i % rows) * line + size // 2
         red, green, blue = (int(c) for c in colour)
-        pen.rectangle((x, y, x + swatch, y + swatch), fill=(red, green, blue), outline=_INK)
+        pen.rectangle((x, y, x + swatch, y + swatch), fill=(red, green, blue), outline=_DARK)
         text = _fit(name, pitch - 2 * swatch - 4, size)
-        pen.text((x + swatch + size // 2, y + swatch // 2), text, _INK, font_for(text, size), anchor="lm")
+        pen.text((x + swatch + size // 2, y + swatch // 2), text, _DARK, font_for(text, size), anchor="lm")
     return canvas
 
 
 def stack(parts: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below one another on white."""
-    canvas = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), _PAPER)
+    """Puts the pictures below one another on a white background."""
+    canvas = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), _WHITE)
     top = 0
     for part in parts:
         canvas.paste(part, (0, top))
@@ -113,21 +124,21 @@ def gallery(
     cell: int = 144,
     margin: int = 6,
 ) -> Image.Image:
-    """A table of pictures: one title a column, one image a row, and the legend of `entries` below.
+    """A table of pictures with one title for each column, and a legend of `entries` below.
 
-    Each picture is scaled to fit a square of `cell` pixels; small ones are enlarged without smoothing.
+    Each picture is scaled to fit a square of `cell` pixels. Small pictures are enlarged without smoothing.
     """
     size = max(11, cell // 11)
     lines = [_wrap(title, cell, size) for title in titles]
     header = round(1.35 * size * max(len(title) for title in lines)) + margin
     width = margin + len(titles) * (cell + margin)
-    canvas = Image.new("RGB", (width, header + margin + len(rows) * (cell + margin)), _PAPER)
+    canvas = Image.new("RGB", (width, header + margin + len(rows) * (cell + margin)), _WHITE)
     pen = ImageDraw.Draw(canvas)
     for column, title in enumerate(lines):
         x = margin + column * (cell + margin) + cell // 2
         for i, text in enumerate(title):
             y = header - round(1.35 * size * (len(title) - i - 0.5))
-            pen.text((x, y), text, _INK, font_for(text, size), anchor="mm")
+            pen.text((x, y), text, _DARK, font_for(text, size), anchor="mm")
     for row, pictures in enumerate(rows):
         for column, pixels in enumerate(pictures):
             picture = _scaled(pixels, cell)
@@ -146,22 +157,22 @@ def gallery(
 def _scaled(pixels: UInt8[np.ndarray, "h w 3"], cell: int) -> Image.Image:
     scale = cell / max(pixels.shape[:2])
     width, height = (max(1, round(n * scale)) for n in (pixels.shape[1], pixels.shape[0]))
-    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-    return Image.fromarray(pixels).resize((width, height), how)
+    resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    return Image.fromarray(pixels).resize((width, height), resampling)
 
 
 def _borders(labels: Int[np.ndarray, "h w"], thickness: int) -> Bool[np.ndarray, "h w"]:
     """True along one side of every border between regions."""
-    found = np.zeros(labels.shape, bool)
+    border = np.zeros(labels.shape, bool)
     for step in range(1, thickness + 1):
-        found[:, step:] |= labels[:, step:] != labels[:, :-step]
-        found[step:] |= labels[step:] != labels[:-step]
-    return found
+        border[:, step:] |= labels[:, step:] != labels[:, :-step]
+        border[step:] |= labels[step:] != labels[:-step]
+    return border
 
 
 def _name_regions(canvas: Image.Image, labels: Int[np.ndarray, "h w"], names: Mapping[int, str], letters: int) -> None:
-    """Writes each name where its region is thickest, unless it is too thin there or another name is in the way."""
-    step = ceil(max(labels.shape) / 400)  # precise enough, and quick for a large image
+    """Writes each name where its region is thickest. Leaves out a name that has no room there or meets another name."""
+    step = ceil(max(labels.shape) / 400)  # a coarse map is precise enough, and faster for a large image
     small = labels[::step, ::step]
     scale = canvas.width / small.shape[1]
     pen, taken = ImageDraw.Draw(canvas), list[tuple[float, float, float, float]]()
@@ -179,7 +190,7 @@ def _name_regions(canvas: Image.Image, labels: Int[np.ndarray, "h w"], names: Ma
             continue
         taken.append(box)
         stroke = max(2, letters // 7)
-        pen.text((x, y), text, _PAPER, font_for(text, letters), anchor="mm", stroke_width=stroke, stroke_fill=_INK)
+        pen.text((x, y), text, _WHITE, font_for(text, letters), anchor="mm", stroke_width=stroke, stroke_fill=_DARK)
 
 
 def _percent(share: float) -> str:
@@ -187,22 +198,22 @@ def _percent(share: float) -> str:
 
 
 def _legible(names: Sequence[str]) -> list[str]:
-    """The names, but #3 for number 3 where no font here has its letters."""
+    """The names, with "#3" in place of name number 3 if no font on this machine has its letters."""
     return [name if has_font(name) else f"#{i}" for i, name in enumerate(names)]
 
 
 def _note(width: int, size: int) -> Image.Image:
-    """What the numbers of `_legible` mean."""
+    """A line that explains the numbers of `_legible`."""
     lines = _wrap("#N is label number N, counted from 0: no font on this machine has its letters", width - size, size)
-    canvas = Image.new("RGB", (width, round(1.35 * size * len(lines)) + size // 2), _PAPER)
+    canvas = Image.new("RGB", (width, round(1.35 * size * len(lines)) + size // 2), _WHITE)
     pen = ImageDraw.Draw(canvas)
     for i, line in enumerate(lines):
-        pen.text((size // 2, round(1.35 * size * i)), line, _INK, font_for(line, size))
+        pen.text((size // 2, round(1.35 * size * i)), line, _DARK, font_for(line, size))
     return canvas
 
 
 def _fit(text: str, width: float | int, size: int) -> str:
-    """`text`, cut with an ellipsis where it is wider than `width` pixels."""
+    """`text`, cut and ended with "..." if it is wider than `width` pixels."""
     if font_for(text, size).getlength(text) <= width:
         return text
     while len(text) > 1 and font_for(text, size).getlength(text + "...") > width:
@@ -211,7 +222,7 @@ def _fit(text: str, width: float | int, size: int) -> str:
 
 
 def _wrap(text: str, width: int, size: int) -> list[str]:
-    """`text` in lines of at most `width` pixels, broken at spaces."""
+    """`text` broken at spaces into lines of at most `width` pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,7 +1,7 @@
-"""One process of many: how a run joins the others, notices that it must stop, and ends without leaving them waiting.
+"""How a process joins the other processes of a run, notices SIGTERM or Ctrl-C, and ends.
 
-JAX runs one process on each machine (on SLURM: one for each GPU), and all of them run the same program. The first one
-coordinates: each sends it a heartbeat, and when one falls silent JAX ends the others with a message.
+JAX runs one process on each machine (on SLURM: one for each GPU), and all of them run the same program. Each process
+sends heartbeats to the first one. When one process stops sending, JAX ends the others with a message.
 """
 
 import os
@@ -17,36 +17,40 @@ from jax.experimental import multihost_utils
 from zeroseg_jax.errors import InputError
 
 HEARTBEAT_SECONDS = 30
-"""A process that is silent for so long counts as dead."""
+"""A process counts as dead if it has sent no heartbeat for this long."""
 SHUTDOWN_SECONDS = 3600
-"""How long processes that are done wait for the others: the first one still draws and writes the results."""
-
+"""How long a finished process waits for the others. The first process still has to write the results."""
 
 INTERRUPTED = 128 + signal.SIGINT
-"""The exit status after Ctrl-C, as shells have it."""
+"""The exit status after Ctrl-C, the same as in a shell."""
 
 
 class Preempted(Exception):
-    """The run was told to stop (SIGTERM); its state is saved, and the same command goes on from there."""
+    """SIGTERM stopped the run. Its state is saved, and the same command continues it."""
 
 
 class Interrupted(Preempted):
-    """The same, by Ctrl-C."""
+    """Ctrl-C stopped the run. Its state is saved, and the same command continues it."""
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins the other processes; call it before anything else of JAX.
+    """Joins the other processes. Call it before any other function of JAX.
 
-    On a TPU pod, in a SLURM step and in a Kubernetes job JAX finds out by itself who is who. Elsewhere `coordinator` is
-    the address ("host:port") where the process with `process_id` 0 of `num_processes` listens.
+    On a TPU pod, in a SLURM step and in a Kubernetes job JAX finds the three values itself. Elsewhere give all three.
+
+    Args:
+        coordinator: address ("host:port") on which process 0 listens.
+        num_processes: number of processes.
+        process_id: number of this process, from 0.
 
     Raises:
-        InputError: only some of the three are given, or none in a place that JAX does not know.
+        InputError: only some of the three are given, or none of them outside a cluster that JAX knows.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if 0 < len(missing) < 3:
-        raise InputError(f"{' and '.join(missing)} missing; processes that JAX cannot place need all three flags")
+        flags = "--coordinator, --num_processes and --process_id"
+        raise InputError(f"{' and '.join(missing)} missing; give all of {flags}, or none of them on a cluster")
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
         raise InputError(f"--process_id={process_id} is not one of 0 to {num_processes - 1}; see --num_processes")
     try:
@@ -58,60 +62,61 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except ValueError as error:  # what JAX raises where it finds no cluster
+    except ValueError as error:  # JAX finds no cluster
         raise InputError(
             f"JAX finds no TPU pod, SLURM step or Kubernetes job around this process ({error});"
             " leave --distributed out, or give --coordinator, --num_processes and --process_id"
         ) from error
 
 
-def leave(report: str, status: int) -> NoReturn:
-    """Prints `report`, the reason why this process fails, on stderr and ends it with `status` (1: after a traceback).
+def exit_process(report: str, status: int) -> NoReturn:
+    """Prints `report` on stderr and ends this process with the exit status `status`.
 
-    One of many ends at once: the usual way out waits for the others, while they wait for this one in the next step.
+    One of several processes ends at once, without JAX's shutdown. The shutdown would wait for the other processes,
+    and those wait for this one in the next step. Status 1 means that `report` is a traceback.
     """
     if not jax.distributed.is_initialized():
         print(report, file=sys.stderr, flush=True)
         sys.exit(status)
     if status == 1:
-        report += "Where a connection broke, another process ended first: look for its message."
+        report += "If the error is about a connection, another process ended first: look for its message."
     print(f"process {jax.process_index()} of {jax.process_count()}: {report}", file=sys.stderr, flush=True)
     os._exit(status)
 
 
 class Preemption:
-    """Tells after each step whether to stop, since SIGTERM or Ctrl-C came: a cluster sends SIGTERM before it takes
-    machines away. A second Ctrl-C ends the process at once.
+    """A context manager that says after each step whether SIGTERM or Ctrl-C asked the run to stop.
 
-    Use it as a context manager. With several processes JAX passes the news on, and all agree on the step.
+    A cluster sends SIGTERM before it takes machines away. With several processes, JAX makes all of them stop after the
+    same step. A second Ctrl-C ends the process at once.
     """
 
     def __init__(self) -> None:
-        self._told = self._interrupted = False
-        self._before: dict[int, Any] = {}
+        self._stop = self._interrupted = False
+        self._old_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        if threading.current_thread() is not threading.main_thread():  # Python hands signals to that one only
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
             return self
-        numbers = [signal.SIGTERM] if jax.process_count() == 1 else []  # else JAX listens to SIGTERM itself
-        if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):  # as a shell has it for what runs with `&`
+        numbers = [signal.SIGTERM] if jax.process_count() == 1 else []  # with several processes JAX handles SIGTERM
+        if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):  # a shell ignores it for commands with `&`
             numbers.append(signal.SIGINT)
         if not numbers:
             return self
-        # The main thread may be with the compiler for minutes, so that another one acts on the signals.
+        # the main thread may be compiling for minutes, so another thread reacts to the signals
         receiver, sender = socket.socketpair()
         sender.setblocking(False)
         self._sockets = receiver, sender
         self._wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        self._old_handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}
         self._listener = threading.Thread(target=self._listen, args=(receiver,), name="signals", daemon=True)
         self._listener.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if not self._before:
+        if not self._old_handlers:
             return
-        for number, handler in self._before.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
         receiver, sender = self._sockets
@@ -122,27 +127,27 @@ class Preemption:
     def _listen(self, receiver: socket.socket) -> None:
         while received := receiver.recv(64):
             for number in received:
-                if number in self._before:
-                    self._tell(number)
+                if number in self._old_handlers:
+                    self._handle(number)
 
-    def _tell(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         if number != signal.SIGINT:
-            self._told = True
+            self._stop = True
             return
         if self._interrupted:
             print("\nended at once; the last checkpoint stays", file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)
-        self._told = self._interrupted = True
+        self._stop = self._interrupted = True
         if jax.process_index() == 0:
-            print("\nstopping after this step, which is saved; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+            print("\nsaving after this step, then stopping; Ctrl-C again ends at once", file=sys.stderr, flush=True)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def after(self, step: int) -> bool:
-        """Whether to save and stop after `step`."""
-        return multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else self._told
+        """Whether the run must save its state and stop after `step`."""
+        return multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else self._stop
 
     def stopped(self, where: str) -> Preempted:
-        """The exception to raise when it is saved."""
+        """The exception to raise after the state is saved. `where` says where the run stopped."""
         kind, name = (Interrupted, "Ctrl-C") if self._interrupted else (Preempted, "SIGTERM")
         return kind(f"stopped by {name} {where}")

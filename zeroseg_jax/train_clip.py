@@ -1,11 +1,10 @@
-"""Trains a small CLIP on image-caption pairs, top to bottom: the teacher of the demo, shipped in `assets/`.
+"""Trains a small CLIP on image-caption pairs. Its result is the demo's teacher, which `assets/` contains.
 
     python main.py --config=configs/teacher_demo.py [--config.data.source=folder --config.data.root=DIR]
 
-The contrastive loss is CLIP's (Radford et al. 2021, section 2.3); equal captions of a batch do not repel each other.
-The run starts with captions of a single name on crops of a single thing: from longer captions alone a small tower
-stays at chance on outline and pattern for a long time (`config.name_steps`). WORKDIR/clip is the result, a Hugging
-Face folder.
+The loss is CLIP's contrastive loss (Radford et al. 2021, section 2.3), but equal captions of a batch do not repel each
+other. The first `config.name_steps` steps use crops of a single thing, whose caption is its name. Without these steps a
+small tower needs a long time to learn outlines and patterns. The result is the Hugging Face folder WORKDIR/clip.
 """
 
 import contextlib
@@ -40,11 +39,14 @@ from zeroseg_jax.workdir import check_workdir, open_workdir, write_text
 
 
 def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains, resumes if WORKDIR holds a checkpoint, writes WORKDIR/clip and results.json, and returns the results."""
+    """Trains the teacher, or resumes from a checkpoint in WORKDIR. Returns the results.
+
+    Writes WORKDIR/clip, the model, and WORKDIR/results.json, the results.
+    """
     workdir = Path(workdir).expanduser()
     check_workdir(config, workdir)
 
-    # 1. Pairs: all of them, and those of a single name for the first steps.
+    # 1. Pairs: all of them, and those with a single name for the first steps.
     pairs = open_pairs(config.data, config.image_size)
     named = pairs.named()
     name_steps = config.name_steps if len(named) else 0
@@ -126,24 +128,24 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 checkpoints.wait()
                 raise preemption.stopped(f"after step {step} of {config.steps}, which is saved")
         checkpoints.wait()
-        if first >= config.steps:  # nothing was left to do
+        if first >= config.steps:  # the loop above did not run
             encoder = write_clip(ClipEncoder(merge(state["params"]), tokenizer), config, workdir / "clip")
 
-        # 5. The report, of the last weights.
+        # 5. The report about the final weights.
         results = classify_crops(encoder, config) | {"settings": json.loads(config.to_json())}
         write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
 def write_clip(encoder: ClipEncoder, config: ConfigDict, folder: Path) -> ClipEncoder:
-    """Writes the teacher as it is now, in Hugging Face form, and returns it."""
+    """Writes the teacher in Hugging Face form and returns it."""
     encoder.save(folder, dtype="float16")
     write_defaults(folder, {"templates": list(config.templates), "image_size": config.segment_size})
     return encoder
 
 
 def clip_config(config: ConfigDict, vocabulary: int, tokenizer: Any) -> CLIPConfig:
-    """The sizes of the small CLIP; raises InputError where they do not fit together."""
+    """The sizes of the small CLIP. Raises InputError if they do not fit together."""
     if config.image_size % config.vision.patch_size:
         raise InputError(
             f"image_size {config.image_size} is not divisible by vision.patch_size {config.vision.patch_size}"
@@ -156,12 +158,13 @@ def clip_config(config: ConfigDict, vocabulary: int, tokenizer: Any) -> CLIPConf
 
 
 def contrastive_loss(images: jax.Array, texts: jax.Array, tokens: jax.Array, scale: jax.Array) -> jax.Array:
-    """CLIP's symmetric cross entropy of unit-length (B, D) embeddings, float32 scalar.
+    """CLIP's symmetric cross entropy, a float32 scalar.
 
-    Captions with the same `tokens` (B, T) as the pair's own are left out of the sums: they are true of the image too.
+    `images` and `texts` (B, D) have unit length, and pair i is row i of both. `tokens` (B, T) are the captions. A
+    caption that equals the caption of another pair also fits its image, so the sums leave it out.
     """
     logits = scale * images @ texts.T
-    own = jnp.eye(len(logits), dtype=bool)
+    same_pair = jnp.eye(len(logits), dtype=bool)
     equal = (tokens[:, None] == tokens[None]).all(-1)
-    logits = jnp.where(equal & ~own, -jnp.inf, logits)
+    logits = jnp.where(equal & ~same_pair, -jnp.inf, logits)
     return -(jax.nn.log_softmax(logits, 1) + jax.nn.log_softmax(logits, 0)).diagonal().mean() / 2

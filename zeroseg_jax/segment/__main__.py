@@ -24,7 +24,7 @@ from zeroseg_jax.data.sources.folder import OTHER_IMAGES, FolderSource, count_ot
 from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
-from zeroseg_jax.resources import exhaustion_told
+from zeroseg_jax.resources import explained_exhaustion
 from zeroseg_jax.segment.loading import load
 from zeroseg_jax.segment.prompts import TEMPLATES
 from zeroseg_jax.segment.result import SegmentResult, check_count, is_own
@@ -209,7 +209,7 @@ def read_batches(
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
-        with exhaustion_told(mode="segment"):
+        with explained_exhaustion(mode="segment"):
             return run(arguments)
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)

@@ -141,7 +141,7 @@ def _image_card(image: ReportImage, classes: Sequence[str]) -> dict[str, Any]:
     class_maps = [truth, *(prediction.class_map for prediction in image.predictions.values())]
     used = sorted({int(value) for class_map in class_maps for value in np.unique(class_map)})
     palette = [tuple(colour) for colour in draw.palette(count).tolist()]
-    legend = [(classes[i], palette[i]) if i >= 0 else ("no class", draw.NOTHING) for i in used]
+    legend = [(classes[i], palette[i]) if i >= 0 else ("no class", draw.NO_LABEL) for i in used]
     return {
         "name": image.example.name,
         "iou": image.predictions["model"].iou,

@@ -155,7 +155,7 @@ def draw_gallery(
     colours = draw.palette(len(classes))
     legend: list[tuple[str, tuple[int, ...]]] = [(classes[c], tuple(colours[c].tolist())) for c in sorted(used)]
     if any((example.mask >= len(classes)).any() for example in examples):
-        legend.append(("does not count", draw.NOTHING))
+        legend.append(("does not count", draw.NO_LABEL))
     return draw.gallery(titles, rows, legend)
 
 
