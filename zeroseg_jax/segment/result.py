@@ -67,7 +67,7 @@ class SegmentResult:
             _write(Image.fromarray(deep), Path(path), "PNG")
             return
         mask = Image.fromarray(np.where(self.label_map < 0, 255, self.label_map).astype(np.uint8))
-        colours = np.full((256, 3), draw.NOTHING, np.uint8)
+        colours = np.full((256, 3), draw.NO_LABEL, np.uint8)
         colours[: len(self.labels)] = draw.palette(len(self.labels))
         mask.putpalette(colours.ravel().tolist())
         _write(mask, Path(path), "PNG")
