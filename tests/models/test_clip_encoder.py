@@ -192,9 +192,9 @@ def test_bad_images_are_named(encoder, tmp_path):
         ([str(tmp_path / "broken.png")], "broken.png cannot be read"),
         (tmp_path / "none.png", "put it in a list"),
         (Image.new("RGB", (8, 8)), "put it in a list"),
-        (np.zeros((2, 24, 24, 3), np.float32), r"float32 \(2, 24, 24, 3\), expected uint8"),
-        (np.zeros((24, 24, 3), np.uint8), r"expected uint8 \(B, H, W, 3\)"),
-        ([np.zeros((24, 24), np.uint8)], r"expected uint8 \(H, W, 3\)"),
+        (np.full((2, 24, 24, 3), 255, np.float32), r"float values from 255 to 255, expected \[0, 1\]"),
+        (np.zeros((24, 24, 3), np.uint8), "put it in a list"),
+        ([np.zeros((24, 24, 2), np.uint8)], r"the shape \(24, 24, 2\), expected \(height, width, 3\)"),
         ([None], "NoneType"),
         (None, "NoneType"),
     ):

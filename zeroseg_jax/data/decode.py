@@ -1,6 +1,6 @@
-"""Encoded image bytes to uint8 RGB, with Pillow; for training, ordinary JPEGs with libjpeg-turbo itself.
+"""Decodes image files to uint8 RGB with Pillow. Ordinary JPEGs of training go to libjpeg-turbo directly, for speed.
 
-All files are opened by `open_picture`, which knows which formats are safe to open.
+Every file is opened by `open_picture`, which allows only the formats that are safe to open.
 """
 
 import contextlib
@@ -19,35 +19,37 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from zeroseg_jax.errors import InputError
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names of the formats that are opened, where it has them. Of the others some start programs, as EPS does
-Ghostscript, or open what they contain as any format, as IPTC does: a file may be one whatever its name ends in."""
+"""Pillow's names of the formats that may be opened.
+
+Some other formats are not safe: EPS starts Ghostscript, and IPTC opens its content as any format. Pillow looks at the
+content of a file, not at its name.
+"""
 
 DAMAGE = (Exception,)
-"""What reading a damaged image may raise. Pillow's decoders do not limit it: OSError, SyntaxError, IndexError,
-struct.error and RuntimeError have been seen, and plugins for more formats bring their own."""
+"""What reading a damaged image may raise. Pillow's decoders and plugins raise exceptions of many types."""
 ROUNDING = 0.5 / 255
-"""What floats may be above 1 or below 0: no more than rounding to uint8 takes away."""
+"""How far floats may lie outside [0, 1]: by half a step of uint8, which rounding removes."""
 
 
 class BrokenImage(InputError):
-    """An image that cannot be read; `key` says which one, `reason` why."""
+    """An image that cannot be read. `key` names the image, and `reason` says what is wrong."""
 
     def __init__(self, key: str, reason: str):
         super().__init__(f"the image {key} cannot be read ({reason}); repair or remove it")
         self.key, self.reason = key, reason
 
-    def __reduce__(self):  # the constructor takes other arguments than the message, and workers pickle exceptions
+    def __reduce__(self):  # worker processes pickle exceptions, by default with the message as the only argument
         return type(self), (self.key, self.reason)
 
 
 class Picture(NamedTuple):
-    """A decoded image, which a JPEG decoder may have made smaller than the stored one."""
+    """A decoded image. A JPEG may have been decoded at a fraction of its size."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     extent: tuple[int, int]
     """Height and width of the stored image."""
     reduction: int
-    """1, 2, 4 or 8: pixels of the stored image, along each side, in one of `pixels`."""
+    """1, 2, 4 or 8: the factor by which each side of the stored image is longer than the side of `pixels`."""
 
 
 @functools.cache
@@ -57,34 +59,34 @@ def _known_formats() -> tuple[str, ...]:
 
 
 def open_picture(file: str | Path | bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Pillow's image of a file or of its bytes, not yet decoded; `formats` are some of `FORMATS`, all if None.
+    """Opens a file or its bytes with Pillow, without decoding it. `formats` are some of `FORMATS`, or None for all.
 
     Raises:
-        OSError: it cannot be read; `UnidentifiedImageError`, which is one, for any other format. What else Pillow
-            raises for damaged files is in `DAMAGE`.
+        UnidentifiedImageError: the file has another format. It is an OSError.
+        OSError: the file cannot be read. For damaged files Pillow may raise anything in `DAMAGE`.
     """
-    opened = io.BytesIO(file) if isinstance(file, bytes) else file
-    return Image.open(opened, formats=_known_formats() if formats is None else formats)
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    return Image.open(source, formats=_known_formats() if formats is None else formats)
 
 
 def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes any of `FORMATS` (JPEG, PNG, WebP, BMP, PPM, ...) to RGB.
+    """Decodes the bytes of a file in one of `FORMATS` (JPEG, PNG, WebP, BMP, PPM, ...) to RGB.
 
-    Grey, palette, 16-bit and CMYK images are converted, transparency is laid on white (as `CLIPImageProcessor` does),
-    and the orientation that a camera wrote into EXIF is applied. Of an animation it is the first frame.
+    Grey, palette, 16-bit and CMYK images are converted. Transparent parts become white, as in `CLIPImageProcessor`. The
+    image is turned as its EXIF orientation says. An animation gives its first frame.
 
     Raises:
-        BrokenImage: `data` is empty, truncated, damaged, no image, or claims more pixels than Pillow takes for safe;
-            the message names `key`.
+        BrokenImage: `data` is empty, truncated, damaged, not an image, or has more pixels than Pillow considers safe.
+            The message names `key`.
     """
     return decode_reduced(data, key).pixels
 
 
 def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] | None = None) -> Picture:
-    """As `decode_image`, but a JPEG is decoded at a fraction of its size, which takes a fraction of the time.
+    """Like `decode_image`, but may decode a JPEG at a fraction of its size, which is faster.
 
-    `reduction` is told height and width and answers 1, 2, 4 or 8. A JPEG that EXIF turns, and other formats, are
-    decoded whole.
+    `reduction` is a function of height and width that returns 1, 2, 4 or 8. Other formats, and JPEGs that EXIF turns,
+    are decoded at full size.
     """
     with _named_damage(data, key), open_picture(data) as image:
         if reduction and image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) == 1:
@@ -103,25 +105,25 @@ def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] |
 
 
 def read_orientation(data: bytes, key: str) -> int:
-    """EXIF's number for how an image must be turned to be upright, 1 (not at all) to 8; raises BrokenImage."""
+    """The EXIF orientation of an image, 1 (upright) to 8. Raises BrokenImage if the image cannot be read."""
     with _named_damage(data, key), open_picture(data) as image:
-        found = image.getexif().get(ORIENTATION, 1)
-        return found if found in _TURNS else 1
+        orientation = image.getexif().get(ORIENTATION, 1)
+        return orientation if orientation in _TURNS else 1
 
 
 def turn_upright(pixels: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.ndarray, "y x *c"]:
-    """An array of the pixels as they are stored, turned as EXIF's `orientation` asks for."""
+    """Turns an array of stored pixels upright. `orientation` is the EXIF orientation, 1 to 8."""
     return _TURNS.get(orientation, np.asarray)(pixels)
 
 
 def _decode_jpeg(data: bytes, extent: tuple[int, int], reduction: int) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The pixels that Pillow decodes, but without its copies of them; None for a file with any damage."""
-    if max(extent) < 8:  # a smaller fraction could have as many pixels, and would be taken
+    """The same pixels as Pillow decodes, with fewer copies; None for a damaged file."""
+    if max(extent) < 8:  # libjpeg-turbo might choose a smaller fraction that has the same number of pixels
         return None
     height, width = (-(-side // reduction) for side in extent)
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    except ValueError:  # Pillow decides what may still be shown, and says what is wrong
+    except ValueError:  # Pillow then decides whether the file is readable, and says what is wrong
         return None
 
 
@@ -136,17 +138,17 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda x: np.rot90(np.swapaxes(x, 0, 1), 2),
     8: np.rot90,
 }
-"""By the tag's value, as `ImageOps.exif_transpose` does it."""
+"""How to turn an image for each value of the tag, as in `ImageOps.exif_transpose`."""
 
 
 @contextlib.contextmanager
 def _named_damage(data: bytes, key: str) -> Iterator[None]:
-    """Raises BrokenImage for whatever decoding `data` raises."""
+    """Turns whatever decoding `data` raises into BrokenImage."""
     if not data:
         raise BrokenImage(key, "the file is empty")
     try:
         yield
-    except UnidentifiedImageError as error:  # Pillow's own message is the address of the buffer
+    except UnidentifiedImageError as error:  # Pillow's message contains only the address of the buffer
         known = ", ".join(_known_formats())
         raise BrokenImage(key, f"it is not in an image format that is read here: {known}") from error
     except DAMAGE as error:
@@ -154,29 +156,29 @@ def _named_damage(data: bytes, key: str) -> Iterator[None]:
 
 
 def read_image(path: str | os.PathLike, key: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """`decode_image` of a file; `key` is its name in messages, the path if None."""
+    """Reads and decodes a file by `decode_image`. `key` is its name in messages; None means the path."""
     key = str(path) if key is None else key
     return decode_image(read_file(path, key), key)
 
 
 def read_file(path: str | os.PathLike, key: str) -> bytes:
-    """The bytes of a file; raises BrokenImage, which names `key`, where it cannot be read.
+    """The bytes of a file. Raises BrokenImage, which names `key`, if it cannot be read.
 
-    A path may begin with "~", and be one of `etils.epath`, which reads from gs:// too.
+    A path may begin with "~". A path of `etils.epath` may also point to gs://.
     """
     try:
         file: Any = path if hasattr(path, "read_bytes") else Path(path)
         return file.expanduser().read_bytes()
     except OSError as error:
         raise BrokenImage(key, error.strerror or type(error).__name__) from error
-    except ValueError as error:  # a path with a null byte, or with characters that no file has
+    except ValueError as error:  # the path has a null byte, or characters that no file name can have
         raise BrokenImage(key, str(error)) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow as RGB; transparency is laid on white. Raises ValueError for a mode that has no RGB."""
-    if image.mode.startswith("I") or image.mode == "F":  # Pillow's own conversion clips instead of scaling
-        # mode I has 32 bits, of which a PPM fills 16; what `Image.convert` makes of grey has 8
+    """Converts an image of any mode to RGB, on white where it is transparent. Raises ValueError if that fails."""
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow's conversion would clip instead of scale
+        # mode I has 32 bits: a PPM file uses 16 of them, and `Image.convert` uses 8
         eight_bits = to_eight_bits(np.asarray(image), sixteen=image.mode != "I" or image.format == "PPM")
         return Image.fromarray(eight_bits).convert("RGB")
     if image.has_transparency_data:
@@ -186,26 +188,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_eight_bits(values: np.ndarray, name: str = "it", sixteen: bool = True) -> UInt8[np.ndarray, "*shape"]:
-    """The values of an image as uint8: uint8 as it is, 16 bits scaled, floats from [0, 1]; rounded.
+    """The values of an image as uint8, rounded. 16-bit values and floats in [0, 1] are scaled.
 
-    Floats may leave [0, 1] by what rounds to a value in it. 32-bit integers do not say their range: those up to 255
-    are taken for 8 bits unless `sixteen`, others for 16.
+    Floats may lie outside [0, 1] by `ROUNDING`. The range of 32-bit integers is not known: they count as 8 bits if no
+    value is above 255 and `sixteen` is False, otherwise as 16 bits.
 
     Raises:
-        ValueError: NaN, a value outside the range, or another dtype. Its message begins with `name`.
+        ValueError: a value is NaN or out of range, or the dtype is another one. The message begins with `name`.
     """
     kind = values.dtype.kind
     if values.dtype == np.uint8:
         return values
-    if kind == "f" or (kind == "V" and "float" in values.dtype.name):  # bfloat16 and its relatives are no "f"
+    if kind == "f" or (kind == "V" and "float" in values.dtype.name):  # the kind of bfloat16 is "V"
         values = values.astype(np.float32)
         if np.isnan(values).any():
             raise ValueError(f"{name} has NaN in it; every value must be a number in [0, 1]")
         if values.min() < -ROUNDING or values.max() > 1 + ROUNDING:
-            said = f"from {values.min():g} to {values.max():g}"
-            raise ValueError(f"{name} has float values {said}, expected [0, 1]; use uint8 for 0 to 255")
+            extremes = f"from {values.min():g} to {values.max():g}"
+            raise ValueError(f"{name} has float values {extremes}, expected [0, 1]; use uint8 for 0 to 255")
         return (255 * values.clip(0, 1)).round().astype(np.uint8)
-    if (kind, values.dtype.itemsize) not in (("u", 2), ("i", 4)):  # of either byte order
+    if (kind, values.dtype.itemsize) not in (("u", 2), ("i", 4)):  # in either byte order
         raise ValueError(f"{name} is of {values.dtype}, expected uint8, or float in [0, 1]")
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"{name} has values from {values.min()} to {values.max()}, expected 16 bits, 0 to 65535")

@@ -1,4 +1,4 @@
-"""Text in users' files: UTF-8 with or without a byte order mark, lines that end in a line feed, names of files."""
+"""Reads text files of users, and makes file names safe to print."""
 
 import json
 import os
@@ -10,35 +10,35 @@ from typing import Any
 from zeroseg_jax.errors import InputError
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""They would break lines of lists, or do something to a terminal."""
+"""Control characters and line separators. They would break a list of lines, or change the state of a terminal."""
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without the byte order mark that some editors put first.
+    """The text of a UTF-8 file, without the byte order mark that some editors write.
 
     Raises:
-        InputError: the file is not there, cannot be read, or is in another encoding.
+        InputError: the file is missing, cannot be read, or has another encoding.
     """
     try:
         return decode_text(path.read_bytes())
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{path} is not UTF-8 text (see its line {line}); save it again in UTF-8") from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+    except (OSError, ValueError) as error:  # ValueError: the path has a null byte
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}); give a text file") from error
 
 
 def decode_text(data: bytes) -> str:
-    """UTF-8 without its byte order mark; raises UnicodeDecodeError for another encoding."""
+    """Decodes UTF-8 and drops the byte order mark. Raises UnicodeDecodeError for another encoding."""
     return data.decode("utf-8-sig")
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, stripped, with their numbers from 1.
+    """The lines that are not blank, stripped, with their line numbers from 1.
 
-    Only line feeds end a line: `str.splitlines` would also end one at characters such as U+2028, which JSON and names
-    may hold.
+    Only a line feed ends a line. `str.splitlines` also splits at characters such as U+2028, which JSON and names may
+    contain.
     """
     for number, line in enumerate(text.split("\n"), 1):
         if line := line.strip():
@@ -46,26 +46,26 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The value in a JSON file; raises InputError, which calls the file `what`, where it holds none."""
+    """The value in a JSON file. Raises InputError if the file is not JSON; the message calls the file `what`."""
     text = read_text(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no {what} ({error}); fetch it again") from error
+        raise InputError(f"{path} is not a {what} ({error}); fetch it again") from error
 
 
 def readable(name: str) -> str:
-    r"""A file's name as text: bytes that are no UTF-8, which Python keeps as surrogates, and control characters become
-    \xNN."""
+    r"""The name of a file as printable text. Bytes that are not UTF-8 (surrogates in Python) and control characters
+    become \xNN."""
     try:
         text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # other halves of surrogate pairs, which no file's name has
+    except UnicodeEncodeError:  # surrogates that do not come from a file name
         text = name.encode("utf-8", "backslashreplace").decode()
     return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def is_text(value: str) -> bool:
-    """Whether UTF-8 can write it: JSON may hold halves of surrogate pairs, which it cannot."""
+    """Whether UTF-8 can encode `value`. It cannot encode single surrogates, which JSON may contain."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -12,10 +12,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
+from zeroseg_jax.data.image_like import ImageList, check_image_list
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.groupvit import GroupViT
-from zeroseg_jax.models.preprocessing import ImageInput, Preprocessing, check_images
+from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.tokenizer import clean
 from zeroseg_jax.models.weights.folder import read_json, write_folder
@@ -97,18 +98,22 @@ class DualEncoder:
         """Images in [0, 1] -> what `vision` takes; pure, for use inside jitted functions."""
         return self.preprocessing.normalise(jnp.asarray(images))
 
-    def preprocess(self, images: ImageInput, size: int | None = None) -> Float[np.ndarray, "b y x 3"]:
+    def preprocess(self, images: ImageList, size: int | None = None) -> Float[np.ndarray, "b y x 3"]:
         """Resized, cropped and normalised as the checkpoint's image processor does; `size` replaces its size."""
         preprocessing = self.preprocessing if size is None else self.preprocessing.resized(size)
         return preprocessing(images)
 
-    def encode_image(self, images: ImageInput, size: int | None = None) -> Float[np.ndarray, "b d"]:
-        """Unit-length image embeddings, float32.
+    def encode_image(self, images: ImageList, size: int | None = None) -> Float[np.ndarray, "b d"]:
+        """Image embeddings of unit length, float32.
 
-        `images` are uint8 (B, H, W, 3), or a list of paths, PIL images or uint8 (H, W, 3) arrays of any sizes. `size`
-        encodes at another size than the checkpoint's. Raises InputError for anything else and for unreadable files.
+        Args:
+            images: a list of images of any sizes, or an array (B, H, W, 3), as `data.image_like` describes.
+            size: the input size of the model in pixels; None means the checkpoint's.
+
+        Raises:
+            InputError: `images` is something else, or an image cannot be read.
         """
-        check_images(images)
+        check_image_list(images)
         found = np.zeros((len(images), self.embed_dim), np.float32)
         for batch, size_of_batch in parts(len(images), BATCHES):
             pixels = self.preprocess(images[batch], size)

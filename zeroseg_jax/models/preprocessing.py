@@ -1,11 +1,10 @@
-"""CLIP's and SigLIP's image preprocessing, equal to `transformers.CLIPImageProcessor` and `SiglipImageProcessor` on
-their Pillow backend.
+"""Image preprocessing of CLIP and SigLIP: resize, crop, rescale and normalise.
 
-OpenAI's preprocessing is Pillow's: bicubic with antialiasing on uint8. Other libraries' "bicubic" differ by up to a
-whole unit of normalised intensity, so this part stays on the CPU.
+The result equals `transformers.CLIPImageProcessor` and `SiglipImageProcessor` with their Pillow backend. Images are
+resized by Pillow on the CPU, because the bicubic filters of other libraries differ from OpenAI's by up to 1 in
+normalised intensity.
 """
 
-import os
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -14,61 +13,62 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from zeroseg_jax.data.decode import DAMAGE, read_image, to_rgb
+from zeroseg_jax.data.image_like import ImageList, check_image_list, to_pixels
 from zeroseg_jax.errors import InputError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-
-ImageInput = Any
-"""uint8 (B, H, W, 3), or a list of paths, PIL images or uint8 (H, W, 3) arrays. Users' input: `check_images` looks."""
+"""CLIP's mean and standard deviation of each channel, for images in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, centre crop, rescale and normalise; the fields are those of preprocessor_config.json.
-
-    `resize` is the target of the shorter side (int) or a (height, width); `crop` a (height, width). None leaves the
-    step out, as the file's `do_*` switches do.
-    """
+    """The settings of preprocessor_config.json. None leaves a step out."""
 
     resize: int | tuple[int, int] | None = 224
+    """Size of the shorter side, or (height, width)."""
     crop: tuple[int, int] | None = (224, 224)
+    """(height, width) of the centre crop."""
     resample: int = Image.Resampling.BICUBIC
+    """Pillow's number of the filter."""
     scale: float | None = 1 / 255
+    """Factor for the pixel values 0 to 255."""
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
 
     @classmethod
     def square(cls, size: int) -> "Preprocessing":
-        """CLIP's own preprocessing at another size."""
+        """CLIP's preprocessing for square inputs of `size` pixels."""
         return cls(resize=size, crop=(size, size))
 
     @classmethod
     def whole(cls, size: int) -> "Preprocessing":
-        """SigLIP's own preprocessing: the whole image becomes a square, whatever its aspect, in [-1, 1]."""
+        """SigLIP's preprocessing: the whole image is resized to a square of `size` pixels, with values in [-1, 1]."""
         return cls(resize=(size, size), crop=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any], default: "Preprocessing | None" = None) -> "Preprocessing":
-        """Reads preprocessor_config.json; what it does not say is as in `default`, by default `CLIPImageProcessor`."""
+        """Reads the content of preprocessor_config.json. Missing settings come from `default` (None: CLIP's).
+
+        Raises InputError if a size has neither a shortest edge nor a height and a width.
+        """
         default = default or cls()
         size, crop = raw.get("size") or default.resize or 224, raw.get("crop_size") or default.crop or 224
         if isinstance(size, dict):
             size = size["shortest_edge"] if size.get("shortest_edge") else _pair(size, "size")
         crop = _pair(crop, "crop_size") if isinstance(crop, dict) else (crop, crop) if isinstance(crop, int) else crop
-        normalise = _said(raw, "do_normalize", True)
+        normalise = _get(raw, "do_normalize", True)
         return cls(
-            resize=size if _said(raw, "do_resize", True) else None,
-            crop=crop if _said(raw, "do_center_crop", default.crop is not None) else None,
-            resample=_said(raw, "resample", default.resample),
-            scale=_said(raw, "rescale_factor", default.scale) if _said(raw, "do_rescale", True) else None,
-            mean=tuple(_said(raw, "image_mean", default.mean)) if normalise else (0.0, 0.0, 0.0),
-            std=tuple(_said(raw, "image_std", default.std)) if normalise else (1.0, 1.0, 1.0),
+            resize=size if _get(raw, "do_resize", True) else None,
+            crop=crop if _get(raw, "do_center_crop", default.crop is not None) else None,
+            resample=_get(raw, "resample", default.resample),
+            scale=_get(raw, "rescale_factor", default.scale) if _get(raw, "do_rescale", True) else None,
+            mean=tuple(_get(raw, "image_mean", default.mean)) if normalise else (0.0, 0.0, 0.0),
+            std=tuple(_get(raw, "image_std", default.std)) if normalise else (1.0, 1.0, 1.0),
         )
 
     def to_hf(self, processor: str = "CLIPImageProcessor") -> dict[str, Any]:
-        """The content of a preprocessor_config.json for `processor`, a class of `transformers`."""
+        """The content of preprocessor_config.json. `processor` is the name of a class of `transformers`."""
         square = self.resize if isinstance(self.resize, tuple) else None
         crop = self.crop or (224, 224)
         return {
@@ -87,19 +87,22 @@ class Preprocessing:
         }
 
     def resized(self, size: int) -> "Preprocessing":
-        """The same with another input size."""
+        """The same settings with another input size."""
         resize = (size, size) if isinstance(self.resize, tuple) else size
         return replace(self, resize=resize, crop=(size, size))
 
-    def __call__(self, images: ImageInput) -> Float[np.ndarray, "b y x 3"]:
-        """Normalised float32; raises InputError for an unreadable image, naming it."""
-        check_images(images)
-        done = [self._one(open_image(image)) for image in images]
-        if len({image.shape for image in done}) > 1:
-            raise InputError("images of several sizes need a preprocessing with a centre crop or a fixed size")
-        return np.stack(done)
+    def __call__(self, images: ImageList) -> Float[np.ndarray, "b y x 3"]:
+        """Preprocessed images, float32.
 
-    def _one(self, image: Image.Image) -> Float[np.ndarray, "y x 3"]:
+        Raises InputError for an image that cannot be read, and for images whose sizes still differ at the end.
+        """
+        check_image_list(images)
+        processed = [self._process(Image.fromarray(to_pixels(image))) for image in images]
+        if len({image.shape for image in processed}) > 1:
+            raise InputError("images of several sizes need a preprocessing with a centre crop or a fixed size")
+        return np.stack(processed)
+
+    def _process(self, image: Image.Image) -> Float[np.ndarray, "y x 3"]:
         if self.resize is not None:
             height, width = _resized_shape(image.height, image.width, self.resize)
             image = image.resize((width, height), resample=Image.Resampling(self.resample))
@@ -107,44 +110,17 @@ class Preprocessing:
         if self.crop is not None:
             pixels = _centre_crop(pixels, *self.crop)
         if self.scale is not None:
-            # multiplied in float64, as in CLIPImageProcessor
+            # in float64, as CLIPImageProcessor does it
             pixels = (pixels.astype(np.float64) * self.scale).astype(np.float32)
         return self.normalise(pixels.astype(np.float32))
 
     def normalise(self, images: Any) -> Any:
-        """By mean and standard deviation; float32 (..., 3), of numpy or JAX."""
+        """Subtracts the mean and divides by the standard deviation; float32 (..., 3), numpy or JAX."""
         return (images - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
-def check_images(images: ImageInput) -> None:
-    """Raises InputError unless `images` is a list or a uint8 array of images; files are not looked into."""
-    if isinstance(images, np.ndarray):
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise InputError(f"the images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3) or a list")
-    elif isinstance(images, str | os.PathLike | Image.Image):
-        raise InputError("expected a list of images, got a single one; put it in a list")
-    elif not isinstance(images, list | tuple):
-        raise InputError(f"the images are a {type(images).__name__}, expected uint8 (B, H, W, 3) or a list")
-
-
-def open_image(image: Any) -> Image.Image:
-    """An RGB image, upright, transparency laid on white; raises InputError where it cannot be read."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise InputError(f"an image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
-        return Image.fromarray(image)
-    if isinstance(image, str | os.PathLike):
-        return Image.fromarray(read_image(image))
-    if not isinstance(image, Image.Image):
-        raise InputError(f"an image is a {type(image).__name__}, expected a path, a PIL image or uint8 (H, W, 3)")
-    try:
-        return to_rgb(image)
-    except DAMAGE as error:  # a lazy PIL image reads its file only now
-        raise InputError(f"the PIL image cannot be read ({error}); repair its file") from error
-
-
-def _said(raw: dict[str, Any], name: str, default: Any) -> Any:
-    """A value of the file; null is as good as nothing, as in files of transformers 4.50 and later."""
+def _get(raw: dict[str, Any], name: str, default: Any) -> Any:
+    """A value of the file. Null counts as missing, since transformers 4.50 and later write null for defaults."""
     return default if raw.get(name) is None else raw[name]
 
 
@@ -162,7 +138,7 @@ def _resized_shape(height: int, width: int, target: int | tuple[int, int]) -> tu
 
 
 def _centre_crop(pixels: UInt8[np.ndarray, "y x 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Cut from the middle; a smaller image gets a black border, the odd pixel of it before the image."""
+    """Cuts out the middle. A smaller image gets a black border; an odd pixel goes to its top or left side."""
     before = [max(0, ceil((n - m) / 2)) for n, m in zip((height, width), pixels.shape, strict=False)]
     after = [max(0, (n - m) // 2) for n, m in zip((height, width), pixels.shape, strict=False)]
     pixels = np.pad(pixels, [*zip(before, after, strict=True), (0, 0)])

@@ -162,7 +162,7 @@ def _read_panoptic(path: Path) -> tuple[tuple[str, ...], dict[str, dict[int, int
             for annotation in content["annotations"]
         }
     except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} is no file of COCO's panoptic annotations ({error!r}); fetch it again") from error
+        raise InputError(f"{path} is not a file of COCO's panoptic annotations ({error!r}); fetch it again") from error
     count = len(content["annotations"]), len(content["categories"])
     if (len(segments), len(names)) != count or len(names) > IGNORE:
         raise InputError(

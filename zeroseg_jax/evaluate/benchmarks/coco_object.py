@@ -137,7 +137,7 @@ def _read(path: Path) -> tuple[list[_Picture], list[str]]:
                     f"annotation {annotation.get('id')!r} of the image {annotation['image_id']!r}, which is unknown"
                 )
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise InputError(f"{path} is no file of COCO's annotations ({error!r}); fetch it again") from error
+        raise InputError(f"{path} is not a file of COCO's annotations ({error!r}); fetch it again") from error
     for picture in pictures.values():
         if min(picture.size) < 1 or picture.size[0] * picture.size[1] > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
             raise InputError(
