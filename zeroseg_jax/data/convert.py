@@ -1,13 +1,20 @@
-"""Writes a folder of images, a set of tar files (webdataset) or a TFDS dataset as ArrayRecord shards.
+"""Writes a data set of images as ArrayRecord shards, which training reads fastest.
 
-    python -m zeroseg_jax.data.convert --source folder|tar|tfds:NAME --root FOLDER [--split train] --out DIR
+    python -m zeroseg_jax.data.convert --source SOURCE --root PLACE [--split train] --out DIR
         [--center_crop 224 [--quality 95]]
 
-The images keep their encoding; each is decoded once, and those that cannot be are left out and named in
-DIR/SPLIT-broken.txt. With --center_crop the largest centred square of each is stored, resized to so many pixels, as a
-JPEG: a run with --config.data.augment=center and that image_size shows the same pixels, up to JPEG, and decodes much
-less. A command that was stopped goes on where it was. Train on the result with --config.data.source=arrayrecord
---config.data.root=DIR --config.data.split=SPLIT.
+SOURCE says what is at PLACE:
+    folder        a folder of images, such as one with a folder for each class
+    tar           a folder of tar files (webdataset), or one tar file, such as ILSVRC2012_img_train.tar
+    tfds:NAME     a data folder of TensorFlow Datasets, in ArrayRecord or TFRecord files; needs no TensorFlow
+    parquet       a folder of Parquet files, as Hugging Face stores data sets, or one of them
+    hf:NAME       a data set that the library `datasets` loads from the hub, or a local folder; --root is for downloads
+
+The images keep their encoding. Each is decoded once; those that cannot be decoded are left out and named in
+DIR/SPLIT-broken.txt. With --center_crop the largest centred square of each image is stored instead, resized to that
+many pixels, as a JPEG: a run with --config.data.augment=center and that image_size shows the same pixels, up to JPEG,
+and decodes much less. A command that was stopped goes on where it was. Train on the result with
+--config.data.source=arrayrecord --config.data.root=DIR --config.data.split=SPLIT.
 """
 
 import argparse
@@ -28,27 +35,54 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.augment import Augmentation, center_box
 from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced
-from zeroseg_jax.data.sources.open import CaptionedSource, open_source
+from zeroseg_jax.data.sources.open import CaptionedSource, FirstImages, open_source
 from zeroseg_jax.data.text import is_text, read_json, readable
+from zeroseg_jax.data.workers import usable_cpus
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
 
 QUALITY = 95
-"""Of the JPEGs of centred squares."""
+"""The default JPEG quality of centred squares."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser("python -m zeroseg_jax.data.convert", __doc__)
-    parser.add_argument("--source", required=True, help="folder, tar or tfds:NAME, as data.source of a config")
-    parser.add_argument("--root", required=True, help="the folder of the source, as data.root")
-    parser.add_argument("--split", default="train", help="the part of the source, as data.split (train)")
+    parser.add_argument("--source", required=True, help="folder, tar, tfds:NAME, parquet or hf:NAME")
+    parser.add_argument("--root", default="", help="the folder or file of the source")
+    parser.add_argument("--split", default="train", help="the part of the source (train)")
     parser.add_argument("--limit", type=int, default=0, help="convert only so many images, the first (0: all)")
     parser.add_argument("--out", required=True, type=Path, help="folder of the shards, SPLIT-*.array_record")
     parser.add_argument("--center_crop", type=int, default=0, metavar="SIZE", help="store centred squares of that side")
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"of their JPEGs, 1 to 100 ({QUALITY})")
     parser.add_argument("--images-per-shard", type=int, default=4096, help="(4096)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="that read and decode (all cores)")
+    parser.add_argument("--threads", type=int, default=usable_cpus(), help="that read and decode (all cores)")
     return parser.parse_args(argv)
+
+
+def open_convertible(data: argparse.Namespace) -> CaptionedSource:
+    """Opens what `source`, `root`, `split` and `limit` describe: as `open_source`, and `parquet` and `hf:NAME` too.
+
+    Raises:
+        InputError: an unknown source, a missing package, or what the source says of its files.
+    """
+    kind, _, name = data.source.partition(":")
+    root = os.path.expanduser(data.root)
+    try:
+        if data.source == "parquet" and root:
+            from zeroseg_jax.data.sources.parquet import ParquetSource
+
+            source: CaptionedSource = ParquetSource(root, data.split)
+        elif kind == "hf" and name:
+            from zeroseg_jax.data.sources.hf_datasets import HFDatasetSource
+
+            source = HFDatasetSource(name, root, data.split)
+        else:
+            return open_source(data)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--source {data.source} needs the package {error.name}; pip install 'zeroseg_jax[convert]'"
+        ) from error
+    return FirstImages(source, data.limit) if data.limit else source
 
 
 def convert(
@@ -61,15 +95,18 @@ def convert(
     center_crop: int = 0,
     quality: int = QUALITY,
 ) -> dict[str, str]:
-    """Writes the shards of `source` that are missing in `out`; returns the reasons of the broken images by their keys.
+    """Writes the shards of `source` that `out` lacks.
+
+    Returns:
+        Why each broken image cannot be read, by its key.
 
     Args:
         center_crop: side in pixels of the centred squares to store; 0 stores the files as they are.
-        quality: of their JPEGs, 1 to 100, without subsampling of the colours.
+        quality: JPEG quality of these squares, 1 to 100; their colours are not subsampled.
 
     Raises:
-        InputError: `out` holds shards of another source, or of another number of images, or cannot be written to, as
-            where the disk is full. What is complete stays, and the same call goes on with it.
+        InputError: `out` holds shards of another source or of another number of images, or it cannot be written, for
+            example because the disk is full. Complete shards stay, and the same call goes on after them.
     """
     if images_per_shard < 1 or threads < 1:
         raise InputError("--images-per-shard and --threads must be at least 1")
@@ -77,10 +114,10 @@ def convert(
         raise InputError("--center_crop must be at least 1, or 0 for none, and --quality 1 to 100")
     if not is_text(str(out)):
         raise InputError(f"--out={readable(str(out))} is not UTF-8, as ArrayRecord needs it; choose another name")
-    # what is stored is decoded and resized as a run would do it
+    # the run's own code, so that what is stored is what a run would show
     crop = Augmentation(center_crop, augment="center", flip=False) if center_crop else None
     note: dict[str, Any] = {"center_crop": center_crop, "quality": quality} if center_crop else {}
-    with _told(out):
+    with _writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
     _same_source(out / f"{split}-source.json", source, note | {"images_per_shard": images_per_shard})
     count = -(-len(source) // images_per_shard)
@@ -98,7 +135,7 @@ def convert(
                             file.write(f"{readable(record.key)}\t{readable(record.reason)}\n")
                     else:
                         writer.write(record)
-                        if not writer.ok():  # what went wrong is told by close
+                        if not writer.ok():  # close raises the reason
                             break
                     done += 1
                     bar.update(done, "images")
@@ -107,8 +144,8 @@ def convert(
 
 
 @contextlib.contextmanager
-def _told(place: Path) -> Iterator[None]:
-    """What the disk says to its body becomes one sentence."""
+def _writing_to(place: Path) -> Iterator[None]:
+    """Raises InputError with one sentence where its body cannot write."""
     try:
         yield
     except OSError as error:
@@ -120,18 +157,18 @@ def _told(place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_shard(shard: Path) -> Iterator[ArrayRecordWriter]:
-    """The writer of a shard, which gets its name when it is complete and leaves nothing if it does not get so far."""
-    # a name that no reader takes for a shard
+    """The writer of a shard. The file gets its name when it is complete; an unfinished file is removed."""
+    # no reader takes this name for a shard
     unfinished = shard.with_suffix(".unfinished")
     try:
-        with _told(shard):
+        with _writing_to(shard):
             try:
                 writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
                 try:
                     yield writer
                 finally:
                     writer.close()
-            except RuntimeError as error:  # ArrayRecord's, for whatever the disk says
+            except RuntimeError as error:  # ArrayRecord raises it for any error of the disk
                 raise OSError(None, str(error).split(";")[0]) from error
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
@@ -141,11 +178,11 @@ def _open_shard(shard: Path) -> Iterator[ArrayRecordWriter]:
 
 
 def _same_source(path: Path, source: CaptionedSource, options: dict[str, Any]) -> None:
-    """Notes what is converted, or compares it with what was."""
+    """Writes a note of what is converted, or compares it with the note that is there."""
     ends = [source.key(0), source.key(len(source) - 1)] if len(source) else []
     now = {"images": len(source), "first_and_last": ends, **options}
     if not path.exists():
-        with _told(path):
+        with _writing_to(path):
             unfinished = path.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(now) + "\n")
             unfinished.rename(path)
@@ -161,7 +198,7 @@ def _same_source(path: Path, source: CaptionedSource, options: dict[str, Any]) -
 def _record(source: CaptionedSource, i: int, crop: Augmentation | None, quality: int) -> bytes | BrokenImage:
     try:
         data, text = source.read(i), source.text(i)
-        assert isinstance(data, bytes)  # all sources that can be named here hold encoded images
+        assert isinstance(data, bytes)  # every source that can be named here holds encoded images
         if crop is None:
             decode_image(data, source.key(i))
         else:
@@ -173,7 +210,7 @@ def _record(source: CaptionedSource, i: int, crop: Augmentation | None, quality:
 
 
 def _squared(data: bytes, key: str, crop: Augmentation, quality: int) -> bytes:
-    """The centred square of an encoded image, as a JPEG; a JPEG that is that already stays as it is."""
+    """The centred square of an encoded image, as a JPEG. A JPEG that has this size already is returned as it is."""
     picture = decode_reduced(data, key, lambda height, width: crop.reduction(center_box((height, width))))
     if picture.extent == (crop.size, crop.size) and data.startswith(b"\xff\xd8"):
         return data
@@ -182,7 +219,7 @@ def _squared(data: bytes, key: str, crop: Augmentation, quality: int) -> bytes:
 
 
 def _broken(path: Path) -> dict[str, str]:
-    """A shard that was begun again names its broken images twice."""
+    """The reasons in a list of broken images, by their keys; a shard that was begun again is in it twice."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     return dict(line.split("\t", 1) for line in lines if "\t" in line)  # type: ignore[misc]
 
@@ -190,7 +227,7 @@ def _broken(path: Path) -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
-        source = open_source(arguments)
+        source = open_convertible(arguments)
         broken = convert(
             source,
             arguments.out,

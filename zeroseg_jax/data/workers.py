@@ -10,6 +10,13 @@ from collections.abc import Iterator
 _LEFT_TO_THE_PARENT = {signal.SIGINT, signal.SIGTERM}
 
 
+def usable_cpus() -> int:
+    """The processors that this process may use, which a container or a scheduler may have limited."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def follow_parent(*_: int) -> None:
     """Makes this worker end when its parent does, also by SIGKILL, and not before.
 

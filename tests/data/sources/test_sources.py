@@ -249,8 +249,8 @@ class TestPrepared:
         folder.mkdir(parents=True)
         for name in ("features.json", "dataset_info.json"):
             text = (tfds_root / "little_imagenet/1.9.0" / name).read_text()
-            (folder / name).write_text(text.replace("array_record", "tfrecord"))
-        with pytest.raises(InputError, match="not in ArrayRecord format"):
+            (folder / name).write_text(text.replace("array_record", "riegeli"))
+        with pytest.raises(InputError, match="is in neither ArrayRecord nor TFRecord format"):
             PreparedSource("little_imagenet", tmp_path)
 
 

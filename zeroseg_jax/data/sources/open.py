@@ -121,4 +121,9 @@ def _open(kind: str, root: str, split: str) -> CaptionedSource:
         from zeroseg_jax.data.sources.tfds import PreparedSource
 
         return PreparedSource("zeroseg_scenes", prepare(root, kind.partition("/")[2] or "default"), split)
+    if kind == "parquet" or name == "hf":
+        raise InputError(
+            f"data.source={kind} cannot be read at random; make shards of it first with"
+            f" `python -m zeroseg_jax.data.convert --source {kind}`"
+        )
     raise InputError(f"data.source is {kind!r}; it must be scenes, folder, tar, tfds:NAME or arrayrecord")

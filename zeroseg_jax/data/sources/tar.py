@@ -1,4 +1,4 @@
-"""Sets of tar files (webdataset) as a source."""
+"""Tar files of images as a source: sets of them (webdataset), and tar files of tar files (ILSVRC's)."""
 
 import io
 import json
@@ -37,34 +37,32 @@ class _Part(NamedTuple):
 class TarSource:
     """The images in the tar files of `root`, in the order of the tar files' names and of the images inside.
 
+    `root` is a folder of tar files, or a single tar file. A tar file inside a tar file is read too, as in
+    `ILSVRC2012_img_train.tar`, which holds one for each class; one more level down none is.
+
     A name means what it means to webdataset: up to the first dot of its last part it is the key of a sample, and what
     follows is a field of that sample, in either case. So `a/000017.jpg`, `a/000017.txt` and `a/000017.depth.png` are
     the fields `jpg`, `txt` and `depth.png` of `a/000017`. The image is the field of an image format, the first in the
     order of `ENDINGS` where there are several; `depth.png` is none. The caption is the field `txt`, or `caption` or
     `text` in the field `json`. Files and folders that begin with a dot, and `__MACOSX`, are left out.
 
-    `split` picks the tar files that are named `SPLIT-*.tar`; where none is, "train" means all. The headers are read at
-    the start, the images by seeking.
+    `split` picks the tar files that are named `SPLIT-*.tar`, `*_SPLIT.tar` or `SPLIT.tar`; where none is, "train" means
+    all. A single tar file is all of its split. The headers are read at the start, the images by seeking.
 
     An item is `{"image": uint8 (H, W, 3), "key": "TAR/NAME", "text": caption if there is one}`. Bytes of a name that
     are no UTF-8 are written \\xNN in its key.
 
     Raises:
-        InputError: no such folder, no tar files or none of this split in it, a damaged one, one with a field twice, or
-            no image in them.
+        InputError: no such folder or file, no tar files or none of this split in it, a damaged one, one with a field
+            twice, or no image in them.
         BrokenImage: from `source[i]`, an image that cannot be read; from `text` too, a caption that cannot.
     """
 
     def __init__(self, root: str | Path, split: str = "train"):
-        tars = list(files_by_name(Path(root), (".tar",)).values())
-        if not tars:
-            raise InputError(f"there are no tar files (*.tar, not compressed) in {root}; set data.root to their folder")
-        chosen = tars if split in WHOLE else [tar for tar in tars if tar.name.startswith(f"{split}-")]
-        if not chosen and split != "train":
-            raise InputError(f"no tar file in {root} is named {split}-*.tar; it holds {tars[0].name}, ...")
+        chosen = _choose(Path(root), split)
         self._samples: list[tuple[_Part, _Part | None]] = []
         others: list[_Part] = []
-        for tar in chosen or tars:
+        for tar in chosen:
             samples, lonely = _samples(tar)
             self._samples += samples
             others += lonely
@@ -75,9 +73,9 @@ class TarSource:
                 f" of {others[0]} begins its field {_field(others[0])!r}"
             )
         if not self._samples:
-            raise InputError(f"the tar files in {root} hold no images, files that end in {', '.join(ENDINGS)}{hint}")
+            raise InputError(f"the tar files of {root} hold no images, files that end in {', '.join(ENDINGS)}{hint}")
         if hint:
-            logging.warning("the tar files in %s hold %d images%s", root, len(self._samples), hint)
+            logging.warning("the tar files of %s hold %d images%s", root, len(self._samples), hint)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -109,6 +107,28 @@ class TarSource:
         key, text = self.key(i), self.text(i)
         item: dict[str, Any] = {"image": decode_image(self.read(i), key), "key": key}
         return item if text is None else item | {"text": text}
+
+
+def _choose(root: Path, split: str) -> list[Path]:
+    """The tar files of a split; raises InputError where there are none."""
+    if root.is_file():
+        return [root]
+    tars = files_by_name(root, (".tar",))
+    if not tars:
+        raise InputError(
+            f"there are no tar files (*.tar, not compressed) in {root}; set data.root to their folder or to one of them"
+        )
+    if split in WHOLE:
+        return list(tars.values())
+    chosen = [
+        path
+        for name, path in tars.items()
+        if name == split or path.name.startswith(f"{split}-") or name.endswith(f"_{split}")
+    ]
+    if not chosen and split != "train":
+        some = next(iter(tars.values())).name
+        raise InputError(f"no tar file in {root} is named {split}-*.tar or *_{split}.tar; it holds {some}, ...")
+    return chosen or list(tars.values())
 
 
 def _caption(fields: Any) -> str | None:
@@ -159,37 +179,64 @@ def _samples(tar: Path) -> tuple[list[tuple[_Part, _Part | None]], list[_Part]]:
 
 
 class _Archive(io.BufferedReader):
-    """A file of which nothing behind its end is asked for, since memory for all that is asked for is taken first."""
+    """A file up to byte `end`. No more is asked for at once, since memory for all that is asked for is taken first."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, end: int):
         super().__init__(io.FileIO(path))
-        self.length = path.stat().st_size
+        self._end = end
 
     def read(self, size: int | None = -1) -> bytes:
-        left = max(self.length - self.tell(), 0)
+        left = max(self._end - self.tell(), 0)
         return super().read(left if size is None or not 0 <= size <= left else size)
 
 
 def _files(tar: Path) -> Iterator[_Part]:
-    """The files in a tar file, in their order; raises InputError where it is damaged."""
+    """The files in a tar file and in the tar files inside it, in their order.
+
+    Raises:
+        InputError: a tar file is damaged.
+    """
+    for part in _members(tar, str(tar), 0, None):
+        path = PurePosixPath(part.name)
+        if path.suffix.lower() != ".tar" or any(map(hidden, path.parts)):
+            yield part
+            continue
+        for inner in _members(tar, f"{tar}/{readable(part.name)}", part.offset, part.offset + part.size):
+            yield inner._replace(name=f"{part.name}/{inner.name}")
+
+
+def _members(tar: Path, name: str, begin: int, end: int | None) -> Iterator[_Part]:
+    """The files in the archive `name`, which is the bytes from `begin` to `end` of the file `tar`."""
     try:
-        with _Archive(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            before = 0
-            for member in archive:
-                # a negative size would lead back to what was read, and the pieces of a sparse file lie elsewhere
-                if member.size < 0 or member.offset_data <= before or member.issparse():
-                    raise tarfile.ReadError(f"the size of {readable(member.name)} is impossible, or it is sparse")
-                before = member.offset_data
-                if member.isfile():
-                    yield _Part(tar, member.name, member.offset_data, member.size)
-            # tarfile takes a damaged header for the end, which is a block of zeros
-            file.seek(archive.offset)
-            end = file.read(tarfile.BLOCKSIZE)
-            if end and end != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"damaged at byte {archive.offset}")
-            if not end:
-                logging.warning("the tar file %s has no mark of its end, so it may have been cut off", tar)
+        end = tar.stat().st_size if end is None else end
+        with _Archive(tar, end) as file:
+            file.seek(begin)
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                before = begin
+                for member in archive:
+                    # a negative size would lead back to what was read, and the pieces of a sparse file lie elsewhere
+                    if member.size < 0 or member.offset_data <= before or member.issparse():
+                        raise tarfile.ReadError(f"the size of {readable(member.name)} is impossible, or it is sparse")
+                    if member.offset_data + member.size > end:
+                        raise tarfile.ReadError(f"it ends inside {readable(member.name)}")
+                    before = member.offset_data
+                    if member.isfile():
+                        yield _Part(tar, member.name, member.offset_data, member.size)
+                _check_end(file, archive.offset, begin, name)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
-            f"the tar file {tar} cannot be read ({error}); unpack it if it is compressed, or fetch it again"
+            f"the tar file {name} cannot be read ({error}); unpack it if it is compressed, or fetch it again"
         ) from error
+
+
+def _check_end(file: _Archive, offset: int, begin: int, name: str) -> None:
+    """Raises ReadError unless a block of zeros, the mark of an archive's end, is at `offset`, where reading stopped.
+
+    `tarfile` takes a damaged header for the end.
+    """
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if block and block != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"damaged at byte {offset - begin}")
+    if not block:
+        logging.warning("the tar file %s has no mark of its end, so it may have been cut off", name)

@@ -1,4 +1,4 @@
-"""Datasets that TensorFlow Datasets has prepared to ArrayRecord, read without TensorFlow."""
+"""Datasets that TensorFlow Datasets has prepared, in ArrayRecord or TFRecord files, read without TensorFlow."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from tensorflow_datasets.core.example_parser import ExampleParserNp
 
 from zeroseg_jax.data.decode import BrokenImage, decode_image
 from zeroseg_jax.data.sources.folder import WHOLE
+from zeroseg_jax.data.sources.tfrecord import Shard, TFRecords
 from zeroseg_jax.data.text import read_json
 from zeroseg_jax.errors import InputError
 
@@ -29,8 +30,8 @@ class PreparedSource:
     Nothing of a record but these features is decoded, and no image by TFDS, which would open any format.
 
     Raises:
-        InputError: no such dataset or split, no image feature, a dataset that is not in ArrayRecord format or has
-            features that are none of TFDS's own, or damaged files.
+        InputError: no such dataset or split, no image feature, a dataset that is in neither format or has features
+            that are none of TFDS's own, or files that are damaged or missing.
         BrokenImage: from `source[i]`, an image that cannot be read.
     """
 
@@ -40,18 +41,7 @@ class PreparedSource:
         self.features = dict(builder.info.features.items())
         self.image_feature, self._text = _features(builder)
         self._parsers: dict[str, ExampleParserNp] = {}
-        try:
-            self._items = builder.as_data_source(
-                split=self._split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-            )
-        except NotImplementedError as error:
-            raise InputError(
-                f"the dataset in {builder.data_dir} is not in ArrayRecord format, which random access needs;"
-                " convert it with `tfds convert_format --out_file_format=array_record`"
-            ) from error
-        except (ValueError, KeyError) as error:
-            known = ", ".join(builder.info.splits) or "none"
-            raise InputError(f"the dataset in {builder.data_dir} has no split {split!r}; it has {known}") from error
+        self._items = _records(builder, self._split)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -114,6 +104,37 @@ def _open(folder: Path) -> tfds.core.DatasetBuilder:
     except Exception as error:  # of protobuf or TFDS, which do not say which they raise
         said = " ".join(str(error).split())
         raise InputError(f"the dataset in {folder} cannot be read ({said}); prepare it again") from error
+
+
+def _records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    """The serialised examples of a split, by number."""
+    try:
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return builder.as_data_source(split=split, deserialize_method=raw)
+    except NotImplementedError as error:  # not in ArrayRecord format
+        if "tfrecord" not in {form.value for form in builder.info.available_file_formats()}:
+            raise InputError(
+                f"the dataset in {builder.data_dir} is in neither ArrayRecord nor TFRecord format; convert it with"
+                " `tfds convert_format --out_file_format=array_record`"
+            ) from error
+    except (ValueError, KeyError) as error:
+        raise _no_split(builder, split) from error
+    try:
+        parts = builder.info.splits[split].file_instructions
+    except (ValueError, KeyError) as error:
+        raise _no_split(builder, split) from error
+    shards = [Shard(Path(part.filename), part.skip, part.take, part.examples_in_shard) for part in parts]
+    if missing := [shard.path for shard in shards if not shard.path.is_file()]:
+        raise InputError(
+            f"{len(missing)} of the {len(shards)} files of the split {split!r} are not there, the first of them"
+            f" {missing[0]}; fetch them again"
+        )
+    return TFRecords(shards)
+
+
+def _no_split(builder: tfds.core.DatasetBuilder, split: str) -> InputError:
+    known = ", ".join(builder.info.splits) or "none"
+    return InputError(f"the dataset in {builder.data_dir} has no split {split!r}; it has {known}")
 
 
 def _own_features() -> set[str]:
