@@ -16,24 +16,20 @@
 # %% [markdown]
 # # Evaluate zero-shot
 #
-# Class names are all that the model is told. Beside it stand other readouts of the same teacher, and rules that know
-# the training masks but see only colours.
+# The model gets the class names of a data set and nothing else. It never saw a mask. The figure is the *mIoU*: for each
+# class, the pixels that truth and prediction share, divided by the pixels of either; then the mean over the classes.
 
 # %%
+# Installs the package where it is missing: from this clone of the project, or else from the package index.
 import os
 from importlib.util import find_spec
 
-REPOSITORY = ""  # for Colab: the address to clone this project from; in a clone of it nothing is needed
-
-if REPOSITORY and not os.path.isdir("../configs"):
-    # !git clone -q --depth 1 {REPOSITORY} repository
-    os.chdir("repository/notebooks")
 if not find_spec("zeroseg_jax"):
-    print("installing zeroseg_jax ...")
-    # %pip install -q "..[notebooks]"
+    SOURCE = ".." if os.path.exists("../setup.cfg") else "zeroseg_jax"
+    # %pip install -q "{SOURCE}[notebooks]"
 
 # %% tags=["parameters"]
-MODEL = "demo"  # the shipped tiny CLIP by MaskCLIP's readout; or "../runs/demo", or a hub id
+MODEL = "demo"  # the tiny CLIP that the package ships; or "../runs/demo", a folder, or a hub id
 TEMPLATES = None  # the model's own, or "photo", "clip7", "imagenet80", or texts of your own with {} in them
 SCENES = 16
 
@@ -49,13 +45,18 @@ from zeroseg_jax import draw
 from zeroseg_jax.config import load_config
 from zeroseg_jax.train import evaluate
 
-logging.set_verbosity(logging.ERROR)  # TFDS recommends OpenCV, which is not needed here
+logging.set_verbosity(logging.ERROR)
 workdir = Path(tempfile.mkdtemp(prefix="evaluate-"))
 
 # %% [markdown]
 # ## The table
 #
-# For a real benchmark set `config.eval.dataset = "voc"`, `.root` and `.split`; for all 300 test scenes `"scenes"`.
+# These are scenes that the package draws, because a benchmark has to be downloaded first. For PASCAL VOC set
+# `config.eval.dataset = "voc"`, `config.eval.root = "VOCdevkit"` and `config.eval.vocabulary = "voc_zeroseg"`, which is
+# the paper's protocol. `docs/data.md` says where each benchmark comes from.
+#
+# The table has the model and its *baselines*: other ways to read out the same CLIP, and rules that know the training
+# masks but see only colours. The interval says how much the figure would change with other images.
 
 # %%
 config = load_config("../configs/eval.py")
@@ -68,21 +69,23 @@ results = evaluate(config, workdir, MODEL)
 
 # %% [markdown]
 # ## The pictures
+#
+# One image in each row: the image, the truth, the model, the baselines.
 
 # %%
 Image.open(workdir / "gallery.png")
 
 # %% [markdown]
-# ## The bars
+# ## Model and baselines, and the classes
 
 # %%
-contenders = {"this model": results["miou"]} | {name: row["miou"] for name, row in results["baselines"].items()}
-contenders = dict(sorted(contenders.items(), key=lambda item: item[1]))
+scores = {"this model": results["miou"]} | {name: row["miou"] for name, row in results["baselines"].items()}
+scores = dict(sorted(scores.items(), key=lambda item: item[1]))
 classes = {name: iou for name, iou in results["iou"].items() if iou is not None}
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained", width_ratios=[1, 1.6])
-colours = ["#D55E00" if name == "this model" else "#56B4E9" for name in contenders]
-bars = left.barh(list(contenders), [100 * miou for miou in contenders.values()], color=colours)
+colours = ["#D55E00" if name == "this model" else "#56B4E9" for name in scores]
+bars = left.barh(list(scores), [100 * miou for miou in scores.values()], color=colours)
 left.bar_label(bars, fmt="%.0f", padding=3)
 left.set_title("mIoU, percent")
 
@@ -92,3 +95,11 @@ right.tick_params(axis="x", rotation=60)
 right.set_title("IoU of this model on each class, percent")
 for axis in (left, right):
     axis.spines[["top", "right"]].set_visible(False)
+
+# %% [markdown]
+# ## Everything else
+#
+# `report.html` in the same folder has the worst, median and best images, every class, and what is taken for what.
+
+# %%
+print(*sorted(path.name for path in workdir.glob("[!.]*")), sep="\n")

@@ -14,93 +14,137 @@
 # ---
 
 # %% [markdown]
-# # Segment with your own words
+# # Segment an image with your own words
 #
-# A model, an image, a list of words.
+# A CLIP knows images and texts. This notebook asks a CLIP which word fits each part of an image. Nothing is trained.
 
 # %%
+# Installs the package where it is missing: from this clone of the project, or else from the package index.
 import os
 from importlib.util import find_spec
 
-REPOSITORY = ""  # for Colab: the address to clone this project from; in a clone of it nothing is needed
-
-if REPOSITORY and not os.path.isdir("../configs"):
-    # !git clone -q --depth 1 {REPOSITORY} repository
-    os.chdir("repository/notebooks")
 if not find_spec("zeroseg_jax"):
-    print("installing zeroseg_jax ...")
-    # %pip install -q "..[notebooks]"
+    SOURCE = ".." if os.path.exists("../setup.cfg") else "zeroseg_jax"
+    # %pip install -q "{SOURCE}[notebooks]"
 
 # %% tags=["parameters"]
-# The shipped tiny CLIP, read out patch by patch, takes no download and no training, and its pictures look like it. A
-# student draws far better: "../runs/demo", after `python main.py --config=configs/demo.py`. For photographs, a hub id:
-# "openai/clip-vit-base-patch16".
-MODEL = "demo"
-SCENES = 8
+MODEL = "openai/clip-vit-base-patch16"  # a hub id, a folder, or the workdir of a run such as "../runs/demo"
+PHOTO = "coffee.jpg"  # your own photograph: its path
+WORDS = ["a cup of coffee", "a red saucer", "a spoon", "a wooden table"]
+SCENES = 6
+
+# %% [markdown]
+# ## Load a model
+#
+# A CLIP comes from the Hugging Face hub, about 600 MB at the first time. Without a network the photograph is shown as
+# it is, and the notebook goes on with the tiny CLIP that the package ships. That one knows only drawn scenes.
 
 # %%
-import time
-
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 import zeroseg_jax
 from zeroseg_jax import draw
 from zeroseg_jax.data.scenes.render import MATERIALS, NAMES, scene
 
-model = zeroseg_jax.load(MODEL)
-image = scene(16, "test").image  # or a path, such as "photo.jpg"
+try:
+    model = zeroseg_jax.load(MODEL)
+except zeroseg_jax.InputError as error:
+    model = None
+    print(error)
 
-out = model.segment(image, ["ladybird", "heart", "bricks"])
-out
+# %% [markdown]
+# ## A photograph and your words
+#
+# Every pixel gets the word that fits it best. So name everything that is in the image, the background too.
+#
+# The photograph is by Rachel Michetti (CC0).
 
 # %%
-print(out.areas())
+picture = Image.open(PHOTO) if model is None else model.segment(PHOTO, WORDS).overlay()
+picture
+
+# %% [markdown]
+# ## What `segment` returns
+#
+# The scenes below are drawn by the package. The tiny CLIP was made for them: it knows twelve objects, six materials and
+# six colours.
+#
+# | | |
+# |---|---|
+# | `out.label_map` | int32 (H, W): the index into `out.labels` of every pixel |
+# | `out.segments` | int32 (H, W): the segment, or the patch, that a pixel belongs to |
+# | `out.scores` | float32 (segments, words): the cosine of each segment with each word |
+# | `out.overlay()`, `out.save("x.png")` | the picture below |
+# | `out.save_mask("mask.png")` | a PNG with the indices as pixel values |
+# | `out.to_coco()` | annotations as COCO has them |
+
+# %%
+scenes_model = zeroseg_jax.load("demo")
+example = scene(16, "test")
+out = scenes_model.segment(example.image, ["ladybird", "heart", "bricks"])
 print(out.label_map.shape, out.label_map.dtype, "index into", out.labels)
-for annotation in out.to_coco():
-    print(annotation["category"], annotation["bbox"], annotation["area"], annotation["segmentation"]["counts"][:16])
-# out.save("overlay.png"); out.save_mask("mask.png")
+for word, share in out.areas().items():
+    print(f"{share:6.1%}  {word}")
+out
 
 # %% [markdown]
 # ## Encode once, ask often
 #
-# Any words will do, and what is not there should get no pixels. The tiny CLIP knows twelve objects, six materials and
-# six colours.
+# The model sees the image once. Other words then cost little.
 
 # %%
-encoded = model.encode(image)
-questions = ["ladybird", "bricks"], ["green ladybird", "purple heart", "bricks"], ["ladybird", "fish", "bricks"]
+encoded = scenes_model.encode(example.image)
+lists_of_words = ["ladybird", "bricks"], ["green ladybird", "purple heart", "bricks"], ["ladybird", "fish", "bricks"]
 
-figure, axes = plt.subplots(1, len(questions), figsize=(12, 5), layout="constrained")
-for axis, words in zip(axes, questions, strict=True):
+figure, axes = plt.subplots(1, 4, figsize=(12, 4), layout="constrained")
+axes[0].imshow(example.image)
+axes[0].set_title("the image")
+for axis, words in zip(axes[1:], lists_of_words, strict=True):
     axis.imshow(encoded.segment(words).overlay(size=384))
+    axis.set_title(", ".join(words), fontsize=9)
+for axis in axes:
     axis.set_anchor("N")
     axis.axis("off")
 
 # %% [markdown]
+# ## What a word scores
+#
+# Each patch of the image has an embedding. The cosine with the embedding of a word says how well they fit. The brighter
+# a patch, the better the word fits it.
+
+# %%
+result = encoded.segment(["ladybird", "heart", "bricks"])
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+for axis, word, scores in zip(axes, result.labels, result.scores.T, strict=True):
+    picture = axis.imshow(scores[result.segments], cmap="magma")
+    axis.set_title(f'cosine with "{word}"', fontsize=10)
+    axis.axis("off")
+    figure.colorbar(picture, ax=axis, shrink=0.7)
+
+# %% [markdown]
 # ## One jitted function
 #
-# `segment_fn` takes a whole batch, uint8 (B, H, W, 3) → int32 (B, H, W), and stays on the device. `model.export` writes
-# it for machines without this package; `model.save` writes the model for `zeroseg_jax.load`.
+# `segment_fn` gives the function itself: uint8 (B, H, W, 3) → int32 (B, H, W). It takes a whole batch and stays on the
+# device. `model.export("segment.jax", labels)` writes it for machines without this package.
 
 # %%
 scenes = [scene(seed, "test") for seed in range(SCENES)]
-images = np.stack([s.image for s in scenes])
-
-find_materials = model.segment_fn(images.shape[1:3], MATERIALS)
-find_materials(images).block_until_ready()  # compiles
-start = time.perf_counter()
+images = np.stack([each.image for each in scenes])
+find_materials = scenes_model.segment_fn(images.shape[1:3], MATERIALS)
+print(find_materials)
 materials = np.asarray(find_materials(images))
-print(f"{SCENES / (time.perf_counter() - start):.0f} images a second")
 
 # %% [markdown]
 # ## A gallery
 #
-# From top to bottom: the image, `segment_fn`'s materials, the answer to the words above it, the truth.
+# From top to bottom: the image, the materials by `segment_fn`, the words above the column by `segment`, the truth.
+# A student that was distilled from this CLIP draws far better: see `distill.ipynb`.
 
 # %%
-words = [list(dict.fromkeys([*(o.name for o in s.objects), *s.materials])) for s in scenes]
-answers = [model.segment(s.image, w) for s, w in zip(scenes, words, strict=True)]
+words = [list(dict.fromkeys([*(thing.name for thing in each.objects), *each.materials])) for each in scenes]
+results = [scenes_model.segment(each.image, names) for each, names in zip(scenes, words, strict=True)]
 
 
 def paint(label_map, labels):
@@ -111,8 +155,8 @@ def paint(label_map, labels):
 rows = [
     images,
     [paint(label_map, MATERIALS) for label_map in materials],
-    [paint(answer.label_map, answer.labels) for answer in answers],
-    [paint(s.mask, NAMES) for s in scenes],
+    [paint(result.label_map, result.labels) for result in results],
+    [paint(each.mask, NAMES) for each in scenes],
 ]
 legend = [(name, tuple(colour)) for name, colour in zip(NAMES, draw.palette(len(NAMES)), strict=True)]
-draw.gallery([", ".join(w) for w in words], rows, legend, cell=120)
+draw.gallery([", ".join(names) for names in words], rows, legend, cell=120)
