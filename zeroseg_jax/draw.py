@@ -11,13 +11,13 @@ from scipy import ndimage
 from zeroseg_jax.fonts import font_for, has_font
 
 # The first seven are by Okabe and Ito ("Color Universal Design", 2008). Each later colour is the one farthest in OKLab
-# from all before it. The distance is the least of four: normal sight, protanopia, deuteranopia and tritanopia, as
-# simulated by Machado (2009).
+# from all before it and from grey. None is nearly black or nearly white. The distance is the least of four: normal
+# sight, protanopia, deuteranopia and tritanopia, as simulated by Machado (2009).
 _BASE = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
-    *((90, 0, 0), (0, 0, 135), (120, 255, 255), (120, 75, 75), (45, 0, 225), (165, 105, 255), (0, 225, 165)),
-    *((60, 30, 75), (90, 45, 165), (180, 15, 0), (165, 60, 135), (165, 210, 255), (195, 255, 180), (105, 45, 105)),
-    *((120, 180, 120), (225, 15, 210), (135, 0, 15)),
+    *((120, 30, 0), (75, 45, 120), (150, 255, 225), (135, 75, 105), (165, 105, 255), (60, 0, 225), (180, 45, 30)),
+    *((135, 210, 255), (120, 0, 165), (135, 180, 120), (180, 225, 165), (135, 45, 255), (225, 195, 90), (195, 30, 165)),
+    *((45, 105, 45), (0, 75, 75), (105, 120, 90)),
 )
 NO_LABEL = (190, 190, 190)
 """Grey, the colour of pixels without a label."""
@@ -31,7 +31,7 @@ def palette(count: int) -> UInt8[np.ndarray, "c 3"]:
     The next 24 are paler versions of them, and the next 24 are darker versions. Then the colours repeat.
     """
     base = np.array(_BASE, float)
-    tones = np.concatenate([base, 0.5 * base + 0.5 * 255, 0.55 * base])
+    tones = np.concatenate([base, 0.5 * base + 0.5 * 255, 0.7 * base])
     return np.resize(tones, (count, 3)).round().astype(np.uint8)
 
 
