@@ -158,7 +158,7 @@ for axis, (name, title) in zip(axes, panels.items(), strict=True):
 # ## What the student sees, guesses and groups
 #
 # From left to right: an image; the patches that the student sees in training; its guess of the hidden ones; its
-# segments when it sees the whole image, each in its own colour. Each patch was normalised before the guess, so the
+# segments when it sees the whole image, each in its mean colour. Each patch was normalised before the guess, so the
 # picture takes the mean and the contrast of each hidden patch from the truth.
 
 # %%
@@ -185,7 +185,7 @@ pictures = {
     "the image": example,
     "what it sees": picture(jnp.where(hidden, 0.8, patches)),
     "its guess": picture(jnp.where(hidden, guess, patches)),
-    f"its {len(np.unique(segments))} segments": draw.paint(segments, student.config.segment_tokens[-1]),
+    f"its {len(np.unique(segments))} segments": draw.paint_segments(example, segments),
 }
 figure, axes = plt.subplots(1, len(pictures), figsize=(12, 3.4), layout="constrained")
 for axis, (title, shown) in zip(axes, pictures.items(), strict=True):

@@ -36,6 +36,15 @@ def test_paint_greys_what_is_no_label():
     np.testing.assert_array_equal(painted[1], [draw.NO_LABEL, draw.NO_LABEL])
 
 
+def test_segments_have_the_mean_colour_of_the_image_and_white_borders():
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, :2], image[:, 4:] = (100, 0, 50), (10, 20, 30)
+    segments = np.repeat([[7, 7, 7, 7, 2, 2, 2, 2]], 8, axis=0)
+    painted = draw.paint_segments(image, segments)
+    assert (painted[:, :4] == (50, 0, 25)).all() and (painted[:, 5:] == (10, 20, 30)).all()
+    assert (painted[:, 4] == 255).all()
+
+
 def test_overlay_enlarges_small_images_and_tints_regions():
     labels = np.zeros((24, 32), np.int32)
     labels[:, 16:] = 1

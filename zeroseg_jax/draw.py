@@ -41,6 +41,19 @@ def paint(labels: Int[np.ndarray, "h w"], count: int) -> UInt8[np.ndarray, "h w 
     return colours[np.where((labels >= 0) & (labels < count), labels, count)]
 
 
+def paint_segments(image: UInt8[np.ndarray, "h w 3"], segments: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Fills each segment with its mean colour in the image, and draws white lines between segments.
+
+    The colours are not those of `palette`, so that a segment is not taken for a class.
+    """
+    index = np.unique(segments, return_inverse=True)[1].reshape(segments.shape)
+    pixels = np.bincount(index.ravel())
+    means = np.stack([np.bincount(index.ravel(), image[..., i].ravel()) / pixels for i in range(3)], axis=-1)
+    painted = means[index].round().astype(np.uint8)
+    painted[_borders(index, max(1, round(min(segments.shape) / 200)))] = _WHITE
+    return painted
+
+
 def overlay(
     image: UInt8[np.ndarray, "h w 3"],
     labels: Int[np.ndarray, "h w"],

@@ -137,7 +137,8 @@ def _image_card(image: ReportImage, classes: Sequence[str]) -> dict[str, Any]:
         pictures.append((caption, label_map_uri(prediction.class_map, count)))
         if prediction.segments is not None:
             title = "segments" if name == "model" else f"segments of {name}"
-            pictures.append((title, label_map_uri(prediction.segments, int(prediction.segments.max()) + 1)))
+            painted = draw.paint_segments(image.example.image, prediction.segments)
+            pictures.append((title, jpeg_uri(painted)))
     class_maps = [truth, *(prediction.class_map for prediction in image.predictions.values())]
     used = sorted({int(value) for class_map in class_maps for value in np.unique(class_map)})
     palette = [tuple(colour) for colour in draw.palette(count).tolist()]

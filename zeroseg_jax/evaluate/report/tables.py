@@ -136,6 +136,8 @@ def draw_gallery(
 ) -> Image.Image:
     """A picture with one row for each example: image, truth, class maps and segments; below them a legend.
 
+    The segments have the mean colour of the image in them, with white lines between.
+
     Args:
         predictions: the class maps of each method. The first method is the model.
         segments: the model's segment maps; None if its segments are its patches.
@@ -150,7 +152,7 @@ def draw_gallery(
         prediction, *others = [draw.paint(class_map, len(classes)) for class_map in class_maps]
         pictures = [draw.paint(truth, len(classes)), prediction]
         if segments:
-            pictures.append(draw.paint(segments[i], int(segments[i].max()) + 1))
+            pictures.append(draw.paint_segments(example.image, segments[i]))
         rows.append([example.image, *pictures, *others])
     colours = draw.palette(len(classes))
     legend: list[tuple[str, tuple[int, ...]]] = [(classes[c], tuple(colours[c].tolist())) for c in sorted(used)]
