@@ -16,9 +16,9 @@ SPLITS = {"val": "validation", "train": "training"}
 
 
 def open_ade20k(root: str, split: str, limit: int = 0) -> MaskPairs:
-    """`ADEChallengeData2016`, the release of 150 classes (not the full ADE20K, nor the instances that TFDS has).
+    """`ADEChallengeData2016`, the release with 150 classes. The full ADE20K and TFDS's instances are not read.
 
-    Mask value 0 is everything else and does not count; 1 to 150 are the classes.
+    Mask values 1 to 150 are the classes. Value 0 is everything else and does not count.
     """
     split = SPLITS.get(split, split)
     needed = (f"images/{split}", f"annotations/{split}")

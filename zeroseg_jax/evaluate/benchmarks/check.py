@@ -1,4 +1,4 @@
-"""`--mode=check`: everything that is wrong with a dataset, before hours are spent on it."""
+"""`--mode=check`: finds all faults of a dataset before it is used."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from zeroseg_jax.progress import ProgressBar
 
 
 def check(config: ConfigDict) -> dict[str, Any]:
-    """Walks the evaluation dataset of `config` and prints what it finds.
+    """Reads all of the evaluation dataset of `config` and prints a report.
 
     Returns:
-        `pairs`: images with a good mask; `sizes`: how many of each "WIDTHxHEIGHT"; `pixels`: how many of each class,
-        and `ignored`: how many of none; `absent`: classes without a pixel; `unknown`: in how many masks each value is
-        that is no class; `missing`: files that are not there; `problems`: one sentence for each image that cannot be
-        used; `notes`: what else the reader found out, such as the order of the classes.
+        `pairs`: number of images with a usable mask; `sizes`: number of images of each "WIDTHxHEIGHT"; `pixels`:
+        number of pixels of each class; `ignored`: number of pixels that do not count; `absent`: classes without a
+        pixel; `unknown`: number of masks with each value that is no class; `missing`: missing files; `problems`: one
+        sentence for each unusable image; `notes`: other remarks of the reader, such as the order of the classes.
 
     Raises:
-        InputError: the dataset cannot be opened, or there are problems (after all have been printed).
+        InputError: the dataset cannot be opened, or has problems. All problems are printed before.
     """
     from zeroseg_jax.evaluate.benchmarks import open_benchmark  # which imports this module
 

@@ -8,11 +8,11 @@ from zeroseg_jax.evaluate.metrics import IGNORE
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary
 
 EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Of the 34 ids in `_labelIds.png`, those with a class, in its order (labels.py of cityscapesScripts)."""
+"""The ids of `_labelIds.png` that are evaluated, in the order of the classes (labels.py of cityscapesScripts)."""
 
 
 def open_cityscapes(root: str, split: str, limit: int = 0) -> MaskPairs:
-    """The fine annotations: `_labelTrainIds.png` (0 to 18) where the first image has it, else `_labelIds.png`."""
+    """The fine annotations: `_labelTrainIds.png` (0 to 18) if the first image has one, else `_labelIds.png`."""
     split = "val" if split == "validation" else split
     needed = (f"leftImg8bit/{split}", f"gtFine/{split}")
     folder = find_root(root, ("cityscapes",), needed, "Cityscapes")
@@ -31,7 +31,7 @@ def open_cityscapes(root: str, split: str, limit: int = 0) -> MaskPairs:
 
 
 def _files(folder: Path, end: str) -> dict[str, Path]:
-    """The files below the folders of the cities whose names end in `end`, by CITY/NAME without it; sorted."""
+    """The files in the folders of the cities that end in `end`, by CITY/NAME without the ending, sorted."""
     cities = sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
-    found = {f"{city.name}/{name}": path for city in cities for name, path in mask_files(city, end).items()}
-    return dict(sorted(found.items()))
+    files = {f"{city.name}/{name}": path for city in cities for name, path in mask_files(city, end).items()}
+    return dict(sorted(files.items()))

@@ -26,21 +26,21 @@ from zeroseg_jax.evaluate.metrics import IGNORE
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary
 
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
-"""Ids of COCO that no image has; those of the 80 categories of objects run to 90, those of the 91 of stuff to 182."""
+"""Category ids that COCO does not use. The 80 object categories have ids up to 90, the 91 of stuff up to 182."""
 THINGS = tuple(i for i in range(1, 91) if i not in UNUSED)
 CATEGORIES = tuple(i for i in range(1, 183) if i not in UNUSED)
 
 SPLITS = {"val": "val2017", "validation": "val2017", "train": "train2017"}
 BELOW = ("coco", "coco2017", "coco_stuff164k")
-"""Folders below eval.root that are looked for too."""
+"""Folders below eval.root that are searched too."""
 
 
 def open_object(root: str, split: str, limit: int = 0) -> MaskPairs:
-    """COCO-Object: background and the 80 classes of objects. All stuff and what has no label are background, so that
-    every pixel counts (other than void in VOC).
+    """COCO-Object: background and the 80 object classes.
 
-    Masks are `_instanceTrainIds.png`, values 0 to 80; where there are none, COCO-Stuff's original maps, whose objects
-    are counted and whose other values, 255 too, are background.
+    Stuff and unlabelled pixels are background, so every pixel counts. VOC's void has no counterpart here. Masks are
+    `_instanceTrainIds.png` with values 0 to 80. If there are none, COCO-Stuff's original maps are read: objects are
+    classes, and all other values, 255 included, are background.
     """
     folder, images, split = _images(root, split, limit, "COCO-Object")
     classes = load_vocabulary("coco_object_groupvit").classes
@@ -52,9 +52,9 @@ def open_object(root: str, split: str, limit: int = 0) -> MaskPairs:
 
 
 def open_stuff(root: str, split: str, limit: int = 0) -> MaskPairs:
-    """COCO-Stuff 164k: 80 classes of objects and 91 of stuff.
+    """COCO-Stuff 164k: 80 object classes and 91 of stuff.
 
-    Masks are `_labelTrainIds.png`, values 0 to 170, or the original maps, whose values are a category's id less 1.
+    Masks are `_labelTrainIds.png` with values 0 to 170, or the original maps, whose values are the category id - 1.
     """
     folder, images, split = _images(root, split, limit, "COCO-Stuff")
     classes = load_vocabulary("coco_stuff_mmseg").classes
@@ -65,17 +65,17 @@ def open_stuff(root: str, split: str, limit: int = 0) -> MaskPairs:
 
 
 def open_panoptic(root: str, split: str, limit: int = 0) -> MaskPairs:
-    """COCO's panoptic segmentation read as a semantic one: instances of a class are not told apart.
+    """COCO's panoptic segmentation as a semantic one: all instances of a class are that class.
 
-    The masks are in colours, a segment's id being R + 256 G + 65536 B; the JSON beside them has its category. Pixels
-    without a segment (id 0) do not count.
+    The masks are colour images, where the id of a segment is R + 256 G + 65536 B. The JSON beside them has the category
+    of each segment. Pixels without a segment (id 0) do not count.
     """
     folder, images, split = _images(root, split, 0, "COCO panoptic")
     path = folder / "annotations" / f"panoptic_{split}.json"
     classes, segments = _read_panoptic(path)
     folder = path.with_suffix("")
     masks = mask_files(folder)
-    # an image that is not there is one that ends in .jpg, next to the others
+    # The path of a missing image ends in .jpg.
     place = next(iter(images.values())).parent
     pairs = [
         Pair(name, images.get(name, place / f"{name}.jpg"), masks.get(name, folder / f"{name}.png"))
@@ -87,16 +87,16 @@ def open_panoptic(root: str, split: str, limit: int = 0) -> MaskPairs:
         pairs,
         classes,
         functools.partial(read_panoptic_mask, segments),
-        # of other categories than COCO's, the names in the file are asked for
+        # For other categories than COCO's the labels are the names in the file.
         vocabulary=vocabulary.name if vocabulary.classes == classes else "",
     )
 
 
 def read_panoptic_mask(segments: Mapping[str, Mapping[int, int]], path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Class indices from a panoptic PNG, where `segments[name of the image]` gives the class of each segment's id.
+    """Class indices from a panoptic PNG. `segments[image name][segment id]` is the class of a segment.
 
     Raises:
-        InputError: a missing or broken file, one that is not in colours, or a segment that the JSON does not have.
+        InputError: the file is missing, broken or no colour image, or a segment is not in the JSON.
     """
     mode, bits, values = decode_png(read_mask_file(path), show(path))
     if mode != "RGB" or bits != 8:
@@ -107,15 +107,15 @@ def read_panoptic_mask(segments: Mapping[str, Mapping[int, int]], path: Path) ->
     ids = red + 256 * green + 65536 * blue
     classes = {0: IGNORE} | dict(segments[path.stem])
     known = np.array(sorted(classes))
-    places = np.searchsorted(known, ids).clip(max=len(known) - 1)
-    strange = known[places] != ids
-    if strange.any():
-        raise UnknownValues(show(path), np.unique(ids[strange]).tolist(), "its JSON has no such segments")
-    return np.array([classes[i] for i in known.tolist()], np.uint8)[places]
+    positions = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    unknown = known[positions] != ids
+    if unknown.any():
+        raise UnknownValues(show(path), np.unique(ids[unknown]).tolist(), "its JSON has no such segments")
+    return np.array([classes[i] for i in known.tolist()], np.uint8)[positions]
 
 
 def _images(root: str, split: str, limit: int, dataset: str) -> tuple[Path, dict[str, Path], str]:
-    """The dataset's folder, the split's images by name, and the split as COCO calls it."""
+    """The dataset's folder, the split's images by name, and COCO's name of the split."""
     split = SPLITS.get(split, split)
     places = (f"images/{split}", split)
     base = Path(root).expanduser()
@@ -128,7 +128,7 @@ def _images(root: str, split: str, limit: int, dataset: str) -> tuple[Path, dict
 
 
 def _pairs(folder: Path, split: str, end: str, images: Mapping[str, Path]) -> tuple[list[Pair], bool]:
-    """The images with their masks, and whether these are converted (not COCO-Stuff's maps)."""
+    """The images with their masks, and whether the masks are converted ones (and not COCO-Stuff's maps)."""
     first = next(iter(images))
     own, maps = folder / "annotations" / split, folder / "stuffthingmaps" / split
     for place, ending in ((own, end), (maps, ".png"), (own, ".png")):
@@ -148,7 +148,7 @@ def _pairs(folder: Path, split: str, end: str, images: Mapping[str, Path]) -> tu
 
 
 def _read_panoptic(path: Path) -> tuple[tuple[str, ...], dict[str, dict[int, int]]]:
-    """The names of the categories by id, and for each image the class of each segment."""
+    """The category names sorted by id, and for each image the class of each segment."""
     if not path.is_file():
         raise InputError(f"there is no {path}; unpack COCO's panoptic annotations into {path.parent}")
     content = read_json(path, "file of COCO's panoptic annotations")

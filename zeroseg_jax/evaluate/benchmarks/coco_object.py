@@ -3,13 +3,13 @@
     python -m zeroseg_jax.evaluate.benchmarks.coco_object COCO [--split val2017] [--out FOLDER]
 
 reads COCO/annotations/instances_val2017.json and writes COCO/annotations/val2017/NAME_instanceTrainIds.png for every
-image in it (or below `--out`): the 80 categories become 1 to 80 in the order of their ids, everything else 0,
-background. So all stuff is background, and so is what nobody labelled: no pixel is left out of the figures. Where
-objects overlap, the smaller one is on top; regions of a crowd lie below all of them. An annotation that has no region,
-such as an empty list or polygons of two points, is left out and counted.
+image (or below `--out`). The 80 categories become 1 to 80 in the order of their ids. Everything else, also stuff and
+unlabelled pixels, is 0, the background, so no pixel is left out of the figures. Where objects overlap, the smaller one
+is on top. Regions of a crowd are below all objects. An annotation without a region, such as an empty list or polygons
+of two points, is left out, and the command says how many there are.
 
-GroupViT made its masks from COCO-Stuff's maps instead, which may decide such overlaps otherwise. For exactly its pixels
-leave out this command and unpack the maps into COCO/stuffthingmaps/val2017, which `coco_object` reads too.
+GroupViT made its masks from COCO-Stuff's maps, where overlaps may be drawn in another order. To get exactly its masks,
+do not run this command, but unpack the maps into COCO/stuffthingmaps/val2017. `coco_object` reads them too.
 """
 
 import argparse
@@ -34,11 +34,11 @@ CLASS = {category: i for i, category in enumerate(THINGS, 1)}
 
 
 class Written(NamedTuple):
-    """What `write_masks` has done."""
+    """The result of `write_masks`."""
 
     masks: int
     left_out: list[str]
-    """The annotations without a region or an image, as "annotation 12 of image.jpg"."""
+    """Annotations without a region or an image, such as "annotation 12 of image.jpg"."""
 
 
 class _Picture(NamedTuple):
@@ -54,8 +54,8 @@ def write_masks(root: Path, split: str = "val2017", out: Path | None = None) -> 
     """Writes the masks of all images of a split.
 
     Raises:
-        InputError: there are no annotations, they are of another kind or damaged, or the masks cannot be written. The
-            masks that are written already stay.
+        InputError: there are no annotations, they are of another kind or damaged, or the masks cannot be written. Masks
+            written before the error stay.
     """
     split = SPLITS.get(split, split)
     source, folder = root / "annotations" / f"instances_{split}.json", (out or root / "annotations") / split
@@ -78,7 +78,7 @@ def write_masks(root: Path, split: str = "val2017", out: Path | None = None) -> 
 
 
 def _save(mask: UInt8[np.ndarray, "h w"], path: Path) -> None:
-    """In one piece, so that a killed command leaves no half of a file."""
+    """Writes under another name first, so that a killed command leaves no half of a file."""
     unfinished = path.with_suffix(".tmp")
     try:
         Image.fromarray(mask).save(unfinished, "PNG")
@@ -88,12 +88,12 @@ def _save(mask: UInt8[np.ndarray, "h w"], path: Path) -> None:
 
 
 def draw_mask(picture: _Picture) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
-    """The classes of an image's pixels, 0 to 80: crowds first, then the objects from the largest to the smallest.
+    """The class of each pixel, 0 to 80. Crowds are drawn first, then the objects from the largest to the smallest.
 
     Returns:
-        The mask, and the annotations that have no region.
+        The mask, and the annotations without a region.
     """
-    found: list[tuple[bool, float, int, Bool[np.ndarray, "h w"]]] = []
+    regions: list[tuple[bool, float, int, Bool[np.ndarray, "h w"]]] = []
     empty = []
     for annotation in picture.annotations:
         said = f"annotation {annotation.get('id')!r} of {readable(picture.name)}"
@@ -110,15 +110,15 @@ def draw_mask(picture: _Picture) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
         area = annotation.get("area")
         if not isinstance(area, int | float) or not 0 <= area < 1e18:  # nor NaN
             area = region.sum()
-        found.append((not annotation.get("iscrowd"), -float(area), CLASS[category], region))
+        regions.append((not annotation.get("iscrowd"), -float(area), CLASS[category], region))
     mask = np.zeros(picture.size, np.uint8)
-    for _, _, value, region in sorted(found, key=lambda thing: thing[:2]):
+    for _, _, value, region in sorted(regions, key=lambda region: region[:2]):
         mask[region] = value
     return mask, empty
 
 
 def _read(path: Path) -> tuple[list[_Picture], list[str]]:
-    """The images of a file of annotations, in the order of their ids, and the annotations of none of them."""
+    """The images of an annotation file in the order of their ids, and the annotations that belong to no image."""
     if not path.is_file():
         raise InputError(f"there is no {path}; unpack COCO's annotations_trainval2017.zip in {path.parent.parent}")
     content = read_json(path, "file of COCO's annotations")

@@ -1,7 +1,7 @@
-"""The regions of COCO's annotations: polygons and run-length codes, checked before they become pixels.
+"""The regions of COCO's annotations: polygons and run-length codes, checked before they are drawn.
 
-pycocotools draws the polygons. It takes whatever it is given: a list of four numbers for a box, and codes that are too
-short for a mask whose rest is what happens to be in memory; infinite coordinates end the process.
+pycocotools draws the polygons and checks nothing: it reads four numbers as a box, fills up codes that are too short
+from uninitialised memory, and crashes on infinite coordinates.
 """
 
 from typing import Any
@@ -14,15 +14,15 @@ from zeroseg_jax.errors import InputError
 
 
 def read_region(given: Any, size: tuple[int, int], said: str) -> Bool[np.ndarray, "h w"] | None:
-    """The pixels of an annotation's `segmentation`; None where it has no region.
+    """The pixels of an annotation's `segmentation`; None if it has no region.
 
     Args:
-        given: polygons, lists of x, y, x, y, ...; or {"size": [height, width], "counts": a list or COCO's text}.
+        given: polygons, each a list x, y, x, y, ...; or {"size": [height, width], "counts": a list or COCO's text}.
         size: height and width of the image.
-        said: the annotation's name in messages.
+        said: name of the annotation, for messages.
 
     Raises:
-        InputError: it is neither, of another size than the image, or damaged.
+        InputError: it is neither, has another size than the image, or is damaged.
     """
     if given is None or given == []:
         return None
@@ -40,7 +40,7 @@ def read_region(given: Any, size: tuple[int, int], said: str) -> Bool[np.ndarray
 
 
 def _draw_polygons(polygons: list[Any], size: tuple[int, int], said: str) -> Bool[np.ndarray, "h w"] | None:
-    """Polygons of fewer than three points have no inside and are left out."""
+    """Draws polygons. Those with fewer than three points are left out."""
     height, width = size
     whole = []
     for polygon in polygons:
@@ -60,8 +60,11 @@ def _draw_polygons(polygons: list[Any], size: tuple[int, int], said: str) -> Boo
 
 
 def _parse_counts(text: str) -> list[int]:
-    """The runs in COCO's text: groups of five bits, the lowest first, 48 added to each; from the fourth run on they are
-    differences to the run two before."""
+    """The runs of COCO's text, or [] if it is damaged.
+
+    A character is five bits of a number, the lowest first, plus 48. From the fourth run on, the numbers are differences
+    to the run two before.
+    """
     counts: list[int] = []
     value = shift = 0
     for character in text:
@@ -80,7 +83,7 @@ def _parse_counts(text: str) -> list[int]:
 
 
 def _draw_runs(counts: list[Any], size: tuple[int, int], said: str) -> Bool[np.ndarray, "h w"]:
-    """Runs of pixels down the columns, in turn outside and inside."""
+    """Draws runs of pixels down the columns, alternately outside and inside the region."""
     height, width = size
     good = all(isinstance(count, int) and 0 <= count <= height * width for count in counts)
     if not good or sum(counts) != height * width:

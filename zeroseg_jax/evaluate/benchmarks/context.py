@@ -1,15 +1,14 @@
-"""PASCAL Context with 60 and 59 classes, and the check that its masks' values mean what the names say.
+"""PASCAL Context with 60 and 59 classes, and a check of the order of its classes.
 
-Masks of this dataset are in use in two orders of classes, and neither the masks nor their folder tells which: the
-alphabetical one of mmsegmentation's converter (GroupViT, TCL and CLIP-DINOiser evaluate on it) and that of the authors'
-59_labels.txt, where VOC's 20 classes come first. The wrong order ruins a mean IoU without any error.
+Two orders of the classes are in use. Neither the masks nor their folder says which one they have. One is the
+alphabetical order of mmsegmentation's converter, used by GroupViT, TCL and CLIP-DINOiser. The other is that of the
+authors' 59_labels.txt, which begins with VOC's 20 classes. The wrong order gives a wrong mean IoU without any error.
 
-The order is that of `classes.txt` or `59_labels.txt` in the dataset's folder ("12: dog" and "dog" are both understood),
-else the alphabetical one. Either way it is compared with what is known of the images apart from the masks: VOC's boxes
-in `Annotations/NAME.xml`. In up to 100 images, spread over the split, each box of one of VOC's classes should hold
-pixels of that class. Where less than half of the boxes do, the masks are refused. So 20 of the 59 classes are checked,
-through which the two orders differ; the other 39 are taken from the order that these 20 confirm. Without Annotations
-nothing can be checked, which `--mode=check` then says.
+The order is read from `classes.txt` or `59_labels.txt` in the dataset's folder, with lines "12: dog" or "dog". Without
+such a file it is alphabetical. It is then checked with VOC's boxes in `Annotations/NAME.xml`, in up to 100 images
+spread over the split: each box should hold pixels of its class. If less than half of the boxes do, the masks are
+refused. The boxes have 20 of the 59 classes, and the two orders differ in these. Without Annotations the order cannot
+be checked, and `--mode=check` says so.
 """
 
 import re
@@ -50,14 +49,14 @@ SAME = {
 
 SAMPLE = 100
 LEAST = 0.5
-"""Share of the boxes that must hold their class. In the right order nearly all should, in another by chance only."""
+"""Smallest share of boxes that hold their class. In the right order it is close to 1, in a wrong one close to 0."""
 
 
 def open_context(root: str, split: str, limit: int = 0, background: bool = True) -> MaskPairs:
-    """60 classes, the first of which is background, or 59, where background does not count.
+    """The 60 classes, of which the first is background, or the 59 without it; background then does not count.
 
     Raises:
-        InputError: a folder or list is missing, or the masks are in another order of classes than assumed.
+        InputError: a folder or list is missing, or the masks have another order of classes.
     """
     folder = find_root(root, ("VOCdevkit/VOC2010", "VOC2010"), FOLDERS, "PASCAL Context")
     pairs = list_pairs(folder, split, limit, *FOLDERS, lists=LISTS)
@@ -82,7 +81,7 @@ def open_context(root: str, split: str, limit: int = 0, background: bool = True)
 
 
 def _read_order(folder: Path, names: Sequence[str]) -> tuple[Sequence[str], str]:
-    """The name of each mask value, and where it is from."""
+    """The class name of each mask value, and the source of this order."""
     path = next((folder / name for name in LABELS if (folder / name).is_file()), None)
     if path is None:
         return names, "alphabetical order"
@@ -100,10 +99,10 @@ def _read_order(folder: Path, names: Sequence[str]) -> tuple[Sequence[str], str]
 
 
 def check_order(folder: Path, pairs: Sequence[Pair], order: Sequence[str], said: str) -> str:
-    """Compares the masks with VOC's boxes, and returns a sentence that says how that came out.
+    """Compares the masks with VOC's boxes, and returns a sentence with the result.
 
     Raises:
-        InputError: most boxes do not hold the class that they are said to.
+        InputError: most boxes do not hold pixels of their class.
     """
     boxes = list(_sample_boxes(folder, pairs))
     if not boxes:
@@ -128,27 +127,27 @@ def check_order(folder: Path, pairs: Sequence[Pair], order: Sequence[str], said:
 
 
 class Box(NamedTuple):
-    """An object of `Annotations`: its class, and the mask's values inside its box."""
+    """An object of `Annotations`: its class, and the values of the mask inside its box."""
 
     name: str
     values: frozenset[int]
 
 
 def _sample_boxes(folder: Path, pairs: Sequence[Pair]) -> Iterator[Box]:
-    """The objects of some images that have annotations and masks; those marked as difficult are left out."""
+    """The objects of some images that have annotations and masks, without those marked as difficult."""
     for i in np.linspace(0, len(pairs) - 1, min(len(pairs), SAMPLE)).round().astype(int).tolist():
         path = folder / "Annotations" / f"{pairs[i].name}.xml"
         if not path.is_file() or not pairs[i].mask.is_file():
             continue
         try:
             mask = read_mask(pairs[i].mask)
-        except InputError:  # which is told when the example is read
+        except InputError:  # reported when the example is read
             continue
         yield from (Box(name, frozenset(np.unique(mask[place]).tolist())) for name, place in _read_boxes(path))
 
 
 def _read_boxes(path: Path) -> list[tuple[str, tuple[slice, slice]]]:
-    """Class and place of each object in a file of VOC's that is not difficult and one of VOC's classes."""
+    """Class and box of each object of VOC's classes in an annotation file, without difficult objects."""
     try:
         found = []
         for thing in ElementTree.parse(path).findall("object"):

@@ -1,4 +1,4 @@
-"""What the readers share: an example, a benchmark, and masks in PNG files beside images."""
+"""Parts that all readers share: an example, a benchmark, and masks in PNG files beside images."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,15 +25,15 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.metrics import IGNORE
 
 UNKNOWN = -1
-"""Value, in a table of `value_table`, of what may not occur in a mask."""
+"""Entry of a `value_table` for values that may not occur in a mask."""
 
 
 class Example(NamedTuple):
-    """One image with its truth."""
+    """One image with its mask."""
 
     image: UInt8[np.ndarray, "h w 3"]
     mask: UInt8[np.ndarray, "h w"]
-    """Indices into the benchmark's classes; 255 does not count."""
+    """Indices into the benchmark's classes; 255 for pixels that do not count."""
     name: str
 
 
@@ -49,25 +49,24 @@ class Benchmark(Protocol):
 
     @property
     def groups(self) -> Mapping[str, Sequence[int]]:
-        """Classes that are also reported apart, by the name of the group."""
+        """Groups of classes whose mean is reported too, by name."""
 
     @property
     def background(self) -> int | None:
-        """The class that means everything which no other class names."""
+        """Index of the class for everything that no other class names; None if there is no such class."""
 
     @property
     def vocabulary(self) -> str:
-        """Name of the vocabulary that asks for the classes unless `eval.vocabulary` names another; "" is none."""
+        """Name of the vocabulary that counts unless `eval.vocabulary` names another; "" for none."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> Example:
-        """Raises InputError for a missing or broken image or mask, a mask of another size, or an unknown value in
-        it."""
+        """Raises InputError for a missing or broken file, a mask of another size, or an unknown value in it."""
 
 
 class UnknownValues(InputError):
-    """A mask with values that are neither a class nor 255."""
+    """A mask holds values that are neither a class nor 255."""
 
     def __init__(self, name: str, values: Sequence[int], classes: str):
         listed = ", ".join(str(value) for value in values)
@@ -84,7 +83,10 @@ class Pair(NamedTuple):
 
 
 class MaskPairs:
-    """Image files with mask files. `read` turns a mask's file into class indices; `notes` are what `check` tells."""
+    """A benchmark of image files with mask files.
+
+    `read` turns a mask's file into class indices. `notes` are sentences about the dataset that `check` prints.
+    """
 
     groups: Mapping[str, Sequence[int]] = {}
 
@@ -113,17 +115,17 @@ class MaskPairs:
         return make_example(readable(name), data, show(image_path), self.read(mask_path), show(mask_path))
 
     def orientation(self, i: int) -> int:
-        """EXIF's number for how the image is turned, 1 (not at all) to 8; raises BrokenImage."""
+        """EXIF's number for the rotation of the image, 1 (none) to 8. Raises BrokenImage."""
         path = self.pairs[i].image
         return read_orientation(read_file(path, show(path)), show(path))
 
     def missing(self) -> list[Path]:
-        """The files that are not there."""
+        """Files that do not exist."""
         return [path for pair in self.pairs for path in (pair.image, pair.mask) if not path.is_file()]
 
     def misfits(self) -> Iterator[str]:
-        """A sentence for each mask whose size, as the files' headers tell it, is not that of its image."""
-        with ThreadPoolExecutor(8) as pool:  # mostly waiting for files
+        """A sentence for each mask that has not the size of its image, by the headers of the files."""
+        with ThreadPoolExecutor(8) as pool:  # The threads mostly wait for files.
             yield from filter(None, pool.map(_misfit, self.pairs))
 
 
@@ -134,20 +136,20 @@ def _misfit(pair: Pair) -> str:
             fits = mask.size == image.size or (turned and mask.size == image.size[::-1])
             return "" if fits else wrong_size(show(pair.mask), mask.size, image.size)
     except DAMAGE:
-        return ""  # told, by its name, when it is read
+        return ""  # The error is reported when the image is read.
 
 
 def make_example(name: str, data: bytes, image_name: str, mask: UInt8[np.ndarray, "h w"], mask_name: str) -> Example:
-    """The upright image of the bytes `data`, with its mask.
+    """The upright image of the encoded bytes `data`, with its mask.
 
-    Where EXIF turns the image, the mask is turned with it, as it labels the pixels that are stored. A mask that has the
-    size of the turned image only was drawn on that, and stays as it is.
+    If EXIF turns the image, the mask is turned with it, because it labels the stored pixels. A mask that only has the
+    size of the turned image was drawn on the turned image, and is not turned.
 
     Raises:
-        InputError: the image cannot be read (`BrokenImage`), or the mask has neither of its sizes.
+        InputError: the image cannot be read (`BrokenImage`), or the mask does not have its size.
     """
     image, orientation = decode_image(data, image_name), read_orientation(data, image_name)
-    stored = image.shape[1::-1] if orientation > 4 else image.shape[:2]  # 5 to 8 change height and width
+    stored = image.shape[1::-1] if orientation > 4 else image.shape[:2]  # 5 to 8 swap height and width
     if mask.shape == stored:
         return Example(image, np.ascontiguousarray(turn_upright(mask, orientation)), name)
     if mask.shape != image.shape[:2]:
@@ -156,7 +158,7 @@ def make_example(name: str, data: bytes, image_name: str, mask: UInt8[np.ndarray
 
 
 def wrong_size(mask_name: str, mask: tuple[int, ...], image: tuple[int, ...]) -> str:
-    """The sentence for a mask that has not the width and height of its image."""
+    """The message for a mask whose size, (width, height), is not that of its image."""
     return (
         f"the mask {mask_name} has {mask[0]}x{mask[1]} pixels, its image {image[0]}x{image[1]}; they must agree, so"
         " take both from the same release of the dataset"
@@ -164,24 +166,24 @@ def wrong_size(mask_name: str, mask: tuple[int, ...], image: tuple[int, ...]) ->
 
 
 def show(path: Path) -> str:
-    """A path in a sentence."""
+    """A path as text for messages."""
     return readable(str(path))
 
 
 def read_mask(path: Path) -> Integer[np.ndarray, "h w"]:
-    """The values of a PNG: a palette image's indices (not its colours), or a grey image's values of 1 to 16 bits.
+    """The values of a PNG: the indices of a palette image, or the values of a grey image of 1 to 16 bits.
 
     Returns:
         uint8, or uint16 for an image of 16 bits.
 
     Raises:
-        InputError: a missing or broken file, another format, or an image in colours, which holds no indices.
+        InputError: the file is missing or broken, has another format, or is a colour image.
     """
     return decode_mask(read_mask_file(path), show(path))
 
 
 def read_mask_file(path: Path) -> bytes:
-    """The bytes of a mask's file; raises InputError for one that is not there or cannot be read."""
+    """The bytes of a mask's file. Raises InputError if it does not exist or cannot be read."""
     if not path.is_file():
         raise InputError(f"there is no mask {show(path)}; complete the dataset, or leave its image out of the split")
     try:
@@ -193,11 +195,11 @@ def read_mask_file(path: Path) -> bytes:
 
 
 def decode_mask(data: bytes, name: str) -> Integer[np.ndarray, "h w"]:
-    """`read_mask` for the bytes of a file; `name` is for messages."""
+    """`read_mask` of a file's bytes. `name` is for messages."""
     mode, bits, values = decode_png(data, name)
     if values.ndim != 2:
         raise InputError(f"the mask {name} has the mode {mode}; it must be a palette or a grey PNG of indices")
-    if mode == "L" and bits in (2, 4):  # which Pillow spreads over 0 to 255
+    if mode == "L" and bits in (2, 4):  # Pillow scales them to 0 to 255.
         values = values // (255 // (2**bits - 1))
     return values.astype(np.uint16 if bits == 16 else np.uint8)
 
@@ -205,16 +207,16 @@ def decode_mask(data: bytes, name: str) -> Integer[np.ndarray, "h w"]:
 def decode_png(data: bytes, name: str) -> tuple[str, int, Shaped[np.ndarray, "h w *c"]]:
     """Pillow's mode of a PNG, its bits for each channel, and its values as Pillow reads them.
 
-    No other format is read, since JPEG and WebP change values, and PGM and TIFF may scale them.
+    Other formats are not read: JPEG and WebP change values, and PGM and TIFF may scale them.
 
     Raises:
-        InputError: another format, or a broken file.
+        InputError: the file has another format or is broken.
     """
     try:
         with open_picture(data, ("PNG",)) as image:
             image.load()
-            return image.mode, data[24], np.asarray(image)  # a PNG's header says how many bits there
-    except UnidentifiedImageError as error:  # Pillow's own message is the address of the buffer
+            return image.mode, data[24], np.asarray(image)  # byte 24 of a PNG's header
+    except UnidentifiedImageError as error:  # Pillow's message would name a buffer.
         raise InputError(
             f"the mask {name} cannot be read, as it is no PNG; other formats do not keep values"
         ) from error
@@ -223,31 +225,31 @@ def decode_png(data: bytes, name: str) -> tuple[str, int, Shaped[np.ndarray, "h 
 
 
 def value_table(classes: Mapping[int, int] | Sequence[int]) -> Int[np.ndarray, " 256"]:
-    """The class of each mask value: `classes` maps values to classes or 255; 255 stays 255, others are UNKNOWN."""
+    """The class of each mask value. `classes` maps values to classes or 255. 255 stays 255, the rest is UNKNOWN."""
     table = np.full(256, UNKNOWN, np.int64)
     table[IGNORE] = IGNORE
     pairs = classes.items() if isinstance(classes, Mapping) else enumerate(classes)
-    for value, found in pairs:
-        table[value] = found
+    for value, index in pairs:
+        table[value] = index
     return table
 
 
 def apply_table(
     mask: Integer[np.ndarray, "h w"], table: Int[np.ndarray, " 256"], name: str
 ) -> UInt8[np.ndarray, "h w"]:
-    """The mask with the classes of its values; raises UnknownValues for a value that has none, as above 255."""
-    found = table[mask] if mask.dtype == np.uint8 else table[mask.clip(0, 255)]
+    """The class of each value of the mask. Raises UnknownValues for values without a class, such as those above 255."""
+    classes_of_pixels = table[mask] if mask.dtype == np.uint8 else table[mask.clip(0, 255)]
     if mask.dtype != np.uint8:
-        found[(mask < 0) | (mask > 255)] = UNKNOWN
-    if (found == UNKNOWN).any():
+        classes_of_pixels[(mask < 0) | (mask > 255)] = UNKNOWN
+    if (classes_of_pixels == UNKNOWN).any():
         known = np.flatnonzero(table[:IGNORE] != UNKNOWN)
         classes = f"{len(known)} values from {known.min()} to {known.max()}, and 255, are known"
-        raise UnknownValues(name, np.unique(mask[found == UNKNOWN]).tolist(), classes)
-    return found.astype(np.uint8)
+        raise UnknownValues(name, np.unique(mask[classes_of_pixels == UNKNOWN]).tolist(), classes)
+    return classes_of_pixels.astype(np.uint8)
 
 
 def table_reader(table: Int[np.ndarray, " 256"]) -> Callable[[Path], UInt8[np.ndarray, "h w"]]:
-    """A `read` of `MaskPairs` for masks whose values become classes by a table; it can be pickled."""
+    """A `read` of `MaskPairs` that looks mask values up in a table. It can be pickled."""
     return functools.partial(_read_by_table, table)
 
 
@@ -256,10 +258,10 @@ def _read_by_table(table: Int[np.ndarray, " 256"], path: Path) -> UInt8[np.ndarr
 
 
 def find_root(root: str | Path, below: Sequence[str], needed: Sequence[str], dataset: str) -> Path:
-    """The first of `root` and its folders `below` that has all the folders `needed`.
+    """The first of `root` and its folders `below` that holds all the folders `needed`.
 
     Raises:
-        InputError: none has; the sentence names the folder that was looked for.
+        InputError: there is no such folder; the message names a missing one.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -273,12 +275,12 @@ def find_root(root: str | Path, below: Sequence[str], needed: Sequence[str], dat
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """The images of a folder by their names without the ending, sorted; `files_by_name` says what it refuses."""
+    """The images of a folder by their names without the ending, sorted. Raises what `files_by_name` raises."""
     return files_by_name(folder, ENDINGS)
 
 
 def mask_files(folder: Path, end: str = ".png") -> dict[str, Path]:
-    """The masks of a folder by the names of their images: what stands before `end`, in either case."""
+    """The masks of a folder by the names of their images: the file name without `end`, in upper or lower case."""
     return {
         path.name[: -len(end)]: path
         for path in files_by_name(folder, (".png",)).values()
@@ -287,7 +289,7 @@ def mask_files(folder: Path, end: str = ".png") -> dict[str, Path]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, one on each line; raises InputError for a missing one, or one that repeats."""
+    """Class names from a text file, one on each line. Raises InputError for a missing file or a repeated name."""
     if not path.is_file():
         raise InputError(f"there is no {path}; write one class name on each line, in the order of the masks' values")
     names = tuple(name for _, name in numbered_lines(read_text(path)))

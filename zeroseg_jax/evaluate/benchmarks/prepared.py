@@ -1,4 +1,4 @@
-"""Any dataset that TensorFlow Datasets prepared with a feature of masks."""
+"""Prepared datasets of TensorFlow Datasets that have a feature of masks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,18 +20,18 @@ from zeroseg_jax.evaluate.benchmarks.masks import (
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary
 
 MASKS = ("segmentation", "segmentation_mask", "segmentation_label", "mask", "label_map", "annotation")
-"""Names that features of masks commonly have."""
+"""Common names of mask features."""
 
 
 class PreparedMasks:
-    """`tfds:NAME` below `root`, as `data.source` has it.
+    """The dataset `tfds:NAME` below `root`, as in `data.source`.
 
-    The masks are the feature `mask` if given, else the first of `MASKS` that there is, else the only image feature
-    beside the image; a feature may be an image or an integer tensor of one channel. The names of the classes are those
-    of the feature where it has some (`LabeledImage`), else those of `classes.txt` in `root`, else the vocabulary's.
+    The masks are the feature `mask` if it is given, else the first of `MASKS`, else the only image feature besides the
+    image. The feature may be an image or an integer tensor of one channel. The class names are those of the feature
+    (`LabeledImage`), else those of `classes.txt` in `root`, else those of the vocabulary.
 
     Raises:
-        InputError: no such dataset or split, no feature of masks or several, or classes without names.
+        InputError: there is no such dataset or split, no mask feature or several, or the classes have no names.
     """
 
     groups: Mapping[str, Sequence[int]] = {}

@@ -9,7 +9,7 @@ from zeroseg_jax.evaluate.benchmarks.masks import Example, decode_mask
 
 
 class Scenes:
-    """A split of the procedural scenes; objects and materials are reported apart."""
+    """A split of the procedural scenes. Objects and materials are groups with their own mean IoU."""
 
     name = "scenes"
     classes = NAMES
@@ -21,7 +21,7 @@ class Scenes:
     }
 
     def __init__(self, root: str, config: str = "default", split: str = "validation", limit: int = 0):
-        # TFDS takes a second to import
+        # Imported here, because TFDS takes a second to import.
         from zeroseg_jax.data.scenes.builder import SIZES, prepare
         from zeroseg_jax.data.sources.tfds import PreparedSource
 

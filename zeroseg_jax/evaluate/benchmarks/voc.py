@@ -23,21 +23,21 @@ FOLDERS = ("JPEGImages", "SegmentationClass")
 
 
 def open_voc(root: str, split: str, limit: int = 0) -> MaskPairs:
-    """The 21 classes; mask value 0 is background, 255 the void around objects."""
+    """The 21 classes. Mask value 0 is background, 255 is void."""
     pairs, classes = _voc_pairs(root, split, limit), load_vocabulary("voc_groupvit").classes
     read = table_reader(value_table(range(len(classes))))
     return MaskPairs("voc", pairs, classes, read, background=0, vocabulary="voc_groupvit")
 
 
 def open_voc20(root: str, split: str, limit: int = 0) -> MaskPairs:
-    """The 20 classes of objects; neither void nor background counts."""
+    """The 20 object classes. Pixels of void and of background do not count."""
     pairs, classes = _voc_pairs(root, split, limit), load_vocabulary("voc20_mmseg").classes
     read = table_reader(value_table((IGNORE, *range(len(classes)))))
     return MaskPairs("voc20", pairs, classes, read, vocabulary="voc20_mmseg")
 
 
 def open_folder(root: str, split: str, limit: int = 0) -> MaskPairs:
-    """A folder with a `classes.txt`, in VOC's layout or with images/ and masks/ in place of its folders."""
+    """A folder with a `classes.txt`, in VOC's layout or with the folders images/ and masks/."""
     plain = ("images", "masks")
     there = all((Path(root).expanduser() / name).is_dir() for name in plain)
     folder = find_root(root, (), plain if there else FOLDERS, "images and masks")
@@ -57,7 +57,7 @@ def _voc_pairs(root: str, split: str, limit: int) -> list[Pair]:
 
 
 def list_pairs(root: Path, split: str, limit: int, images: str, masks: str, lists: str = VOC_LISTS) -> list[Pair]:
-    """The images of a split with their masks; an image that is not there is one that ends in .jpg."""
+    """The images of a split with their masks. The path of a missing image ends in .jpg."""
     files, drawn = image_files(root / images), mask_files(root / masks)
     names = _read_split(root / lists, split, files, drawn)[: limit or None]
     if not names:
@@ -69,7 +69,7 @@ def list_pairs(root: Path, split: str, limit: int, images: str, masks: str, list
 
 
 def _read_split(folder: Path, split: str, images: Collection[str], masks: Collection[str]) -> Sequence[str]:
-    """The names of a split's images, from its list; without any list, or for "all", every image with a mask."""
+    """The names of a split's images, from its list. Without lists, or for "all", all images with a mask."""
     lists = files_by_name(folder, (".txt",))
     split = "val" if split == "validation" and split not in lists else split
     if split in lists:

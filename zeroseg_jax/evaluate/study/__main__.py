@@ -34,9 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     maker = commands.add_parser("make", help="make the page of a study")
     for side in ("a", "b"):
         maker.add_argument(f"--{side}", required=True, metavar="MODEL", help="anything that zeroseg_jax.load takes")
-    maker.add_argument(
-        "--images", required=True, metavar="FOLDER", help="folder with the images, searched with all folders below it"
-    )
+    maker.add_argument("--images", required=True, metavar="FOLDER", help="the images, also those in folders below")
     words = maker.add_mutually_exclusive_group()
     words.add_argument("--labels", help='the labels of all images, with commas between: "cat,grass"')
     words.add_argument("--labels-folder", type=Path, metavar="FOLDER", help="NAME.txt of each image, one label a line")
