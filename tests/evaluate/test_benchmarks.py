@@ -258,7 +258,7 @@ class TestCoco:
         with pytest.raises(InputError, match="holds 70000, but its JSON has no such segments"):
             opened("coco_panoptic", tmp_path)
         path.write_text("{}")
-        with pytest.raises(InputError, match="no file of COCO's panoptic annotations"):
+        with pytest.raises(InputError, match="not a file of COCO's panoptic annotations"):
             opened("coco_panoptic", tmp_path)
 
 
