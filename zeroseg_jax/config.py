@@ -49,6 +49,7 @@ def default_config() -> ConfigDict:
     config.data.root = ""
     config.data.split = "train"  # the part of the data set; "all" takes all of it
     config.data.limit = 0  # use the first so many images; 0 = all
+    config.data.held_out = 0  # leave so many of them out; a run without masks shows these in gallery.png
     # "crop": random resized crop; "center": the largest centred square; "none": the whole image, resized
     config.data.augment = "center"
     config.data.flip = False  # mirror half of the images
@@ -102,6 +103,8 @@ def default_config() -> ConfigDict:
     config.eval.dataset = "scenes"  # one of those in evaluate/benchmarks; "" = no evaluation
     config.eval.root = ""  # the folder of the data set; of "scenes" as data.root
     config.eval.split = "validation"  # the part of the data set
+    # words for gallery.png of a run without masks, with commas between; "" = the lines of labels.txt in data.root
+    config.eval.labels = ""
     config.eval.limit = 0  # use the first so many images; 0 = all
     config.eval.vocabulary = ""  # class names, prompts and protocol: a name in evaluate/vocabularies, or a .toml file
     config.eval.mask = ""  # of tfds:NAME: the feature with the masks; "" = found by its name

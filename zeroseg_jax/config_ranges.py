@@ -71,6 +71,7 @@ RANGES: dict[str, Number] = {
     "mesh.fsdp": whole(-1),
     "mesh.tensor": whole(-1),
     "data.limit": whole(0),
+    "data.held_out": whole(0, 1000),
     "data.scale": Number(0, 1, above=True, count=(2, 2)),
     "data.ratio": Number(0, math.inf, above=True, count=(2, 2)),
     "data.workers": whole(0, 1024),
@@ -127,7 +128,7 @@ RANGES: dict[str, Number] = {
 
 NAME = 255
 """Letters of a file's name, at most, on all file systems that are in use."""
-NOT_PATHS = ("eval.templates", "templates", "eval.background")
+NOT_PATHS = ("eval.labels", "eval.templates", "templates", "eval.background")
 
 
 def check_ranges(values: dict[str, Any]) -> None:

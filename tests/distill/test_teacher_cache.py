@@ -20,7 +20,7 @@ from zeroseg_jax.chips import CHIPS
 from zeroseg_jax.config import set_key, to_json
 from zeroseg_jax.data.pipeline import ordered_batches, train_iterator
 from zeroseg_jax.data.resize import resize
-from zeroseg_jax.data.sources.open import FirstImages, open_source
+from zeroseg_jax.data.sources.open import Subset, open_source
 from zeroseg_jax.distill import embed as embed_module
 from zeroseg_jax.distill import teacher_cache
 from zeroseg_jax.distill.model_flops import teacher_flops
@@ -300,7 +300,7 @@ def test_the_size_is_told_before_it_starts(cached_config, tmp_path, monkeypatch)
     monkeypatch.setattr(logging, "info", lambda text, *args: told.append(text % args))
     monkeypatch.setattr(logging, "warning", lambda text, *args: told.append(text % args))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=50_000_000_000))
-    source = FirstImages(open_source(config.data), 1)
+    source = Subset(open_source(config.data), [0])
     source._count = 1_281_167  # only counted
     teacher_cache.tell_size(teacher, source, config, tmp_path)
     assert f"take 59.0 GB in {tmp_path}: 1281167 images x 30 views x 768 numbers in float16" in told[0]

@@ -35,7 +35,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.augment import Augmentation, center_box
 from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced
-from zeroseg_jax.data.sources.open import CaptionedSource, FirstImages, open_source
+from zeroseg_jax.data.sources.open import CaptionedSource, Subset, open_source
 from zeroseg_jax.data.text import is_text, read_json, readable
 from zeroseg_jax.data.workers import usable_cpus
 from zeroseg_jax.errors import InputError
@@ -82,7 +82,7 @@ def open_convertible(data: argparse.Namespace) -> CaptionedSource:
         raise InputError(
             f"--source {data.source} needs the package {error.name}; pip install 'zeroseg_jax[convert]'"
         ) from error
-    return FirstImages(source, data.limit) if data.limit else source
+    return Subset(source, range(min(data.limit, len(source)))) if data.limit else source
 
 
 def convert(

@@ -17,7 +17,7 @@ from PIL import Image
 from zeroseg_jax.data.decode import BrokenImage
 from zeroseg_jax.data.sources.array_record import ArrayRecordSource, write_records
 from zeroseg_jax.data.sources.folder import FolderSource
-from zeroseg_jax.data.sources.open import open_source
+from zeroseg_jax.data.sources.open import open_held_out, open_source
 from zeroseg_jax.data.sources.tfds import PreparedSource
 from zeroseg_jax.errors import InputError
 
@@ -310,3 +310,14 @@ def test_unknown_sources_and_missing_roots():
         open_source(config("imagenet", "/somewhere"))
     with pytest.raises(InputError, match=r"data\.source=folder needs a folder; set data\.root"):
         open_source(config("folder", ""))
+
+
+def test_held_out_images_are_no_training_images(tmp_path):
+    for i in range(7):
+        save(tmp_path / f"{i}.png", i)
+    options = SimpleNamespace(source="folder", root=str(tmp_path), split="all", limit=6, held_out=2)
+    assert keys(open_held_out(options)) == ["0.png", "5.png"]
+    assert keys(open_source(options)) == ["1.png", "2.png", "3.png", "4.png"]
+    options.held_out = 6
+    with pytest.raises(InputError, match="data.held_out=6 leaves nothing of 6 images to train on"):
+        open_source(options)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from zeroseg_jax.data.scenes.pairs import Pair, pairs
-from zeroseg_jax.data.sources.open import open_source
+from zeroseg_jax.data.sources.open import Subset, open_source
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
 
@@ -39,25 +39,13 @@ class PairSource:
     def key(self, index: int) -> str:
         return str(index) if isinstance(self.images, list) else self.images.key(index)
 
+    def text(self, index: int) -> str:
+        return self.texts[index]
+
     def named(self) -> "PairSource":
         """The pairs that show a single thing, captioned with its bare name."""
         kept = [i for i, name in enumerate(self.names) if name]
-        return PairSource(_Subset(self, kept), [self.names[i] for i in kept], [self.names[i] for i in kept])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Subset:
-    source: PairSource
-    indices: list[int]
-
-    def key(self, index: int) -> str:
-        return self.source.key(self.indices[index])
-
-    def read(self, index: int) -> bytes | np.ndarray:
-        return self.source.read(self.indices[index])
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[self.indices[index]]
+        return PairSource(Subset(self, kept), [self.names[i] for i in kept], [self.names[i] for i in kept])
 
 
 def open_pairs(config: ConfigDict, image_size: int) -> PairSource:

@@ -1,6 +1,7 @@
 """The sources of images: what `data.source` chooses. All give random access and decode when an item is asked for."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -43,26 +44,26 @@ class CaptionedSource(ImageSource, Protocol):
         """The caption of item `i`, without decoding the image; None where there is none."""
 
 
-class FirstImages:
-    """The first `count` images of a source."""
+class Subset:
+    """The images of a source at `indices`, in that order."""
 
-    def __init__(self, source: CaptionedSource, count: int):
-        self._source, self._count = source, min(count, len(source))
+    def __init__(self, source: CaptionedSource, indices: Sequence[int]):
+        self._source, self._indices = source, indices
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._indices)
 
     def key(self, i: int) -> str:
-        return self._source.key(i)
+        return self._source.key(self._indices[i])
 
     def text(self, i: int) -> str | None:
-        return self._source.text(i)
+        return self._source.text(self._indices[i])
 
     def read(self, i: int) -> bytes | np.ndarray:
-        return self._source.read(i)
+        return self._source.read(self._indices[i])
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return self._source[i]
+        return self._source[self._indices[i]]
 
 
 def open_source(data: Any, split: str | None = None) -> CaptionedSource:
@@ -72,14 +73,25 @@ def open_source(data: Any, split: str | None = None) -> CaptionedSource:
         data: `source` is `scenes` (the procedural scenes, drawn on first use; `scenes/tiny` for a few), `folder`,
             `tar`, `tfds:NAME` or `arrayrecord`; `root` its folder, for scenes a cache folder ("" is
             `~/.cache/zeroseg_jax`); `split` its part; `limit`, if present and not 0, how many of its
-            first images to use.
+            first images to use; `held_out`, if present, how many of them to leave out.
         split: used instead of `data.split` unless None.
 
     Raises:
         InputError: an unknown source, a missing root, or what the source says of its folder.
     """
+    source = _open_all(data, data.split if split is None else split)
+    return Subset(source, _split_off(data, len(source))[0]) if _option(data, "held_out") else source
+
+
+def open_held_out(data: Any) -> CaptionedSource:
+    """The `data.held_out` images that `open_source` leaves out. They are spread evenly over the source."""
+    source = _open_all(data, data.split)
+    return Subset(source, _split_off(data, len(source))[1])
+
+
+def _open_all(data: Any, split: str) -> CaptionedSource:
+    """The first `data.limit` images, held-out ones too."""
     kind, root = data.source, os.path.expanduser(data.root)
-    split = data.split if split is None else split
     if kind != "scenes" and not kind.startswith("scenes/") and not root:
         raise InputError(f"data.source={kind} needs a folder; set data.root")
     if kind != "folder" and kind != "tar" and not is_text(root):
@@ -87,8 +99,24 @@ def open_source(data: Any, split: str | None = None) -> CaptionedSource:
             f"data.root={readable(root)} is not UTF-8, as data.source={kind} needs it; give the folder another name"
         )
     source = _open(kind, root, split)
-    limit = data.get("limit", 0) if hasattr(data, "get") else getattr(data, "limit", 0)
-    return FirstImages(source, limit) if limit else source
+    limit = _option(data, "limit")
+    return Subset(source, range(min(limit, len(source)))) if limit else source
+
+
+def _option(data: Any, name: str) -> int:
+    """A number in the `data` group, which a config of evaluation does not have."""
+    return data.get(name, 0) if hasattr(data, "get") else getattr(data, name, 0)
+
+
+def _split_off(data: Any, count: int) -> tuple[list[int], list[int]]:
+    """The indices that stay and those that are held out, of `count` images."""
+    wanted = _option(data, "held_out")
+    if wanted >= count:
+        raise InputError(
+            f"data.held_out={wanted} leaves nothing of {count} images to train on; set a smaller number, or 0"
+        )
+    out = np.linspace(0, count - 1, wanted).round().astype(int).tolist()
+    return sorted(set(range(count)) - set(out)), out
 
 
 def _open(kind: str, root: str, split: str) -> CaptionedSource:
