@@ -125,8 +125,8 @@ def test_damaged_regions(segmentation, words):
     [
         ({"height": 0}, "has \\(0, 30\\) pixels; repair its height and width"),
         ({"height": 10**9}, "pixels; repair its height and width"),
-        ({"height": None}, "no file of COCO's annotations"),
-        ({"id": [7]}, "no file of COCO's annotations"),
+        ({"height": None}, "not a file of COCO's annotations"),
+        ({"id": [7]}, "not a file of COCO's annotations"),
         ({"id": 8}, "several images with one id"),
         ({"file_name": "x/000000000008.png"}, "several images named 000000000008"),
         ({"file_name": ""}, "an image named '', as no file can be"),
@@ -170,7 +170,7 @@ def test_bad_annotations(coco, tmp_path, capsys):
         write_masks(coco)
     for text in ("[]", "3", "null", "{}", "{", "", '{"images": 3, "annotations": []}', "[" * 100_000):
         path.write_text(text)
-        with pytest.raises(InputError, match="no file of COCO's annotations"):
+        with pytest.raises(InputError, match="not a file of COCO's annotations"):
             write_masks(coco)
     assert main([str(coco), "--out", str(tmp_path / "out")]) == 2
-    assert "no file of COCO's annotations" in capsys.readouterr().err
+    assert "not a file of COCO's annotations" in capsys.readouterr().err
