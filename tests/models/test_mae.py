@@ -296,5 +296,5 @@ def test_a_file_of_another_size_or_model_is_told_without_loading(theirs, tmp_pat
     with pytest.raises(InputError, match=r"missing: vit\.layers\.1\.attention\.q_proj\.bias, .*left over: none"):
         check_mae(CONFIG, tmp_path / "mae.pth")
     torch.save({"model": {"conv1.weight": torch.ones(2)}}, tmp_path / "mae.pth")
-    with pytest.raises(InputError, match="so it is no MAE file"):
+    with pytest.raises(InputError, match="so it is not an MAE file"):
         check_mae(CONFIG, tmp_path / "mae.pth")

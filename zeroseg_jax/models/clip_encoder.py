@@ -84,12 +84,12 @@ def form_of(folder: ModelFolder) -> str:
     """
     has_config = folder.find(folders.CONFIG) is not None
     kind = folder.json(folders.CONFIG).get("model_type") if has_config else None
-    openclip_weights = folder.given is not None and folder.given.name in openclip.WEIGHTS
+    openclip_weights = folder.file is not None and folder.file.name in openclip.WEIGHTS
     if kind is not None and not openclip_weights and folder.has_weights():
         return str(kind)
     if folder.find(folders.OPENCLIP_CONFIG) is not None:
         return "openclip"
-    return "state dict" if folder.given is not None and not has_config else str(kind)
+    return "state dict" if folder.file is not None and not has_config else str(kind)
 
 
 def load_clip(source: str | Path | ModelFolder, dtype: Any = None) -> ClipEncoder:

@@ -55,6 +55,13 @@ def test_every_weight_is_read_from_its_own_tensor(model, folder):
     assert tensors["vision_model.embeddings.patch_embedding.weight"].shape == (8, 3, 8, 8)
 
 
+def test_loading_compiles_nothing(folder, caplog):
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        load_clip(folder)
+    assert not [record for record in caplog.records if "ompil" in record.getMessage()]
+
+
 def test_sharded_files(model, folder):
     tensors = load_file(folder / "model.safetensors")
     names = sorted(tensors)
@@ -144,14 +151,14 @@ def of_type(model_type: str | None):
     [
         (cut_short, "model.safetensors is broken or cut short"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors is broken or cut short"),
-        (only_a_pickle, "pytorch_model.bin is broken or no weight file of torch"),
+        (only_a_pickle, "pytorch_model.bin is broken or not a weight file of torch"),
         (
             lambda folder: (folder / "model.safetensors").unlink(),
             "has no weights, expected model.safetensors",
         ),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
         (of_type("blip"), "model_type 'blip', expected one of 'clip', 'metaclip_2', 'siglip'"),
         (of_type("clip_vision_model"), "expected one of 'clip'"),
         (of_type(None), "model_type None"),
@@ -170,7 +177,7 @@ def test_a_single_file_is_read_with_the_configuration_beside_it(model, folder, t
     with pytest.raises(InputError, match="expected a model's folder or its weights"):
         load_clip(folder / "config.json")
     (folder / "model.safetensors").rename(tmp_path / "alone.safetensors")
-    with pytest.raises(InputError, match="does not say by itself which model it is"):
+    with pytest.raises(InputError, match="does not say which model it is"):
         load_clip(tmp_path / "alone.safetensors")
 
 

@@ -137,9 +137,9 @@ def test_the_tensors_are_views_of_the_file(tmp_path):
             r"Namespace among its tensors, at 'b'",
         ),
         (lambda proof: {"a": torch.ones(2), "b": {"c": torch.ones(2)}}, "a dict among its tensors"),
-        (lambda proof: [torch.ones(2)], "no dictionary of tensors"),
-        (lambda proof: {"model": [torch.ones(2)]}, "no dictionary of tensors"),
-        (lambda proof: {}, "no dictionary of tensors"),
+        (lambda proof: [torch.ones(2)], "not a dictionary of tensors"),
+        (lambda proof: {"model": [torch.ones(2)]}, "not a dictionary of tensors"),
+        (lambda proof: {}, "not a dictionary of tensors"),
     ],
 )
 def test_anything_else_is_refused_and_nothing_runs(content, said, tmp_path):
@@ -164,7 +164,7 @@ def test_files_that_are_no_torch_zip(tmp_path):
     refuses("empty", b"")
     refuses("Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     refuses("does not begin as a zip archive", b"<html>Not found</html>")
-    refuses("broken or no weight file", b"PK\x03\x04" + bytes(100))
+    refuses("broken or not a weight file", b"PK\x03\x04" + bytes(100))
     refuses("old form.*convert it once", pickle.dumps({"a": 1}, protocol=2))
     save(path, {"a": torch.ones(2)}, _use_new_zipfile_serialization=False)
     refuses("old form.*convert it once.*weights_only=True")

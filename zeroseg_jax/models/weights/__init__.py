@@ -1,1 +1,1 @@
-"""Reading and writing weights: from the hub or a folder, to the parameters of a model."""
+"""Reads and writes the weights of models, in folders and on the Hugging Face hub."""

@@ -1,24 +1,20 @@
-"""CLIP's weights: the names in Hugging Face `CLIPModel` files."""
+"""The names of CLIP's weights in Hugging Face `CLIPModel` files."""
 
-from zeroseg_jax.models.weights.table import LINEAR, PATCHES, SAME, Entry, Table, affine, norm
+from zeroseg_jax.models.weights.table import LINEAR, PATCHES, SAME, Entry, Table, attention, mlp, norm
 
 
-def encoder_layer(theirs: str, ours: str) -> tuple[Entry, ...]:
-    """The lines of a pre-norm block as CLIP and GroupViT name its parts."""
+def encoder_layer(tensor: str, parameter: str) -> tuple[Entry, ...]:
+    """The entries of a pre-norm block with the names of CLIP, SigLIP and GroupViT."""
     return (
-        *norm(f"{theirs}.layer_norm1", f"{ours}.norm1"),
-        *affine(f"{theirs}.self_attn.q_proj", f"{ours}.attention.query"),
-        *affine(f"{theirs}.self_attn.k_proj", f"{ours}.attention.key"),
-        *affine(f"{theirs}.self_attn.v_proj", f"{ours}.attention.value"),
-        *affine(f"{theirs}.self_attn.out_proj", f"{ours}.attention.out"),
-        *norm(f"{theirs}.layer_norm2", f"{ours}.norm2"),
-        *affine(f"{theirs}.mlp.fc1", f"{ours}.mlp.fc1"),
-        *affine(f"{theirs}.mlp.fc2", f"{ours}.mlp.fc2"),
+        *norm(f"{tensor}.layer_norm1", f"{parameter}.norm1"),
+        *attention(f"{tensor}.self_attn", f"{parameter}.attention"),
+        *norm(f"{tensor}.layer_norm2", f"{parameter}.norm2"),
+        *mlp(f"{tensor}.mlp", f"{parameter}.mlp"),
     )
 
 
 def text_tower() -> tuple[Entry, ...]:
-    """The lines of CLIP's text tower."""
+    """The entries of CLIP's text tower."""
     return (
         Entry("text_model.embeddings.token_embedding.weight", "text_tower.token_embedding", SAME),
         Entry("text_model.embeddings.position_embedding.weight", "text_tower.position_embedding", SAME),
@@ -27,19 +23,28 @@ def text_tower() -> tuple[Entry, ...]:
     )
 
 
+def image_tower() -> tuple[Entry, ...]:
+    """The entries that the image towers of CLIP and SigLIP share."""
+    return (
+        Entry("vision_model.embeddings.patch_embedding.weight", "vision_tower.patch_embedding.kernel", PATCHES),
+        Entry("vision_model.embeddings.position_embedding.weight", "vision_tower.position_embedding", SAME),
+        *encoder_layer("vision_model.encoder.layers.{layer}", "vision_tower.transformer.blocks"),
+        *norm("vision_model.post_layernorm", "vision_tower.post_norm"),
+    )
+
+
+POSITION_IDS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
+"""The numbers 0, 1, 2, ..., which files of transformers before 4.31 contain."""
+
 CLIP_TABLE = Table(
     entries=(
         Entry("logit_scale", "logit_scale", SAME),
         Entry("vision_model.embeddings.class_embedding", "vision_tower.class_embedding", SAME),
-        Entry("vision_model.embeddings.patch_embedding.weight", "vision_tower.patch_embedding.kernel", PATCHES),
-        Entry("vision_model.embeddings.position_embedding.weight", "vision_tower.position_embedding", SAME),
         *norm("vision_model.pre_layrnorm", "vision_tower.pre_norm"),  # [sic]
-        *encoder_layer("vision_model.encoder.layers.{layer}", "vision_tower.transformer.blocks"),
-        *norm("vision_model.post_layernorm", "vision_tower.post_norm"),
+        *image_tower(),
         Entry("visual_projection.weight", "visual_projection.kernel", LINEAR),
         *text_tower(),
         Entry("text_projection.weight", "text_projection.kernel", LINEAR),
     ),
-    # the numbers 0, 1, 2, ... that files of transformers before 4.31 hold
-    ignored=("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids"),
+    ignored=POSITION_IDS,
 )

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: the files of a model that is named by its id, and the upload of a folder."""
+"""Fetches the files of a model from the Hugging Face hub, and uploads a folder to it."""
 
 import logging
 import re
@@ -12,32 +12,33 @@ from typing import Any
 from zeroseg_jax.errors import InputError
 
 TRIES = 5
-"""How often a broken download is tried, with pauses of 1, 2, 4 and 8 seconds."""
+"""Attempts to download a file, with pauses of 1, 2, 4 and 8 seconds."""
 HEAD_TRIES = 3
-"""How often the hub is asked for a file where it does not answer, or only that it is busy."""
+"""Attempts to ask the hub about a file, if the hub does not answer or is busy."""
 BUSY = (408, 429, 500, 502, 503, 504)
+"""HTTP statuses after which another attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model of the hub at one commit. Its files are fetched one by one, into the hub's usual cache."""
+    """A model on the hub at one commit. Its files are fetched one by one into the hub's usual cache."""
 
     id: str
     commit: str
     reachable: bool = True
-    """Whether files may be fetched; otherwise the model has those that are in the cache."""
+    """Whether files can be fetched. If not, only the files in the cache can be used."""
 
     def has(self, name: str) -> bool:
-        """Whether the model has a file; nothing is fetched. Raises InputError where the hub cannot tell."""
+        """Whether the model has a file. Fetches nothing. Raises InputError if the hub does not answer."""
         cached = _cached(self.id, name, self.commit)
         if cached is None and self.reachable:
             return _head(self.id, name, self.commit) is not None
         return isinstance(cached, str)
 
     def fetch(self, name: str) -> Path | None:
-        """The local copy of a file, fetched where it is not yet; None where the model has no such file.
+        """The local copy of a file, or None if the model does not have it. Fetches the file if it is not in the cache.
 
-        Raises InputError where the hub refuses it or the connection breaks for good.
+        Raises InputError if the hub refuses the file or every attempt fails.
         """
         cached = _cached(self.id, name, self.commit)
         if cached is None and self.reachable:
@@ -46,40 +47,42 @@ class HubModel:
 
 
 def open_hub_model(source: str, names: tuple[str, ...]) -> HubModel:
-    """The model `owner/name` or `owner/name@revision` (a branch, a tag, a commit or refs/pr/N), which must have one of
-    the files `names`.
+    """The model `owner/name` or `owner/name@revision`, which must have one of the files `names`.
 
-    Only that file is fetched. Raises InputError, with a sentence of its own each, where there is no such model or
-    revision, it is gated, the hub is out of reach, and where nothing may be fetched (HF_HUB_OFFLINE). What is in the
-    cache still loads then.
+    A revision is a branch, a tag, a commit or refs/pr/N. Only the first existing file of `names` is fetched. If the hub
+    cannot be reached, or HF_HUB_OFFLINE is set, a copy in the cache is used.
+
+    Raises:
+        InputError: there is no such model or revision, the model is gated, or the hub cannot be reached and the cache
+            has no copy.
     """
     from huggingface_hub import constants
 
     name, _, revision = source.partition("@")
     revision = revision or "main"
-    for wanted in names:
-        cached = _cached(name, wanted, revision)
+    for file_name in names:
+        cached = _cached(name, file_name, revision)
         try:
-            found = _fetch(name, wanted, revision)
+            fetched = _fetch(name, file_name, revision)
         except InputError as error:
             if not isinstance(cached, str):
                 raise
             if not constants.HF_HUB_OFFLINE:
                 logging.warning("%s; the copy in the cache is used", error)
             return HubModel(name, Path(cached).parent.name, reachable=False)
-        if found is not None:
-            return HubModel(name, found.parent.name)
-    raise InputError(f"{source} on the Hugging Face hub has neither {' nor '.join(names)}, so it is no model read here")
+        if fetched is not None:
+            return HubModel(name, fetched.parent.name)
+    raise InputError(f"{source} on the Hugging Face hub has neither {' nor '.join(names)}, so it cannot be read")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form owner/name or owner/name@revision; paths begin with a dot, a slash or a tilde."""
+    """Whether a name has the form owner/name or owner/name@revision, and does not start like a path."""
     return re.fullmatch(r"[^./~@][^/@]*/[^/@]+(@.+)?", name) is not None
 
 
 def _cached(repo: str, name: str, revision: str) -> Any:
-    """A file's path in the cache, None where it is not known, another object where there is known to be none."""
-    import huggingface_hub  # half a second that a local folder need not wait for
+    """The path (str) of a file in the cache, None if it is unknown, another object if the model does not have it."""
+    import huggingface_hub  # takes half a second, which local folders do not need
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -89,10 +92,13 @@ def _cached(repo: str, name: str, revision: str) -> Any:
 
 
 def _head(repo: str, name: str, revision: str) -> Any:
-    """What the hub says of a file, such as its size; None where there is none. Raises InputError where it refuses."""
+    """The hub's data about a file, such as its size; None if the model does not have it.
+
+    Raises InputError if the hub refuses or does not answer.
+    """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.errors import HTTPError as TransferError  # httpx's, whichever of its versions is in use
+    from huggingface_hub.errors import HTTPError as TransferError  # of httpx or requests, by the hub's version
 
     url = huggingface_hub.hf_hub_url(repo, name, revision=revision)
     for attempt in range(HEAD_TRIES):
@@ -103,7 +109,7 @@ def _head(repo: str, name: str, revision: str) -> Any:
         except (TransferError, OSError) as error:
             status = _status(error)
             if status == 404 and not isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
-                return None  # a mirror that does not say what is missing
+                return None  # a mirror whose answer does not say what is missing
             if huggingface_hub.constants.HF_HUB_OFFLINE or attempt == HEAD_TRIES - 1 or (status and status not in BUSY):
                 raise _refusal(repo, revision, error) from error
             time.sleep(1)
@@ -111,27 +117,27 @@ def _head(repo: str, name: str, revision: str) -> Any:
 
 
 def _fetch(repo: str, name: str, revision: str) -> Path | None:
-    """One file, in a few tries; None where the model has none.
+    """Fetches one file, with several attempts; None if the model does not have it.
 
-    Within a try huggingface_hub itself goes on where a broken connection stopped.
+    Within one attempt huggingface_hub continues a download after a broken connection.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from huggingface_hub.errors import HTTPError as TransferError
 
-    found = _head(repo, name, revision)
-    if found is None:
-        with suppress(EntryNotFoundError):  # asked once more, so that the cache knows
+    metadata = _head(repo, name, revision)
+    if metadata is None:
+        with suppress(EntryNotFoundError):  # this makes the cache remember that the file does not exist
             huggingface_hub.hf_hub_download(repo, name, revision=revision)
         return None
     if not sys.stderr.isatty() and not isinstance(_cached(repo, name, revision), str):
-        # on a terminal huggingface_hub shows a bar
-        size = f", {found.size / 1e6:.1f} MB" if found.size else ""
+        # on a terminal huggingface_hub shows a progress bar instead
+        size = f", {metadata.size / 1e6:.1f} MB" if metadata.size else ""
         print(f"fetching {repo}: {name}{size}", file=sys.stderr, flush=True)
     for attempt in range(TRIES):
         try:
             return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
-        except LocalEntryNotFoundError as error:  # the connection has gone since
+        except LocalEntryNotFoundError as error:  # the connection was lost after `_head`
             raise _refusal(repo, revision, error) from error
         except (TransferError, OSError) as error:
             status, on_disk = _status(error), isinstance(error, OSError) and error.errno is not None
@@ -143,12 +149,12 @@ def _fetch(repo: str, name: str, revision: str) -> Path | None:
 
 
 def _status(error: Any) -> int | None:
-    """The HTTP status of an answer, None where there was none."""
+    """The HTTP status in an error, or None if the hub did not answer."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _refusal(repo: str, revision: str, error: Any) -> InputError:
-    """One sentence for what went wrong with the hub."""
+    """Turns an error of the hub into one sentence for the user."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -174,8 +180,8 @@ def _refusal(repo: str, revision: str, error: Any) -> InputError:
         return InputError(f"{repo} has no revision {revision!r}; give one of its branches, tags or commits after the @")
     if constants.HF_HUB_OFFLINE:
         return InputError(
-            f"{repo} is not a folder here nor in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to"
-            " fetch it; unset it, or give the folder of a downloaded copy"
+            f"{repo} is neither a folder here nor in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids"
+            " fetching it; unset it, or give the folder of a downloaded copy"
         )
     if isinstance(error, LocalEntryNotFoundError):
         error = error.__cause__ or error
@@ -192,7 +198,7 @@ def _refusal(repo: str, revision: str, error: Any) -> InputError:
             f"{repo} could not be stored in the cache ({error.filename}: {error.strerror}); make room or set HF_HOME"
         )
     return InputError(
-        f"{repo} is not a folder here, and the Hugging Face hub ({constants.ENDPOINT}) could not be reached for it"
+        f"{repo} is not a folder here, and the Hugging Face hub ({constants.ENDPOINT}) could not be reached"
         f" ({_reason(error)}); check the connection, or give the folder of a downloaded copy"
     )
 
@@ -202,10 +208,10 @@ def _reason(error: Exception) -> str:
 
 
 def upload_folder(repo_id: str, folder: str | Path, *, private: bool = False, token: str | None = None) -> str:
-    """Uploads a folder to the hub as the model `repo_id` ("owner/name"), which is made where it is not there yet.
+    """Uploads a folder to the hub as the model `repo_id` ("owner/name"). Creates the model if it does not exist.
 
-    `token` is None for the one that `hf auth login` left. Returns the address of the model. Raises InputError where
-    the hub refuses it or is out of reach.
+    `token` None means the token of `hf auth login`. Returns the address of the model. Raises InputError if the hub
+    refuses the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError

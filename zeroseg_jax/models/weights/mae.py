@@ -1,7 +1,7 @@
-"""MAE's weights: the names in its files, and the start of a student's encoder and decoder from them.
+"""Loads MAE's weights into a student's encoder and decoder.
 
-A tensor has three names: that of MAE's own release, that of Hugging Face `ViTMAEForPreTraining` files, and the one that
-transformers 5 gives it in memory (and in what some tools save). All are brought to the last, which the tables use.
+A tensor can have three names: in MAE's released files, in Hugging Face `ViTMAEForPreTraining` files, and in memory of
+transformers 5 (some tools save this one). The tables use the last; `to_table_names` converts the others to it.
 """
 
 import re
@@ -23,20 +23,23 @@ from zeroseg_jax.models.weights.table import (
     Layout,
     Table,
     affine,
+    attention,
     load_weights,
     match_weights,
+    mlp,
     norm,
+    rename,
 )
 
 HEADS = {768: 12, 1024: 16, 1280: 16}
-"""Attention heads of MAE's encoders (ViT-B, L, H) by their width; its decoders are 512 wide and have 16."""
+"""Attention heads of MAE's encoders (ViT-B, L, H) by their width. MAE's decoders are 512 wide and have 16 heads."""
 TOKEN = Layout(lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, -1))
 """A token (1, 1, d) <-> (d,)"""
 
-# pattern of a name in a file -> name in the tables; applied one after the other
-SPELLINGS = (
-    (r"^module\.", ""),  # of distributed training
-    # MAE's own
+# pattern of a name in a file -> name in the tables, applied one after the other
+_PATTERNS = (
+    (r"^module\.", ""),  # distributed training adds this prefix
+    # names of MAE's released files
     (r"^cls_token$", "vit.embeddings.cls_token"),
     (r"^pos_embed$", "vit.embeddings.position_embeddings"),
     (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
@@ -48,7 +51,7 @@ SPELLINGS = (
     (r"\.norm2\.", ".layernorm_after."),
     (r"\.attn\.proj\.", ".attention.o_proj."),
     (r"\.attn\.", ".attention."),
-    # Hugging Face's files; transformers 5 writes "decoder_encoder", the encoder alone (`ViTMAEModel`) has no "vit."
+    # names of Hugging Face files: transformers 5 writes "decoder_encoder", and a `ViTMAEModel` has no prefix "vit."
     (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),
     (r"^(embeddings|encoder\.layer|layers|layernorm)\.", r"vit.\1."),
     (r"^vit\.encoder\.layer\.", "vit.layers."),
@@ -62,21 +65,17 @@ SPELLINGS = (
 )
 
 
-def _blocks(theirs: str) -> tuple[Entry, ...]:
-    theirs, ours = f"{theirs}.{{layer}}", "transformer.blocks"
+def _blocks(layers: str) -> tuple[Entry, ...]:
+    tensor, parameter = f"{layers}.{{layer}}", "transformer.blocks"
     return (
-        *norm(f"{theirs}.layernorm_before", f"{ours}.norm1"),
-        *affine(f"{theirs}.attention.q_proj", f"{ours}.attention.query"),
-        *affine(f"{theirs}.attention.k_proj", f"{ours}.attention.key"),
-        *affine(f"{theirs}.attention.v_proj", f"{ours}.attention.value"),
-        *affine(f"{theirs}.attention.o_proj", f"{ours}.attention.out"),
-        *norm(f"{theirs}.layernorm_after", f"{ours}.norm2"),
-        *affine(f"{theirs}.mlp.fc1", f"{ours}.mlp.fc1"),
-        *affine(f"{theirs}.mlp.fc2", f"{ours}.mlp.fc2"),
+        *norm(f"{tensor}.layernorm_before", f"{parameter}.norm1"),
+        *attention(f"{tensor}.attention", f"{parameter}.attention", out="o_proj"),
+        *norm(f"{tensor}.layernorm_after", f"{parameter}.norm2"),
+        *mlp(f"{tensor}.mlp", f"{parameter}.mlp"),
     )
 
 
-# the position tables are functions, not weights: `_check_positions` compares them
+# the position tables are fixed functions, which `_check_positions` compares, so they are not loaded
 ENCODER_TABLE = Table(
     entries=(
         Entry("vit.embeddings.cls_token", "class_token", TOKEN),
@@ -98,7 +97,7 @@ DECODER_TABLE = Table(
     ignored=("decoder.decoder_pos_embed",),
 )
 
-# config.json's field of each part -> the student's
+# field of config.json -> field of the student's configuration
 _ENCODER_FIELDS = {
     "patch_size": "patch_size",
     "hidden_size": "width",
@@ -113,19 +112,18 @@ _DECODER_FIELDS = {
 
 
 def load_mae(student: Student, source: str | Path | ModelFolder) -> tuple[str, ...]:
-    """Starts the student's encoder, and its reconstruction decoder, from MAE weights, in place.
+    """Replaces the weights of the student's encoder and reconstruction decoder by MAE's, in place.
 
     Args:
-        student: its parameters keep their placement on the devices.
-        source: a Hugging Face `ViTMAE` folder or hub id, or one of MAE's own .pth files.
+        student: the model. Its parameters stay on the devices where they are.
+        source: a Hugging Face `ViTMAE` folder or hub id, or one of MAE's released .pth files.
 
     Returns:
-        The parts that were loaded: ("encoder", "decoder"), or ("encoder",) where the file or the student has no
-        decoder at all.
+        The loaded parts: ("encoder", "decoder"), or ("encoder",) if the file or the student has no decoder.
 
     Raises:
-        InputError: no such folder, sizes other than the student's, weights that do not fit exactly, or a student whose
-            encoder is a CLIP tower.
+        InputError: there is no such source, its sizes differ from the student's, its weights do not fit exactly, or the
+            student's encoder is a CLIP tower.
     """
     folder = open_folder(source)
     parts = _read_parts(student.config, folder)
@@ -135,7 +133,7 @@ def load_mae(student: Student, source: str | Path | ModelFolder) -> tuple[str, .
 
 
 def check_mae(config: StudentConfig, source: str | Path | ModelFolder) -> None:
-    """Raises InputError where `load_mae` would, for a student that `config` describes; nothing is loaded."""
+    """Raises InputError if `load_mae` would raise for a student of this configuration. It loads no weights."""
     folder = open_folder(source)
     student = nnx.eval_shape(lambda: Student(config, rngs=nnx.Rngs(0)))
     for name, (tensors, table) in _read_parts(config, folder).items():
@@ -143,16 +141,16 @@ def check_mae(config: StudentConfig, source: str | Path | ModelFolder) -> None:
 
 
 def _read_parts(student: StudentConfig, folder: ModelFolder) -> dict[str, tuple[dict[str, np.ndarray], Table]]:
-    """The tensors of the encoder and, where the file and the student have one, of the decoder, and their tables."""
+    """The tensors and the table of each part: "encoder", and "decoder" if the file and the student have one."""
     if student.tower is not None:
         raise InputError(
             f"the MAE weights {folder.name} do not fit a student whose encoder is a CLIP tower; set only one"
         )
-    beside = folder.json(CONFIG).get("model_type") if folder.find(CONFIG) else None
-    by_itself = folder.given is not None and beside != "vit_mae"  # MAE's own file, whatever lies beside it
-    config = {} if by_itself else folder.config("vit_mae")
-    tensors = canonical(folder.tensors())
-    if by_itself:
+    model_type = folder.json(CONFIG).get("model_type") if folder.find(CONFIG) else None
+    released_file = folder.file is not None and model_type != "vit_mae"  # it needs no config.json
+    config = {} if released_file else folder.config("vit_mae")
+    tensors = to_table_names(folder.tensors())
+    if released_file:
         config = config_of_tensors(tensors, folder.name)
     decoder = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
     encoder = {name: tensor for name, tensor in tensors.items() if name not in decoder}
@@ -164,44 +162,34 @@ def _read_parts(student: StudentConfig, folder: ModelFolder) -> dict[str, tuple[
     return parts
 
 
-def canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of a file in any of the three spellings under the names of the tables; unknown names are kept."""
-    renamed: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        for pattern, replacement in SPELLINGS:
-            name = re.sub(pattern, replacement, name)
-        fused = re.fullmatch(r"(.*\.attention\.)qkv(\.weight|\.bias)", name)
-        if fused and tensor.ndim and len(tensor) % 3 == 0:  # MAE's own files stack queries, keys and values
-            for which, part in zip("qkv", np.split(tensor, 3), strict=True):
-                renamed[f"{fused[1]}{which}_proj{fused[2]}"] = part
-        else:
-            renamed[name] = tensor
-    return renamed
+def to_table_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors under the names that the tables use. Unknown names stay."""
+    return {rename(name, _PATTERNS): tensor for name, tensor in tensors.items()}
 
 
 def config_of_tensors(tensors: dict[str, np.ndarray], where: str) -> dict[str, Any]:
-    """What config.json would say of one of MAE's own files, from the shapes of its tensors (in `canonical` names).
+    """The fields of config.json for a released file, from the shapes of its tensors (named by `to_table_names`).
 
-    Heads cannot be told from shapes; they are those of MAE's models, by their width. Raises InputError where the
-    tensors are those of another model.
+    Shapes do not say the number of heads. It is the one of the published model of that width, or left out. Raises
+    InputError if the tensors belong to another model.
     """
     try:
         width = tensors["vit.embeddings.cls_token"].shape[-1]
         kernel = tensors["vit.embeddings.patch_embeddings.projection.weight"].shape
-        found = {"patch_size": kernel[-1], "hidden_size": width, "num_hidden_layers": _depth(tensors, "vit.layers")}
+        config = {"patch_size": kernel[-1], "hidden_size": width, "num_hidden_layers": _depth(tensors, "vit.layers")}
         if width in HEADS:
-            found["num_attention_heads"] = HEADS[width]
+            config["num_attention_heads"] = HEADS[width]
         if "decoder.mask_token" in tensors:
             width = tensors["decoder.mask_token"].shape[-1]
-            found |= {"decoder_hidden_size": width}
-            found |= {"decoder_num_hidden_layers": _depth(tensors, "decoder.decoder_layers")}
+            config["decoder_hidden_size"] = width
+            config["decoder_num_hidden_layers"] = _depth(tensors, "decoder.decoder_layers")
             if width == 512:
-                found["decoder_num_attention_heads"] = 16
+                config["decoder_num_attention_heads"] = 16
     except (KeyError, IndexError) as error:
         raise InputError(
-            f"{where} has no {error}, so it is no MAE file; give MAE's own .pth or a ViTMAE folder"
+            f"{where} has no {error}, so it is not an MAE file; give MAE's released .pth or a ViTMAE folder"
         ) from error
-    return found
+    return config
 
 
 def _depth(tensors: dict[str, np.ndarray], layers: str) -> int:
@@ -217,14 +205,14 @@ def _replace(module: nnx.Module, tensors: dict[str, np.ndarray], table: Table, s
 
 
 def _check_sizes(config: dict[str, Any], student: StudentConfig, fields: dict[str, str], folder: str) -> None:
-    """Heads cannot be told from shapes, and for the others a sentence with the config key says more than a shape."""
-    for theirs, ours in fields.items():
-        if theirs.endswith("heads") and theirs not in config:  # a file without config.json, of an uncommon width
+    """Raises InputError, which names the config key, if a size of the file differs from the student's."""
+    for hf_name, name in fields.items():
+        if hf_name.endswith("heads") and hf_name not in config:  # a released file of an uncommon width
             continue
-        if config.get(theirs) != getattr(student, ours):
+        if config.get(hf_name) != getattr(student, name):
             raise InputError(
-                f"the MAE weights in {folder} have {theirs}={config.get(theirs)}, but the student has"
-                f" {ours}={getattr(student, ours)}; set student.{ours} to the same"
+                f"the MAE weights in {folder} have {hf_name}={config.get(hf_name)}, but the student has"
+                f" {name}={getattr(student, name)}; set student.{name} to the same"
             )
     if config.get("hidden_act", "gelu") != "gelu":
         raise InputError(
@@ -233,13 +221,13 @@ def _check_sizes(config: dict[str, Any], student: StudentConfig, fields: dict[st
 
 
 def _check_positions(tensors: dict[str, np.ndarray], folder: str) -> None:
-    """A file whose positions are not the fixed function would run, and be wrong."""
+    """Raises InputError if a position table of the file is not MAE's fixed function."""
     for name in (*ENCODER_TABLE.ignored, *DECODER_TABLE.ignored):
         if name not in tensors:
             continue
         table = np.asarray(tensors[name], np.float32)
         side = round((table.shape[1] - 1) ** 0.5) if table.ndim == 3 else 0
         fits = table.ndim == 3 and side * side + 1 == table.shape[1] and table.shape[2] % 4 == 0
-        # files in half precision are off by 5e-4, other families' sin-cos tables by more than 2e-2
+        # half precision changes the values by 5e-4; the sin-cos tables of other families differ by more than 2e-2
         if not fits or not np.allclose(table[0, 1:], sincos_positions(side, side, table.shape[2]), atol=2e-3):
             raise InputError(f"{name} in {folder} is not MAE's table of sin-cos positions, so it is not an MAE file")

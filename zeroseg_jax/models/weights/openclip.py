@@ -1,7 +1,8 @@
-"""OpenCLIP's form of a CLIP, which is OpenAI's own: open_clip_config.json, its sizes, and its tensor names.
+"""Reads OpenCLIP's form of a CLIP: open_clip_config.json, and tensors with OpenAI's names.
 
-Everything is brought to the Hugging Face form, so that one table of names (`clip.CLIP_TABLE`) reads both. OpenCLIP has
-many variants of the two towers; those of `CLIP` are read, and a setting that would change the model is refused by name.
+Sizes and names are converted to the Hugging Face form, so that one table (`clip.CLIP_TABLE`) serves both forms.
+OpenCLIP has many variants of the two towers. Only the variants that `CLIP` implements are read, and an error names any
+other setting.
 """
 
 import re
@@ -13,14 +14,15 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.preprocessing import MEAN, STD, Preprocessing
 from zeroseg_jax.models.weights.folder import OPENCLIP_CONFIG, ModelFolder
+from zeroseg_jax.models.weights.table import rename
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 END_IS_HIGHEST = 2
-"""`TextConfig.end_id` of a model that reads a text out at its highest id, as all of these do."""
+"""`TextConfig.end_id` of all these models: the end of a text is its highest token id."""
 OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
-"""What OpenAI's own state dicts hold beside the weights; only their models do, and those have quick_gelu."""
+"""Numbers that only OpenAI's state dicts contain. OpenAI's models have the activation quick_gelu."""
 
-# what the models that are read have; any other value of these settings is another model
+# the known settings and the value that each must have; None allows any value
 _EXPECTED = {
     "model_cfg": {"custom_text": None, "quick_gelu": None, "embed_dim": None, "vision_cfg": None, "text_cfg": None},
     "vision_cfg": {"pos_embed_type": "learnable", "pool_type": "tok", "attn_pooler_queries": None}
@@ -31,10 +33,10 @@ _EXPECTED = {
     | dict.fromkeys(("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs")),
 }
 
-# pattern of a name in a file -> name in the table; applied one after the other
-_SPELLINGS = (
-    (r"^module\.", ""),  # of a checkpoint of distributed training
-    (r"^text\.", ""),  # of OpenCLIP's models with a text tower of their own class
+# pattern of a name in a file -> name in the table, applied one after the other
+_PATTERNS = (
+    (r"^module\.", ""),  # distributed training adds this prefix
+    (r"^text\.", ""),  # OpenCLIP's models with a separate class for the text tower have this prefix
     (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
     (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
     (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
@@ -49,7 +51,7 @@ _SPELLINGS = (
     (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
     (r"\.ln_1\.", ".layer_norm1."),
     (r"\.ln_2\.", ".layer_norm2."),
-    (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
+    (r"\.attn\.(out_proj\.|in_proj_)", r".self_attn.\1"),
     (r"\.mlp\.c_fc\.", ".mlp.fc1."),
     (r"\.mlp\.c_proj\.", ".mlp.fc2."),
 )
@@ -58,30 +60,22 @@ _IGNORED = ("attn_mask", *OPENAI_NUMBERS)
 
 
 def to_hf_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors under Hugging Face's names, with queries, keys and values apart; unknown names are kept."""
-    renamed: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        for pattern, replacement in _SPELLINGS:
-            name = re.sub(pattern, replacement, name)
-        packed = re.fullmatch(r"(.*)\.attn\.in_proj_(weight|bias)", name)
-        if name in _IGNORED:
-            continue
-        if packed and tensor.ndim and len(tensor) % 3 == 0:
-            for which, part in zip("qkv", np.split(tensor, 3), strict=True):
-                renamed[f"{packed[1]}.self_attn.{which}_proj.{packed[2]}"] = part
-        elif name in _TRANSPOSED:
-            renamed[name] = tensor.T
-        elif name == "logit_scale":
-            renamed[name] = tensor.reshape(()) if tensor.size == 1 else tensor  # some files have it as (1,)
-        else:
-            renamed[name] = tensor
+    """The tensors under Hugging Face's names and with Hugging Face's shapes. Unknown names stay."""
+    renamed = {rename(name, _PATTERNS): tensor for name, tensor in tensors.items()}
+    renamed = {name: tensor for name, tensor in renamed.items() if name not in _IGNORED}
+    for name in _TRANSPOSED:
+        if name in renamed:
+            renamed[name] = renamed[name].T
+    scale = renamed.get("logit_scale")
+    if scale is not None and scale.size == 1:  # some files store it as (1,)
+        renamed["logit_scale"] = scale.reshape(())
     return renamed
 
 
 def read_openclip_config(folder: ModelFolder) -> tuple[CLIPConfig, Preprocessing]:
-    """What open_clip_config.json says of the model and of its images.
+    """The sizes of the model and the preprocessing of its images, from open_clip_config.json.
 
-    Raises InputError where it describes another model than `CLIP`, naming the setting.
+    Raises InputError, which names the setting, if `CLIP` does not implement the model.
     """
     raw, where = folder.json(OPENCLIP_CONFIG), str(folder.path / OPENCLIP_CONFIG)
     model = _section(raw, "model_cfg", where)
@@ -138,10 +132,10 @@ def read_openclip_config(folder: ModelFolder) -> tuple[CLIPConfig, Preprocessing
 
 
 def config_of_tensors(tensors: dict[str, np.ndarray], where: str) -> CLIPConfig:
-    """The sizes of OpenAI's CLIP from the shapes of its state dict, where heads are 64 numbers wide.
+    """The sizes of one of OpenAI's CLIPs, from the shapes of its state dict. All of its heads are 64 numbers wide.
 
-    Raises InputError for the state dict of another model, or of a CLIP that may not be OpenAI's: the activation cannot
-    be told from the tensors.
+    Raises InputError if the state dict belongs to another model. Also raises if it may be a CLIP that is not OpenAI's,
+    because the tensors do not say which activation the model has.
     """
     try:
         _, _, patch, _ = tensors["visual.conv1.weight"].shape
@@ -152,16 +146,17 @@ def config_of_tensors(tensors: dict[str, np.ndarray], where: str) -> CLIPConfig:
         embed_dim = tensors["text_projection"].shape[1]
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise InputError(
-            f"{where} does not say by itself which model it is; give the folder that has its config.json or"
-            f" {OPENCLIP_CONFIG} too"
+            f"{where} does not say which model it is; give a folder that also has its config.json or {OPENCLIP_CONFIG}"
         ) from error
     if not all(name in tensors for name in OPENAI_NUMBERS):
         raise InputError(
-            f"{where} is a CLIP in OpenCLIP's form, and does not say whether its activation is gelu or quick_gelu; put"
-            f" its {OPENCLIP_CONFIG} beside it"
+            f"{where} is a CLIP in OpenCLIP's form and does not say whether its activation is gelu or quick_gelu; put"
+            f" its {OPENCLIP_CONFIG} into the same folder"
         )
     if width % 64 or text_width % 64 or not patch:
-        raise InputError(f"{where} has towers {width} and {text_width} wide, which heads of 64 numbers do not divide")
+        raise InputError(
+            f"{where} has towers of the widths {width} and {text_width}, not divisible by a head's width of 64"
+        )
     vision_depth, text_depth = (
         sum(re.fullmatch(rf"{tower}transformer\.resblocks\.\d+\.ln_1\.weight", name) is not None for name in tensors)
         for tower in ("visual\\.", "")
@@ -175,14 +170,14 @@ def config_of_tensors(tensors: dict[str, np.ndarray], where: str) -> CLIPConfig:
 
 
 def _section(raw: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    found = raw.get(name)
-    if not isinstance(found, dict):
+    section = raw.get(name)
+    if not isinstance(section, dict):
         raise InputError(f"{where} has no {name} of sizes, fetch it again")
-    return found
+    return section
 
 
 def _check(name: str, section: dict[str, Any], where: str) -> None:
-    """A setting that is not known, and not off, would change the model without a word."""
+    """Raises InputError for a setting that is unknown and not off. Ignoring it would change the model silently."""
     expected = _EXPECTED[name]
     for key, value in section.items():
         known = key in expected and (expected[key] is None or value == expected[key])
@@ -206,8 +201,9 @@ def _square(section: dict[str, Any], key: str, default: int, where: str) -> int:
 
 
 def _preprocessing(raw: dict[str, Any], image_size: int, where: str) -> Preprocessing:
-    """How OpenCLIP prepares images for evaluation: `preprocess_cfg`."""
-    resamples = {"bicubic": 3, "bilinear": 2, "random": 3}  # Pillow's numbers; training mixes, evaluation is bicubic
+    """OpenCLIP's preprocessing for evaluation, from `preprocess_cfg`."""
+    # Pillow's numbers of the filters; "random" mixes filters in training, and evaluation is bicubic
+    resamples = {"bicubic": 3, "bilinear": 2, "random": 3}
     mode, resample = raw.get("resize_mode") or "shortest", resamples.get(raw.get("interpolation") or "bicubic")
     mean, std = raw.get("mean") or MEAN, raw.get("std") or STD
     if mode not in ("shortest", "squash") or resample is None:

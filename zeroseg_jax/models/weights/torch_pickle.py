@@ -1,7 +1,7 @@
-"""The pickle inside a torch file, walked through opcode by opcode and never unpickled.
+"""Interprets the pickle inside a torch file opcode by opcode, without unpickling it.
 
-`interpret` gives what it describes: tensors (where their numbers lie, not the numbers), dictionaries, lists, tuples,
-strings and numbers, with placeholders for the few classes of `SKIPPED`.
+The result of `interpret` consists of tensors (the position of their numbers in the file), dictionaries, lists, tuples,
+strings and numbers. Objects of the classes in `SKIPPED` become placeholders.
 """
 
 import pickletools
@@ -26,7 +26,7 @@ DTYPES = {
 }
 _NUMBERS = (object, bool, int, float, complex, str, bytes, bytearray)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
-# Found beside the weights in published checkpoints. They become placeholders; none of them is imported or called.
+# Classes in published checkpoints whose objects become placeholders. None of them is imported or called.
 SKIPPED = frozenset(
     {
         "argparse.Namespace",
@@ -35,7 +35,7 @@ SKIPPED = frozenset(
         "pathlib.Path",
         "pathlib.PosixPath",
         "pathlib.WindowsPath",
-        "pathlib._local.Path",  # as Python 3.13 names them
+        "pathlib._local.Path",  # the names in Python 3.13
         "pathlib._local.PosixPath",
         "pathlib._local.WindowsPath",
         "torch.device",
@@ -44,7 +44,7 @@ SKIPPED = frozenset(
         *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
         "numpy.dtype",
         "numpy.ndarray",
-        "_codecs.encode",  # how protocol 2 writes the bytes of a numpy number
+        "_codecs.encode",  # protocol 2 uses it for the bytes of a numpy number
         *(f"{home}.{kind.__name__}" for home in ("builtins", "__builtin__") for kind in (*_NUMBERS, *_CONTAINERS)),
         "__builtin__.long",
     }
@@ -52,13 +52,13 @@ SKIPPED = frozenset(
 
 
 class Global(NamedTuple):
-    """A name that the pickle refers to; it is compared with the known ones and never looked up."""
+    """A name in the pickle. It is only compared with known names, and never imported."""
 
     name: str
 
 
 class Skipped(NamedTuple):
-    """Stands for an object of a class of `SKIPPED`."""
+    """A placeholder for an object of a class in `SKIPPED`."""
 
     name: str
 
@@ -81,11 +81,11 @@ class StoredTensor(NamedTuple):
 
 
 class Broken(Exception):
-    """What is wrong with a file, to be completed with its name."""
+    """Says what is wrong with a file. The caller adds the file's name."""
 
 
 class Refused(Exception):
-    """What a file has that is not read, to be completed with its name."""
+    """Says which content of a file is not allowed. The caller adds the file's name."""
 
 
 _MARK = object()
@@ -100,7 +100,12 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def interpret(pickle: bytes) -> Any:
-    """What a pickle describes, of the types that the module's docstring lists."""
+    """The object that a pickle describes, of the types that the module's docstring lists.
+
+    Raises:
+        Broken: the pickle is damaged.
+        Refused: it contains something else, such as code.
+    """
     machine = _Machine()
     try:
         for opcode, argument, _ in pickletools.genops(pickle):
@@ -139,7 +144,7 @@ class _Machine:
         raise ValueError("an opcode that lacks its mark")
 
     def step(self, name: str, argument: Any) -> None:
-        """One opcode."""
+        """Runs one opcode."""
         push = self.stack.append
         if name in ("PROTO", "FRAME"):
             return
@@ -171,7 +176,7 @@ class _Machine:
             self._update(self.pop_mark())
         elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             if not self.stack or self.stack[-1] is _MARK:
-                raise ValueError("nothing to remember")
+                raise ValueError("an opcode that stores a missing value")
             self.memory[len(self.memory) if name == "MEMOIZE" else argument] = self.stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             push(self.memory[argument])
@@ -186,14 +191,14 @@ class _Machine:
             arguments, function = self.pop(), self.pop()
             push(_call(function, arguments))
         elif name == "BUILD":
-            self.pop()  # attributes, such as a state dict's `_metadata`: no weights
+            self.pop()  # attributes such as a state dict's `_metadata`, which are not weights
             if not isinstance(self.top(object), dict | Skipped | StoredTensor):
-                raise ValueError("attributes of something that has none")
+                raise ValueError("attributes of an object that cannot have any")
         else:
             raise Refused(f"something other than tensors in it: its pickle uses {name}")
 
     def _extend(self, values: list[Any]) -> None:
-        if not isinstance(self.top(object), Skipped):  # a placeholder keeps nothing
+        if not isinstance(self.top(object), Skipped):  # a placeholder has no content
             self.top(list).extend(values)
 
     def _update(self, values: list[Any]) -> None:
@@ -204,24 +209,24 @@ class _Machine:
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
     if len(values) % 2 or not all(key is None or isinstance(key, str | int | float) for key in values[::2]):
-        raise ValueError("a dictionary whose keys are no names or numbers")
+        raise ValueError("a dictionary whose keys are neither names nor numbers")
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
 def _global(module: Any, name: Any) -> Global:
-    """A name of the pickle; raises where no weight file needs it."""
+    """The name module.name. Raises Refused if weight files do not need it."""
     full = f"{module}.{name}"
     if full in _CALLS or full in SKIPPED or (module == "torch" and name in DTYPES):
         return Global(full)
     if full.startswith("torch._utils._rebuild_") or (full.startswith("torch.") and full.endswith("Storage")):
         raise Refused(f"tensors of a kind that is not read ({full[:100]})")
-    raise Refused(f"code in it: its pickle names {full[:100]!r}, which is no tensor")
+    raise Refused(f"code in it: its pickle names {full[:100]!r}, which is not a tensor")
 
 
 def _storage(identifier: Any) -> Storage:
-    """("storage", class, key, device, number of elements)"""
+    """The storage of a persistent id ("storage", class, key, device, number of elements)."""
     if not isinstance(identifier, tuple) or len(identifier) != 5 or identifier[0] != "storage":
-        raise ValueError("a reference to something that is no storage")
+        raise ValueError("a reference to something that is not a storage")
     _, kind, key, _, size = identifier
     name = kind.name.removeprefix("torch.") if isinstance(kind, Global) else ""
     if name not in DTYPES or not isinstance(key, str) or not _is_count(size):
@@ -235,11 +240,11 @@ def _call(function: Any, arguments: Any) -> Any:
             return _CALLS[function.name](arguments)
         if function.name in SKIPPED:
             return Skipped(function.name)
-    raise ValueError("a call of something that is no known function")
+    raise ValueError("a call of an unknown function")
 
 
 def _tensor(arguments: tuple[Any, ...]) -> StoredTensor:
-    """`torch._utils._rebuild_tensor_v2`: storage, offset, size, stride, requires_grad, hooks[, metadata]."""
+    """`torch._utils._rebuild_tensor_v2` (storage, offset, size, stride, requires_grad, hooks[, metadata])."""
     if len(arguments) not in (6, 7):
         raise ValueError("a tensor with another number of arguments")
     storage, offset, shape, strides = arguments[:4]
@@ -257,7 +262,7 @@ def _tensor(arguments: tuple[Any, ...]) -> StoredTensor:
 
 
 def _parameter(arguments: tuple[Any, ...]) -> StoredTensor:
-    """`torch._utils._rebuild_parameter`: data, requires_grad, hooks[, state]."""
+    """`torch._utils._rebuild_parameter` (data, requires_grad, hooks[, state])."""
     if len(arguments) not in (3, 4) or not isinstance(arguments[0], StoredTensor):
         raise ValueError("a parameter that is described wrongly")
     return arguments[0]

@@ -1,12 +1,12 @@
-"""Weight files of torch (`.bin`, `.pth`, `.pt`), read as data: without torch, and without running anything.
+"""Reads weight files of torch (`.bin`, `.pth`, `.pt`) as data, without torch and without running code.
 
-Since version 1.6 `torch.save` writes a zip archive: `data.pkl`, a pickle that describes the tensors, and one
-uncompressed entry `data/KEY` for the numbers of each storage. The pickle is not unpickled: `torch_pickle` walks through
-its opcodes, and what they may build is a short list: tensors, parameters, dictionaries, lists, tuples, strings and
-numbers. A few classes that training scripts save beside the weights, such as `argparse.Namespace`, become a placeholder
-that nobody looks into. Every other name ends the reading with one sentence.
+Since version 1.6 `torch.save` writes a zip archive. Its entry `data.pkl` is a pickle that describes the tensors, and
+each uncompressed entry `data/KEY` has the numbers of one storage. The pickle is not unpickled. `torch_pickle`
+interprets its opcodes instead, and can build only tensors, parameters, dictionaries, lists, tuples, strings and
+numbers. A few other classes that training scripts save, such as `argparse.Namespace`, become placeholders. Every other
+name raises an error.
 
-The tensors are views of the mapped file, so a part of it that no tensor needs is never read.
+The tensors are views of the memory-mapped file. Parts of the file that no tensor needs are not read.
 """
 
 import mmap
@@ -22,16 +22,16 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.weights.torch_pickle import Broken, Global, Refused, Skipped, StoredTensor, interpret
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
-"""Where training scripts keep the weights among other things; MAE writes "model", OpenCLIP "state_dict"."""
+"""Keys under which training scripts save the weights. MAE writes "model", and OpenCLIP writes "state_dict"."""
 
 
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a torch file by name, read-only, in the dtypes of the file.
 
-    The file is a state dict, or has one among other things under a name of `WRAPPERS`.
+    The file is a state dict, or a dictionary that has one under a key of `WRAPPERS`.
 
     Raises:
-        InputError: the file is not torch's zip form, is broken, refers to anything but tensors, or has no state dict.
+        InputError: the file is not in torch's zip format, is broken, contains other objects, or has no state dict.
     """
     path = Path(path)
     try:
@@ -42,15 +42,15 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
     except Broken as error:
-        raise InputError(f"{path} is broken or no weight file of torch ({error}), fetch it again") from error
+        raise InputError(f"{path} is broken or not a weight file of torch ({error}), fetch it again") from error
     except Refused as error:
         raise InputError(
-            f"{path} has {error}; nothing of it was run; look for a safetensors file or a plain state dict of it"
+            f"{path} has {error}; no code was run; look for a safetensors file or a plain state dict of the model"
         ) from error
 
 
 def _check_beginning(path: Path, start: bytes) -> None:
-    """Files that are something else are said to be so."""
+    """Raises a clear error if the first bytes of a file show that it is something else."""
     if not start:
         raise Broken("it is empty")
     if start.startswith(b"version https://git-lfs"):
@@ -67,7 +67,7 @@ def _check_beginning(path: Path, start: bytes) -> None:
 
 
 class _Archive:
-    """The entries of the zip, as views of the mapped file."""
+    """The entries of the zip archive, as views of the memory-mapped file."""
 
     def __init__(self, content: mmap.mmap):
         self._content = content
@@ -98,14 +98,14 @@ class _Archive:
         numbers = self._checked[storage.key]
         if len(numbers) != storage.size * dtype.itemsize:
             raise Broken(f"its entry data/{storage.key} has {len(numbers)} bytes, not {storage.size} x {dtype}")
-        if dtype == np.bool_:  # another byte than 0 and 1 would be neither
+        if dtype == np.bool_:  # numpy allows only the bytes 0 and 1
             numbers = memoryview((np.frombuffer(numbers, np.uint8) != 0).tobytes())
         flat = np.frombuffer(numbers, dtype)[tensor.offset :]
         strides = [stride * dtype.itemsize for stride in tensor.strides]
         return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
 
     def _bytes(self, name: str) -> memoryview:
-        """The content of an entry, as it lies in the file; its checksum is compared."""
+        """The stored bytes of an entry, after a check of its checksum."""
         entry = self._entries.get(name)
         if entry is None:
             raise Broken(f"it has no entry {name}")
@@ -115,28 +115,28 @@ class _Archive:
         if len(header) != 30 or header[:4] != b"PK\x03\x04":
             raise Broken(f"its entry {name} is not where the table says")
         begin = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-        found = memoryview(self._content)[begin : begin + entry.file_size]
-        if len(found) != entry.file_size:
+        data = memoryview(self._content)[begin : begin + entry.file_size]
+        if len(data) != entry.file_size:
             raise Broken(f"its entry {name} is cut short")
-        # 0 where `torch.serialization.set_crc32_options(False)` left the checksum out
-        if entry.CRC and zlib.crc32(found) != entry.CRC:
+        # `torch.serialization.set_crc32_options(False)` writes 0 instead of a checksum
+        if entry.CRC and zlib.crc32(data) != entry.CRC:
             raise Broken(f"the checksum of its entry {name} is wrong")
-        return found
+        return data
 
 
 def _state_dict(path: Path, root: Any) -> dict[str, StoredTensor]:
-    """The dictionary of tensors in what the pickle describes."""
-    found = root
+    """The dictionary of tensors in the object that the pickle describes."""
+    state_dict = root
     if isinstance(root, dict) and not any(isinstance(value, StoredTensor) for value in root.values()):
-        found = next((root[name] for name in WRAPPERS if isinstance(root.get(name), dict)), None)
-    if not isinstance(found, dict) or not any(isinstance(value, StoredTensor) for value in found.values()):
+        state_dict = next((root[name] for name in WRAPPERS if isinstance(root.get(name), dict)), None)
+    if not isinstance(state_dict, dict) or not any(isinstance(value, StoredTensor) for value in state_dict.values()):
         raise InputError(
-            f"{path} holds no dictionary of tensors, neither by itself nor under {', '.join(WRAPPERS)}; give a file"
+            f"{path} is not a dictionary of tensors and has none under {', '.join(WRAPPERS)}; give a file"
             " that torch.save made of a state dict"
         )
-    tensors = {name: value for name, value in found.items() if isinstance(value, StoredTensor)}
-    for name, value in found.items():
+    tensors = {name: value for name, value in state_dict.items() if isinstance(value, StoredTensor)}
+    for name, value in state_dict.items():
         if not isinstance(name, str) or (name not in tensors and isinstance(value, dict | list | tuple)):
             kind = value.name if isinstance(value, Skipped | Global) else type(value).__name__
             raise InputError(f"{path} has a {kind} among its tensors, at {name!r}; give a file of tensors only")
-    return tensors  # without plain numbers, which some files hold beside their weights
+    return tensors  # plain numbers, which some files also contain, are left out
