@@ -182,6 +182,8 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
 def report(results: dict | None, folder: Path) -> None:
     """The last line on stdout: the figures as one JSON object. On stderr: where the rest of them is."""
     if results is None:
+        if (folder / "gallery.png").is_file():
+            print(f"Results: {folder / 'gallery.png'}", file=sys.stderr, flush=True)
         return
     figures = {key: results[key] for key in ("dataset", "images", "miou", "pixel_accuracy", "iou")}
     for others in ("compare", "baselines"):

@@ -33,7 +33,7 @@ def default_config() -> ConfigDict:
     config.seed = 0  # of the weights, the order of the images, the crops and the noise
     config.steps = 25_000  # of the optimiser
     config.batch_size = 4096  # of all devices and processes together
-    config.image_size = 224  # side of the square training images, in pixels
+    config.image_size = 224  # side of the square training images, in pixels; 0 = as the teacher was made for
     config.dtype = "float32"  # of the computation: "float32" or "bfloat16"; parameters are always float32
     config.checkpoint_every = 1000  # steps; the last step is always saved
     config.keep_checkpoints = 2  # the newest ones stay
@@ -73,6 +73,8 @@ def default_config() -> ConfigDict:
 
     config.init = ConfigDict()
     config.init.mae = ""  # weights to start from: ViTMAE folder or hub id, or MAE's .pth; "" = none
+    # a student to start from: the workdir of a run, an exported folder or a hub id; "" = none
+    config.init.student = ""
     derived = ("image_size", "embed_dim", "tower")  # from `image_size` and the teacher
     config.student = ConfigDict(
         {field.name: field.default for field in dataclasses.fields(StudentConfig) if field.name not in derived}

@@ -20,20 +20,23 @@ from zeroseg_jax import sharding
 from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder, write_student
 from zeroseg_jax.config import validate
 from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
-from zeroseg_jax.data.sources.open import ImageSource, open_source
+from zeroseg_jax.data.sources.open import ImageSource, open_held_out, open_source
+from zeroseg_jax.distill.forecast import forecast
 from zeroseg_jax.distill.plan import Plan, make_plan
 from zeroseg_jax.distill.teacher import Teacher, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.baselines import check_baselines
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
+from zeroseg_jax.evaluate.photo_gallery import draw_photo_gallery, read_gallery_labels
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.models.student_config import make_student_config
+from zeroseg_jax.models.student import Student
+from zeroseg_jax.models.student_config import make_student_config, with_teacher_sizes
 from zeroseg_jax.models.weights.mae import check_mae, load_mae
 from zeroseg_jax.processes import Preemption
 from zeroseg_jax.progress import announced
-from zeroseg_jax.segment.loading import load, readout_of
+from zeroseg_jax.segment.loading import load, load_earlier_student, readout_of
 from zeroseg_jax.workdir import check_workdir, hold, open_workdir
 
 
@@ -53,6 +56,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         Preempted: SIGTERM or Ctrl-C came; the step it stopped after is saved.
     """
     # ---- Config, devices, workdir
+    config = with_teacher_sizes(config)
     validate(config)
     workdir = Path(workdir).expanduser()
     mesh = sharding.make_mesh(config.mesh)
@@ -84,12 +88,17 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
 
     # ---- Student, optimiser and step, described but not made yet
     plan = make_plan(config, teacher, mesh)
+    earlier = None if begun or not config.init.student else load_earlier_student(config.init.student, plan.student)
+    labels = () if config.eval.dataset or not config.data.held_out else read_gallery_labels(config)
+    logging.info("%s", forecast(config, plan, teacher, len(source)))
 
     # ---- All is checked; from here on the run writes
     with open_workdir(config, workdir):
         write_student(workdir, plan.student)
-        distil(config, workdir, mesh, plan, teacher, source, batches)
+        distil(config, workdir, mesh, plan, teacher, source, batches, earlier)
         if not config.eval.dataset:
+            if config.data.held_out and jax.process_index() == 0:
+                draw_photo_gallery(load(workdir), open_held_out(config.data), labels, workdir / "gallery.png")
             return None
         return zero_shot.evaluate(load(workdir), config, workdir, zero_shot.load_compared(config))
 
@@ -102,6 +111,7 @@ def distil(
     teacher: Teacher,
     source: ImageSource,
     batches: TrainIterator,
+    earlier: Student | None,
 ) -> None:
     """Takes the steps of `train`, from the newest checkpoint to the last."""
     # ---- The teacher's embeddings, where they are stored
@@ -119,7 +129,10 @@ def distil(
             logging.info("resumed at step %d of %d", start, config.steps)
         else:
             state = jax.jit(plan.initial_state, out_shardings=plan.shardings)()
-            if config.student.encoder == "clip":
+            if earlier:
+                state["params"] = jax.device_put(nnx.to_pure_dict(nnx.state(earlier)), plan.shardings["params"])
+                logging.info("started from the student %s", config.init.student)
+            elif config.student.encoder == "clip":
                 place = plan.shardings["params"]["encoder"]["tower"]
                 # read again, because `teacher.params` need not be float32
                 tower = nnx.state(load_clip(config.teacher.path).model.vision_tower)
@@ -197,5 +210,6 @@ def evaluate(config: ConfigDict, workdir: str | Path, source: str | Path) -> dic
 
 def embed(config: ConfigDict, workdir: Path) -> None:
     """Stores the teacher's embeddings of the training images, for runs with `config.teacher.source="cache"`."""
+    config = with_teacher_sizes(config)
     validate(config)
     open_cache(load_teacher(config), open_source(config.data), config, workdir.expanduser())

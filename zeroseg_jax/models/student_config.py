@@ -18,6 +18,17 @@ _NOT_IN_GROUP = ("image_size", "embed_dim")
 """The sizes that a run's config has outside its group `student`."""
 
 
+def with_teacher_sizes(config: ConfigDict) -> ConfigDict:
+    """The config of a run in which `image_size` and `student.patch_size` are the teacher's where they are 0."""
+    if config.image_size and config.student.patch_size:
+        return config
+    vision = read_clip_config(config.teacher.path).vision
+    config = config.copy_and_resolve_references()
+    config.image_size = config.image_size or vision.image_size
+    config.student.patch_size = config.student.patch_size or vision.patch_size
+    return config
+
+
 def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
     """The sizes of the student that `config` describes, for a teacher whose embeddings have `embed_dim` numbers.
 

@@ -16,7 +16,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import FAMILIES, form_of, load_clip
 from zeroseg_jax.models.groupvit_encoder import load_groupvit
 from zeroseg_jax.models.precision import check_dtype
-from zeroseg_jax.models.student import Student
+from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.models.student_config import read_student_config
 from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder, read_json, write_folder
 from zeroseg_jax.models.weights.hub import upload_folder
@@ -93,6 +93,28 @@ def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
         raise InputError(f"a {type(method).__name__} cannot be saved; save the CLIP that it reads out")
     write_defaults(folder, defaults)
     (folder / "README.md").write_text(model_card(model, name or folder.resolve().name), encoding="utf-8")
+
+
+def load_earlier_student(source: str, sizes: StudentConfig) -> Student:
+    """The student in a workdir, an exported folder or a hub id, for a run that starts from it (`init.student`).
+
+    Raises:
+        InputError: it is no student, or it has other sizes than the student of the run.
+    """
+    method = load(source).method
+    if not isinstance(method, StudentMethod):
+        raise InputError(f"init.student={source} holds no student; name the workdir of a run or an exported student")
+    found, wanted = dataclasses.asdict(method.student.config), dataclasses.asdict(sizes)
+    # these change the training, and no parameter
+    free = ("mask_ratio", "assignment", "gumbel", "tau", "sum_assign", "remat")
+    different = [
+        f"{name} {found[name]} instead of {wanted[name]}"
+        for name in wanted
+        if name not in free and found[name] != wanted[name]
+    ]
+    if different:
+        raise InputError(f"init.student={source} is a student of other sizes: {', '.join(different)}")
+    return method.student
 
 
 def push_to_hub(model: Segmenter, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

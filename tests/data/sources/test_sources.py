@@ -319,5 +319,5 @@ def test_held_out_images_are_no_training_images(tmp_path):
     assert keys(open_held_out(options)) == ["0.png", "5.png"]
     assert keys(open_source(options)) == ["1.png", "2.png", "3.png", "4.png"]
     options.held_out = 6
-    with pytest.raises(InputError, match="data.held_out=6 leaves nothing of 6 images to train on"):
+    with pytest.raises(InputError, match="held_out=6 leaves nothing of 6 images to train on"):
         open_source(options)
