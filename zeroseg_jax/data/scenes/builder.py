@@ -1,4 +1,4 @@
-"""The procedural scenes as a TFDS dataset, `zeroseg_scenes`, prepared to ArrayRecord without TensorFlow."""
+"""Writes the procedural scenes as the TFDS dataset `zeroseg_scenes`, in ArrayRecord files and without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -27,17 +27,17 @@ SIZES: dict[str, dict[str, int]] = {
     "default": {"train": 3000, "validation": 200, "test": 300, "composition": 200},
     "tiny": {"train": 64, "validation": 16, "test": 16, "composition": 16},
 }
-"""Number of scenes in each split of each config."""
+"""Numbers of scenes in the splits of each config."""
 
 _CHUNK = 128
-"""Scenes drawn in one go by one process."""
+"""Number of scenes that a process draws for one task."""
 
 
 class ZerosegScenes(tfds.core.GeneratorBasedBuilder):
-    """Scenes with exact masks and captions; example `i` of a split is `render.scene(i, split)`.
+    """Scenes with exact masks and captions. Example `i` of a split is `render.scene(i, split)`.
 
-    Features: `image` (96, 96, 3) and `segmentation` (96, 96, 1), both uint8 in PNG, the mask's values indexing
-    `render.NAMES`; `caption`, text.
+    Its features are `image` (96, 96, 3) and `segmentation` (96, 96, 1), both uint8 in PNG, and the text `caption`. The
+    values of a mask are indices into `render.NAMES`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -54,16 +54,16 @@ class ZerosegScenes(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description=description,
             features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # so that an example's number is its scene's seed
+            disable_shuffling=True,  # the number of an example is the seed of its scene
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        del dl_manager  # nothing to download
+        del dl_manager  # there is nothing to download
         sizes = SIZES[self.builder_config.name]
         return {split: self._generate_examples(split, count) for split, count in sizes.items()}
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        from zeroseg_jax.progress import ProgressBar  # which imports JAX; the processes that draw need none
+        from zeroseg_jax.progress import ProgressBar  # imports JAX, which the drawing processes do not need
 
         bar = ProgressBar(f"draw scenes, {split}", count)
         for i, example in enumerate(_draw_all(split, count)):
@@ -73,20 +73,21 @@ class ZerosegScenes(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(root: str | Path = "", config: str = "default") -> Path:
-    """Draws the scenes below `root` unless they are there, and returns the TFDS data folder that holds them.
+    """Draws the scenes into a folder below `root` if it does not exist, and returns that TFDS data folder.
 
-    The folder's name carries a digest of the drawing code: changed code draws anew. It appears in one piece when it
-    is complete, so processes may prepare at once (the first to end wins) and a killed one leaves nothing that counts.
+    The folder's name contains a digest of the drawing code, so changed code draws again. The folder appears only when
+    it is complete. Several processes may prepare it at the same time, and the first one to finish counts. A process
+    that is killed leaves no folder.
 
     Args:
-        root: an empty or new folder, or one of scenes; "" is `~/.cache/zeroseg_jax`.
+        root: an empty or new folder, or one that contains only scenes; "" means `~/.cache/zeroseg_jax`.
         config: a key of `SIZES`.
 
     Raises:
-        InputError: no such config, `root` holds other things than scenes, or it cannot be written.
+        InputError: there is no such config, `root` contains other things than scenes, or it cannot be written.
     """
     if config not in SIZES:
-        raise InputError(f"there are no scenes {config!r}; data.source is scenes/ and one of {', '.join(SIZES)}")
+        raise InputError(f"there are no scenes {config!r}; data.source must be scenes/ and one of {', '.join(SIZES)}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zeroseg_jax"
     try:
         root = Path(root).expanduser() if root else cache
@@ -97,7 +98,7 @@ def prepare(root: str | Path = "", config: str = "default") -> Path:
             _check_root(root)
         root.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".scenes-", dir=root))
-    except (OSError, RuntimeError, ValueError) as error:  # also an unknown home, or a null byte in the name
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no home folder; ValueError: a null byte
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "strerror", None) or str(error)
@@ -105,9 +106,9 @@ def prepare(root: str | Path = "", config: str = "default") -> Path:
     try:
         logging.info("drawing %d scenes into %s", sum(SIZES[config].values()), final)
         tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download that does not happen
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads something
             ZerosegScenes(data_dir=str(scratch), config=config).download_and_prepare(file_format="array_record")
-        scratch.chmod(0o755)  # mkdtemp makes it private
+        scratch.chmod(0o755)  # mkdtemp allows only its owner
         _publish(scratch, final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -115,35 +116,35 @@ def prepare(root: str | Path = "", config: str = "default") -> Path:
 
 
 def _check_root(root: Path) -> None:
-    """Raises InputError if `root` holds anything but scenes: it may be somebody's photographs."""
+    """Raises InputError if `root` contains anything but scenes, for example a user's photographs."""
     if not root.is_dir():
         return
     foreign = sorted(name for name in os.listdir(root) if not (name.startswith("scenes-") or hidden(name)))
     if foreign:
         raise InputError(
-            f"{root} holds other things than scenes ({foreign[0]}{', ...' if len(foreign) > 1 else ''}), so none are"
-            " drawn into it: with the source scenes the root is the folder where scenes are stored; for images of your"
-            " own set data.source=folder (eval.dataset=folder), or leave the root empty for ~/.cache/zeroseg_jax"
+            f"{root} contains other things than scenes ({foreign[0]}{', ...' if len(foreign) > 1 else ''}); with the"
+            " source scenes, the root is the folder in which scenes are stored; for your own images set"
+            " data.source=folder (eval.dataset=folder), or leave the root empty to use ~/.cache/zeroseg_jax"
         )
 
 
 def _publish(scratch: Path, final: Path) -> None:
     try:
         scratch.rename(final)
-    except OSError:  # a folder with files is never replaced: another process was faster
+    except OSError:  # a folder with files is not replaced, so another process was faster
         if not final.is_dir():
             raise
 
 
 def _digest() -> str:
-    """Changes whenever the drawing code does."""
+    """A digest of the drawing code."""
     files = (__file__, render.__file__, categories.__file__, materials.__file__)
     code = b"".join(Path(file).read_bytes() for file in files)
     return hashlib.sha256(code).hexdigest()[:8]
 
 
 def _draw_all(split: str, count: int) -> Iterator[dict[str, Any]]:
-    """Scenes 0 to `count` - 1 in order, drawn by as many processes as there are cores where that pays."""
+    """Scenes 0 to `count` - 1 in order. Many scenes are drawn by several processes."""
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     draw = partial(_draw_chunk, split)
     cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
@@ -151,7 +152,7 @@ def _draw_all(split: str, count: int) -> Iterator[dict[str, Any]]:
         for chunk in chunks:
             yield from draw(chunk)
         return
-    # "spawn": forking a process in which JAX runs threads can hang
+    # "spawn", because forking a process in which JAX has threads can hang
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cores, mp_context=spawn, initializer=follow_parent) as pool:
         with starting_workers():
@@ -169,7 +170,7 @@ def _draw_chunk(split: str, seeds: Iterable[int]) -> list[dict[str, Any]]:
 
 
 def _png(pixels: Any) -> bytes:
-    """PNG bytes: TFDS would need TensorFlow to encode an array."""
+    """The bytes of a PNG. TFDS would need TensorFlow to encode an array."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

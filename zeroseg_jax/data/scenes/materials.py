@@ -1,5 +1,7 @@
-"""The materials of the procedural scenes: six textures, each a function of size and random generator to (n, n, 3)
-float RGB."""
+"""The materials of the procedural scenes: six textures.
+
+Each one is a function of the size n in pixels and a random generator. It returns float RGB (n, n, 3), about 0 to 255.
+"""
 
 from collections.abc import Callable
 
@@ -8,13 +10,13 @@ from PIL import Image
 
 
 def _noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> np.ndarray:
-    """Smooth noise of about unit deviation with the given number of cells down and across."""
+    """Smooth noise (size, size) with a standard deviation of about 1. It has `rows` by `columns` cells."""
     cells = rng.standard_normal((max(rows, 2), max(columns, 2))).astype(np.float32)
     return np.asarray(Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _tint(rng: np.random.Generator, colour: tuple[int, int, int], spread: float = 16) -> np.ndarray:
-    """The material's colour under the light of this scene."""
+    """The colour of the material in the light of one scene."""
     return (np.array(colour) + rng.normal(0, spread, 3)) * rng.uniform(0.82, 1.15)
 
 
@@ -23,13 +25,13 @@ def _shaded(tint: np.ndarray, shade: np.ndarray) -> np.ndarray:
 
 
 def grass(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Upright blades."""
+    """Vertical blades."""
     shade = 0.26 * _noise(rng, size, size // 7, size) + 0.1 * _noise(rng, size, size // 3, size)
     return _shaded(_tint(rng, (88, 150, 58)), shade)
 
 
 def water(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Level waves."""
+    """Horizontal waves."""
     y = np.arange(size)[:, None] / size
     waves = np.sin(2 * np.pi * (y * rng.uniform(8, 11) + 0.35 * _noise(rng, size, 5, 5) + rng.uniform()))
     return _shaded(_tint(rng, (55, 120, 185)), 0.22 * waves + 0.05 * _noise(rng, size, size // 2, size // 8))
@@ -42,7 +44,7 @@ def sand(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def bricks(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Courses of bricks with pale joints."""
+    """Rows of bricks with light joints."""
     course, length = size / rng.uniform(9, 12), size / rng.uniform(4.5, 6)
     y, x = np.mgrid[:size, :size] + rng.uniform(0, size, (2, 1, 1))
     row = np.floor(y / course).astype(int)
@@ -54,14 +56,14 @@ def bricks(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def snow(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Soft drifts."""
+    """Soft, light shapes."""
     return _shaded(
         _tint(rng, (222, 228, 238), 7.0), 0.05 * _noise(rng, size, 7, 7) + 0.015 * rng.standard_normal((size, size))
     )
 
 
 def wood(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Upright planks with grain."""
+    """Vertical planks with grain."""
     plank = size / rng.uniform(6, 8)
     x = np.arange(size) + rng.uniform(0, size)
     tone = rng.normal(0, 0.1, 97)[np.floor(x / plank).astype(int) % 97]

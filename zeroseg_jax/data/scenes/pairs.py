@@ -1,8 +1,8 @@
-"""Image-caption pairs for the tiny teacher: square crops of procedural scenes, captioned by what they show.
+"""Image-caption pairs for the demo's teacher: square crops of procedural scenes with captions.
 
-Half of the crops are centred on an object, the others lie anywhere, as the views of distillation and evaluation do. A
-caption names one of the objects that the crop clearly shows, as captions do, sometimes with its colour or its ground;
-the material is named where no object is clear, and now and then where one is.
+Half of the crops are centred on an object. The others are at random positions, like the views in distillation and
+evaluation. A caption names one object that the crop clearly shows, sometimes with its colour or the material around it.
+If the crop shows no object clearly, the caption names the material. Some other captions do so too.
 """
 
 import dataclasses
@@ -15,27 +15,29 @@ from zeroseg_jax.data.scenes.render import MATERIALS, NAMES, OBJECTS, Placed, Sc
 CROPS_PER_SCENE = 8
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels of the scene."""
+"""Left, top, right and bottom, in pixels of the scene."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """`image` uint8 (size, size, 3) and its caption; `target` is its only object, or None.
-
-    `name` is the bare name of what the crop shows where that is a single thing ("a star", "grass"), otherwise "".
-    `radius` is the target's radius as a share of the crop's width, `visible` the share of the target inside the crop.
-    """
+    """A crop and its caption."""
 
     image: np.ndarray
+    """uint8 (size, size, 3)."""
     text: str
+    """The caption."""
     name: str
+    """If the crop shows a single thing, its name ("a star", "grass"); otherwise ""."""
     target: Placed | None
+    """The only object of the crop, or None."""
     radius: float = 0.0
+    """Radius of the target as a share of the crop's width."""
     visible: float = 0.0
+    """Share of the target that is inside the crop."""
 
 
 def pairs(seed: int, split: str = "pairs", size: int = 32) -> list[Pair]:
-    """Cuts `CROPS_PER_SCENE` pairs from scene number `seed` of `split`."""
+    """Cuts `CROPS_PER_SCENE` pairs of `size` pixels from scene number `seed` of `split`."""
     drawn, rng = scene(seed, split), np.random.default_rng([seed, *split.encode()])
     picture = Image.fromarray(drawn.image)
     return [_pair(rng, drawn, picture, size, centred=i % 2 == 0) for i in range(CROPS_PER_SCENE)]
@@ -55,18 +57,19 @@ def _pair(rng: np.random.Generator, drawn: Scene, picture: Image.Image, size: in
     crop = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
     shares = _shares(drawn.mask, box)
     text = _caption(rng, drawn, shares, box)
-    seen = [o for o in drawn.objects if _visible(o, box) > 0.1]
-    if len(seen) == 1:
-        visible, radius = _visible(seen[0], box), seen[0].radius / side
+    inside = [o for o in drawn.objects if _visible(o, box) > 0.1]
+    if len(inside) == 1:
+        target = inside[0]
+        visible, radius = _visible(target, box), target.radius / side
         single = visible > 0.8 and radius > 0.18
-        return Pair(crop, text, article(seen[0].name) if single else "", seen[0], radius, visible)
+        return Pair(crop, text, article(target.name) if single else "", target, radius, visible)
     largest = int(shares.argmax())
     single = largest >= len(OBJECTS) and shares[largest] > 0.95
     return Pair(crop, text, NAMES[largest] if single else "", None)
 
 
 def _visible(target: Placed, box: Box) -> float:
-    """The share of the target's disc that lies inside the crop, about."""
+    """The approximate share of the target's disc that is inside the crop."""
     y, x = np.mgrid[-1:1:21j, -1:1:21j]
     disc = x**2 + y**2 < 1
     x, y = target.x + x[disc] * target.radius, target.y + y[disc] * target.radius
@@ -74,14 +77,17 @@ def _visible(target: Placed, box: Box) -> float:
 
 
 def _shares(mask: np.ndarray, box: Box) -> np.ndarray:
-    """The share of the crop's pixels that each of `NAMES` covers, float64 (18,), summing to 1."""
+    """The share of the crop's pixels for each of `NAMES`, float64 (18,). The sum is 1."""
     left, top, right, bottom = (round(c) for c in box)
     counts = np.bincount(mask[top : max(bottom, top + 1), left : max(right, left + 1)].ravel(), minlength=len(NAMES))
     return counts / counts.sum()
 
 
 def _caption(rng: np.random.Generator, drawn: Scene, shares: np.ndarray, box: Box) -> str:
-    """Mostly names a salient object, which may carry its colour or its ground; otherwise a material, by area."""
+    """Names an object that is clearly visible, sometimes with its colour or material; if there is none, a material.
+
+    Objects and materials are drawn at random, with probabilities in proportion to their areas.
+    """
     salient = [o for o in drawn.objects if _visible(o, box) > 0.4 and shares[NAMES.index(o.name)] > 0.03]
     grounds = shares[len(OBJECTS) :]
     if grounds.sum() > 0.1 and (not salient or rng.uniform() < 0.12):

@@ -1,40 +1,41 @@
 """Draws the procedural scenes: one to three objects on one or two materials, with an exact mask and a caption.
 
-A scene is a pure function of (split, seed). Colour-category pairs of `HELD_OUT` appear in no split but `composition`.
+A scene depends only on its split and seed. The pairs of colour and category in `HELD_OUT` appear only in the
+`composition` splits.
 """
 
 import dataclasses
 
 import numpy as np
 
-from zeroseg_jax.data.scenes.categories import COLOURS, DARK, OWN, SHADE, SHAPES, WHITE
+from zeroseg_jax.data.scenes.categories import BASE, COLOURS, DARK, SHADE, SHAPES, WHITE
 from zeroseg_jax.data.scenes.materials import TEXTURES
 
 OBJECTS: tuple[str, ...] = tuple(SHAPES)
 MATERIALS: tuple[str, ...] = tuple(TEXTURES)
 NAMES: tuple[str, ...] = OBJECTS + MATERIALS
-"""Class names; the value of a mask is an index into them."""
+"""The names of the classes. The values of a mask are indices into them."""
 
 HELD_OUT: frozenset[tuple[str, str]] = frozenset(
     (list(COLOURS)[i % len(COLOURS)], name) for i, name in enumerate(OBJECTS)
 )
-"""(colour, category) pairs that are drawn in the `composition` split only: one colour of each category."""
+"""The (colour, category) pairs that only the `composition` splits contain: one colour of each category."""
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "composition", "pairs", "pairs_test", "pairs_composition")
-"""The scenes of training, validation, test and held-out colours; and the scenes from which the teacher's pairs are
-cut."""
+"""Splits of the scenes, and splits from which the teacher's pairs are cut (`pairs`)."""
 
 SIZE = 96
-"""Pixels to a side of a scene."""
+"""Side of a scene in pixels."""
 
 _OVERSAMPLE = 3
+"""Objects are drawn with this many points along each side of a pixel, for smooth edges."""
 _RADIUS = (0.17, 0.33)
-"""Radius of an object, as a share of the scene's width."""
+"""Least and greatest radius of an object, as a share of the scene's width."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """An object of a scene: centre `x`, `y` and `radius` in pixels."""
+    """An object of a scene. The centre `x`, `y` and the `radius` are in pixels."""
 
     name: str
     colour: str
@@ -45,17 +46,19 @@ class Placed:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """`image` uint8 (96, 96, 3); `mask` uint8 (96, 96), values index `NAMES`; a caption; the objects and materials."""
+    """A drawn scene."""
 
     image: np.ndarray
+    """uint8 (96, 96, 3)."""
     mask: np.ndarray
+    """uint8 (96, 96). The values are indices into `NAMES`."""
     caption: str
     objects: tuple[Placed, ...]
     materials: tuple[str, ...]
 
 
 def generator(split: str, seed: int) -> np.random.Generator:
-    """The random stream of one scene."""
+    """The random generator of one scene."""
     return np.random.default_rng([SPLITS.index(split), seed])
 
 
@@ -79,7 +82,7 @@ def scene(seed: int, split: str = "train") -> Scene:
 
 
 def _ground(rng: np.random.Generator, materials: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """One material, or two that meet along a curve."""
+    """Image and mask of one material, or of two that meet along a curve."""
     image = TEXTURES[materials[0]](SIZE, rng)
     mask = np.full((SIZE, SIZE), NAMES.index(materials[0]), np.uint8)
     if len(materials) == 2:
@@ -94,7 +97,7 @@ def _ground(rng: np.random.Generator, materials: tuple[str, ...]) -> tuple[np.nd
 
 
 def _place(rng: np.random.Generator, held_out: bool) -> tuple[Placed, ...]:
-    """One to three objects that touch each other little and the border less."""
+    """One to three objects. They overlap little, and are mostly inside the scene."""
     placed: list[Placed] = []
     for _ in range(int(rng.integers(1, 4))):
         name = str(rng.choice(OBJECTS))
@@ -110,7 +113,7 @@ def _place(rng: np.random.Generator, held_out: bool) -> tuple[Placed, ...]:
 
 
 def _draw(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, placed: Placed) -> None:
-    """Paints one object into `image` (with smooth edges) and `mask` (by the centre of each pixel), in place."""
+    """Draws one object into `image`, with smooth edges, and into `mask`, by the centre of each pixel; in place."""
     left, top = (max(int(c - placed.radius) - 1, 0) for c in (placed.x, placed.y))
     right, bottom = (min(int(c + placed.radius) + 2, SIZE) for c in (placed.x, placed.y))
     k = _OVERSAMPLE
@@ -119,9 +122,9 @@ def _draw(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, placed:
     turn, mirror, stretch = rng.uniform(-0.3, 0.3), rng.choice([-1, 1]), rng.uniform(0.9, 1.0)
     u, v = mirror * (u * np.cos(turn) + v * np.sin(turn)), (v * np.cos(turn) - u * np.sin(turn)) / stretch
     inside, paint = SHAPES[placed.name](u, v)
-    own = np.clip(np.array(COLOURS[placed.colour]) + rng.normal(0, 14, 3), 0, 255) * rng.uniform(0.8, 1.1)
+    base = np.clip(np.array(COLOURS[placed.colour]) + rng.normal(0, 14, 3), 0, 255) * rng.uniform(0.8, 1.1)
     palette = np.empty((4, 3))
-    palette[OWN], palette[SHADE] = own, 0.55 * own
+    palette[BASE], palette[SHADE] = base, 0.55 * base
     palette[WHITE], palette[DARK] = rng.uniform(225, 250), rng.uniform(20, 50)
     colours = palette[paint] * inside[..., None] * (1 - 0.18 * np.clip(v, -1, 1))[..., None]
 
