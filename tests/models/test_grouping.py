@@ -9,7 +9,7 @@ from flax import nnx
 from transformers import GroupViTVisionConfig
 from transformers.models.groupvit.modeling_groupvit import GroupViTStage
 
-from zeroseg_jax.models.grouping import AssignAttention, Assigning, GroupingStage, assign
+from zeroseg_jax.models.grouping import AssignAttention, AssignmentConfig, GroupingStage, assign
 from zeroseg_jax.models.weights.table import Entry, Layout, Table, affine, load_weights, norm
 
 WIDTH, HEADS = 16, 2
@@ -68,7 +68,9 @@ def test_stage_equals_torch(depth, groups, segments, previous):
         for name, parameter in theirs.named_parameters():
             parameter.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.3)
     ours = load_weights(
-        lambda: GroupingStage(depth, WIDTH, HEADS, groups, segments, Assigning(), previous=previous, rngs=nnx.Rngs(0)),
+        lambda: GroupingStage(
+            depth, WIDTH, HEADS, groups, segments, AssignmentConfig(), previous=previous, rngs=nnx.Rngs(0)
+        ),
         {name: tensor.numpy() for name, tensor in theirs.state_dict().items()},
         table(previous),
         "the torch stage",
@@ -98,22 +100,24 @@ SHARES = [[0.25, 0.75], [0.8, 0.2], [0.5, 0.5]]
 
 
 def test_soft_assignment_by_hand():
-    merging, clean = assign(LOGITS, Assigning("soft"))
+    merging, clean = assign(LOGITS, AssignmentConfig("soft"))
     np.testing.assert_allclose(merging[0], SHARES, rtol=1e-6)
     np.testing.assert_array_equal(clean, merging)
-    sharper, _ = assign(LOGITS, Assigning("soft", tau=0.5))  # squares the odds
+    sharper, _ = assign(LOGITS, AssignmentConfig("soft", tau=0.5))  # squares the odds
     np.testing.assert_allclose(sharper[0, :2], [[0.1, 0.9], [16 / 17, 1 / 17]], rtol=1e-6)
 
 
 def test_hard_assignment_chooses_the_largest_and_the_first_of_equals():
-    merging, clean = assign(LOGITS, Assigning("hard"))
+    merging, clean = assign(LOGITS, AssignmentConfig("hard"))
     np.testing.assert_allclose(merging[0], [[0, 1], [1, 0], [1, 0]], atol=1e-6)
     np.testing.assert_allclose(clean[0], SHARES, rtol=1e-6)
 
 
 def test_hard_gradient_is_the_soft_one():
     def gradient(kind):
-        return jax.grad(lambda x: (assign(x, Assigning(kind))[0] * jnp.arange(6.0).reshape(1, 3, 2)).sum())(LOGITS)
+        return jax.grad(lambda x: (assign(x, AssignmentConfig(kind))[0] * jnp.arange(6.0).reshape(1, 3, 2)).sum())(
+            LOGITS
+        )
 
     np.testing.assert_allclose(gradient("hard"), gradient("soft"), rtol=1e-6)
     assert np.abs(gradient("soft")).min() > 0.1
@@ -121,24 +125,24 @@ def test_hard_gradient_is_the_soft_one():
 
 def test_gumbel_noise_chooses_in_proportion_to_the_softmax():
     logits = jnp.broadcast_to(LOGITS[:, :1], (1, 4000, 2))
-    merging, clean = assign(logits, Assigning("hard"), jax.random.key(0))
+    merging, clean = assign(logits, AssignmentConfig("hard"), jax.random.key(0))
     assert abs(merging[..., 1].mean() - 0.75) < 0.03
     np.testing.assert_allclose(clean[0, 0], SHARES[0], rtol=1e-6)  # the map has no noise
-    quiet, _ = assign(logits, Assigning("hard", gumbel=False), jax.random.key(0))
+    quiet, _ = assign(logits, AssignmentConfig("hard", gumbel=False), jax.random.key(0))
     np.testing.assert_allclose(quiet[0, 0], [0, 1], atol=1e-6)
 
 
 def test_with_a_key_an_image_the_noise_depends_on_nothing_else():
     logits, keys = jnp.zeros((3, 4, 2)), jax.random.split(jax.random.key(0), 3)
-    merging, _ = assign(logits, Assigning("soft"), keys)
-    alone, _ = assign(logits[1:2], Assigning("soft"), keys[1:2])
+    merging, _ = assign(logits, AssignmentConfig("soft"), keys)
+    alone, _ = assign(logits[1:2], AssignmentConfig("soft"), keys[1:2])
     np.testing.assert_array_equal(merging[1], alone[0])
     assert np.abs(merging[0] - merging[1]).min() > 1e-3
 
 
 @pytest.mark.parametrize(("total", "expected"), [(False, [3 / 4, 0]), (True, [3, 0])])
 def test_segment_is_a_shrunken_mean_or_a_sum_of_its_tokens(total, expected):
-    attention = AssignAttention(4, Assigning("hard", total=total), rngs=nnx.Rngs(0))
+    attention = AssignAttention(4, AssignmentConfig("hard", total=total), rngs=nnx.Rngs(0))
     eye = jnp.eye(4)
     for layer in (attention.query, attention.key, attention.value, attention.out):
         layer.kernel[...] = eye

@@ -1,9 +1,9 @@
-"""CLIP's two towers (Radford et al. 2021), as OpenAI, OpenCLIP/LAION and MetaCLIP 1 and 2 checkpoints have them.
+"""CLIP (Radford et al. 2021) in the form of OpenAI's, OpenCLIP's (LAION) and MetaCLIP 1 and 2's checkpoints.
 
-All of these are one architecture: a pre-norm ViT with a class token and an extra norm before the first block, and a
-causal text transformer read out at the end-of-text token. They differ in sizes, in the activation and in which token
-ends a text. SigLIP (`siglip`) has the same text transformer without the mask. Names follow the Hugging Face `CLIPModel`
-configuration where ours have no better word.
+All of them have one architecture. The image tower is a pre-norm ViT with a class token and an extra norm before its
+first block. The text tower is a causal transformer, and its output at the end-of-text token represents the text. The
+checkpoints differ in sizes, activation and the id of the end token. SigLIP (`siglip`) has the same text transformer
+without the causal mask.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _FIELDS = {"projection_dim": "embed_dim", "logit_scale_init_value": "logit_scale
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of the image tower; the defaults are ViT-B/32's, which Hugging Face leaves out of its files."""
+    """Sizes of the image tower. The defaults are ViT-B/32's, which files of Hugging Face leave out."""
 
     image_size: int = 224
     patch_size: int = 32
@@ -47,7 +47,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of the text tower and the ids of its special tokens; the defaults are Hugging Face's."""
+    """Sizes of the text tower and ids of its special tokens. The defaults are Hugging Face's."""
 
     vocabulary: int = 49408
     context: int = 77
@@ -61,14 +61,17 @@ class TextConfig:
     end_id: int = 49407
     pad_id: int | None = 1
     pooled: Literal["clip", "end", "last"] = "clip"
-    """Where a text is read out. "end", MetaCLIP 2's: at its first `end_id`. "last", SigLIP's: at the last position,
-    which is padding in most texts. "clip": at the first `end_id`, but at the largest id where `end_id` is 2. That is
-    the mark of OpenAI's converted files, whose real end-of-text token is the highest id of the vocabulary."""
+    """The position whose token represents the text.
+
+    "end" (MetaCLIP 2): the first `end_id`. "last" (SigLIP): the last position, which is padding in most texts. "clip":
+    the first `end_id`, but the highest id of the text if `end_id` is 2. OpenAI's converted files have this wrong value,
+    and their real end token is the highest id of the vocabulary.
+    """
     causal: bool = True
-    """Whether a token attends only to itself and to those before it; in SigLIP it attends to all, padding too."""
+    """Whether a token attends only to itself and earlier tokens. In SigLIP it attends to all tokens, padding too."""
 
     def end(self, tokens: Int[Array | np.ndarray, "c t"]) -> Int[Array | np.ndarray, " c"]:
-        """Where each text is read out; in a causal tower what follows it does not count."""
+        """The position of the token that represents each text. In a causal tower, later tokens have no influence."""
         xp: Any = np if isinstance(tokens, np.ndarray) else jnp
         if self.pooled == "last":
             return xp.full(tokens.shape[0], tokens.shape[1] - 1)
@@ -78,9 +81,9 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Both towers, the width of the space that they share, and the initial log of the inverse temperature.
+    """Sizes of both towers, width of the shared embedding space, and initial log of the inverse temperature.
 
-    MetaCLIP 2 is the CLIP whose texts are `pooled` at their "end".
+    A CLIP whose texts are `pooled` at their "end" is a MetaCLIP 2.
     """
 
     vision: VisionConfig = VisionConfig()
@@ -90,9 +93,9 @@ class CLIPConfig:
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> "CLIPConfig":
-        """Reads the content of a Hugging Face `CLIPModel` or `MetaClip2Model` config.json.
+        """Reads the content of config.json of a Hugging Face `CLIPModel` or `MetaClip2Model`.
 
-        Raises InputError where it cannot be built.
+        Raises InputError if it is not valid.
         """
         vision, text = read_section(raw, "vision_config"), read_section(raw, "text_config")
         pooled: Literal["clip", "end"] = "end" if raw.get("model_type") == "metaclip_2" else "clip"
@@ -103,11 +106,11 @@ class CLIPConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a config.json that `from_pretrained` of the model's class in `transformers` accepts."""
+        """The content of config.json in the form that `transformers` reads."""
         model_class, kind = ("MetaClip2Model", "metaclip_2") if self.text.pooled == "end" else ("CLIPModel", "clip")
 
         def section(config: VisionConfig | TextConfig, names: dict[str, str], tower: str) -> dict[str, Any]:
-            fields = {theirs: getattr(config, ours) for theirs, ours in names.items()}
+            fields = {hf_name: getattr(config, name) for hf_name, name in names.items()}
             return {"model_type": f"{kind}_{tower}_model", "projection_dim": self.embed_dim} | fields
 
         return {
@@ -121,12 +124,12 @@ class CLIPConfig:
 
 
 class TowerOutput(NamedTuple):
-    """What a tower computes on its way; under `jit`, what is not used costs nothing."""
+    """The output of a tower. Under `jit`, parts that are not used are not computed."""
 
     pooled: Float[Array, "b d"]
     """The normed class token (image) or end-of-text token (text), before the projection."""
     tokens: Float[Array, "b n d"]
-    """Output of the last block; the image tower's class token first. The text tower's are normed."""
+    """Output of the last block. The image tower's class token is first. Tokens of a text are normed."""
     embedded: Float[Array, "b n d"]
     """Input of the first block."""
     layers: Float[Array, "l b n d"]
@@ -134,7 +137,11 @@ class TowerOutput(NamedTuple):
 
 
 class VisionTower(nnx.Module):
-    """CLIP's image transformer. `positions="sincos"` starts the position table from MAE's, for small new models."""
+    """CLIP's image transformer.
+
+    `positions="sincos"` initialises the position table with MAE's fixed function. This helps small models that are
+    trained from scratch.
+    """
 
     def __init__(
         self,
@@ -147,7 +154,7 @@ class VisionTower(nnx.Module):
     ):
         width, grid = config.width, config.grid
         self.config, self.dtype = config, dtype
-        # a convolution whose stride is its size is a matrix product of patches, which is faster on every device
+        # a matrix product of patches equals the checkpoints' strided convolution, and is faster
         self.patch_embedding = linear(config.patch_size**2 * 3, width, bias=False, dtype=dtype, rngs=rngs)
         self.class_embedding = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width,)))
         if positions == "sincos":
@@ -160,14 +167,14 @@ class VisionTower(nnx.Module):
         self.post_norm = tower_norm(config, dtype, rngs)
 
     def embed(self, pixels: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None) -> Float[Array, "b n d"]:
-        """Class token and patches with their positions, normed: the input of the first block.
+        """The input of the first block: class token and patches with their positions, normed.
 
-        `visible` are the patches to take, row-major; None takes all.
+        `visible` are the row-major indices of the patches to use. None means all.
         """
         patches, shape = cut_patches(pixels, self.config.patch_size)
         table = self.position_embedding[...]
         positions = resize_positions(table[1:], (self.config.grid, self.config.grid), shape)
-        if visible is not None:  # before the embedding: what is hidden costs nothing
+        if visible is not None:  # before the embedding, so that hidden patches cost nothing
             patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
             positions = positions[visible]
         x = self.patch_embedding(patches)
@@ -181,8 +188,8 @@ class VisionTower(nnx.Module):
         return TowerOutput(self.post_norm(tokens[:, 0]), tokens, embedded, layers)
 
     def pool(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
-        """`pooled` alone. The last block is computed for the class token only: a twelfth less work with 12 blocks."""
-        x, block = self.transformer.before_last(self.embed(pixels))
+        """Only `pooled`. The last block is computed for the class token alone, which saves most of its work."""
+        x, _, block = self.transformer.before_last(self.embed(pixels))
         return self.post_norm(block.at(x, jnp.zeros(x.shape[0], jnp.int32)))
 
     def dense(self, pixels: Float[Array, "b y x 3"], readout: str = "maskclip") -> Float[Array, "b h w d"]:
@@ -193,13 +200,8 @@ class VisionTower(nnx.Module):
         check_readout(readout, READOUTS if self.config.depth > 1 else tuple(LAST_BLOCK))
         p = self.config.patch_size
         grid = pixels.shape[1] // p, pixels.shape[2] // p
-        embedded = self.embed(pixels)
-        if readout == "sc_clip":
-            layers, block = self.transformer.all_but_last(embedded)
-            tokens = sc_clip(block, layers[-1], grid, layers)
-        else:
-            x, block = self.transformer.before_last(embedded)
-            tokens = LAST_BLOCK[readout](block, x, grid)
+        x, layers, block = self.transformer.before_last(self.embed(pixels))
+        tokens = sc_clip(block, x, grid, layers) if readout == "sc_clip" else LAST_BLOCK[readout](block, x, grid)
         return self.post_norm(tokens).reshape(pixels.shape[0], *grid, -1)
 
 
@@ -214,7 +216,7 @@ class TextTower(nnx.Module):
         self.final_norm = tower_norm(config, dtype, rngs)
 
     def embed(self, tokens: Int[Array, "c t"]) -> Float[Array, "c t d"]:
-        """Tokens with their positions: the input of the first block."""
+        """The input of the first block: tokens with their positions. Raises InputError if the text is too long."""
         length = tokens.shape[1]
         if length > self.config.context:
             raise InputError(f"a text of {length} tokens is longer than the model's {self.config.context} positions")
@@ -228,20 +230,22 @@ class TextTower(nnx.Module):
         return TowerOutput(x[jnp.arange(len(x)), self.config.end(tokens)], x, embedded, layers)
 
     def pool(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
-        """`pooled` alone. The last block is computed only for the token that is read out."""
+        """Only `pooled`. The last block is computed for the token that represents the text alone."""
         mask = self._mask(tokens)
-        x, block = self.transformer.before_last(self.embed(tokens), mask)
+        x, _, block = self.transformer.before_last(self.embed(tokens), mask)
         return self.final_norm(block.at(x, jnp.asarray(self.config.end(tokens)), mask))
 
     def _mask(self, tokens: Int[Array, "c t"]) -> Bool[Array, "t t"] | None:
-        """What a token may attend to. No padding mask: in a causal tower padding follows what is read out, which
-        cannot reach it, and SigLIP was trained to attend to it."""
+        """The causal mask, or None. Padding needs no mask.
+
+        In a causal tower padding comes after the end token and cannot influence it. SigLIP is trained to attend to it.
+        """
         length = tokens.shape[1]
         return jnp.tril(jnp.ones((length, length), bool)) if self.config.causal else None
 
 
 class CLIP(nnx.Module):
-    """Both towers and their projections. `dtype` is the dtype of the computation; parameters are float32."""
+    """Both towers and their projections. `dtype` is the dtype of the computation. Parameters are float32."""
 
     def __init__(
         self,
@@ -262,12 +266,12 @@ class CLIP(nnx.Module):
     def vision(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
         """Image embeddings, float32, not unit length. `pixels` are normalised with the checkpoint's mean and std.
 
-        Any size of at least one patch: the position table is interpolated where it is not the checkpoint's own.
+        Images may have any size of at least one patch. The position table is interpolated to their size.
         """
         return self.visual_projection(self.vision_tower.pool(pixels)).astype(jnp.float32)
 
     def text(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
-        """Text embeddings, float32, not unit length, of token ids with start and end tokens; t is at most `context`."""
+        """Text embeddings, float32, not unit length. `tokens` have start and end tokens; t is at most `context`."""
         return self.text_projection(self.text_tower.pool(tokens)).astype(jnp.float32)
 
     def dense(self, pixels: Float[Array, "b y x 3"], readout: str = "maskclip") -> Float[Array, "b h w d"]:
@@ -276,10 +280,10 @@ class CLIP(nnx.Module):
 
 
 def cut_patches(pixels: Float[Array, "b y x 3"], size: int) -> tuple[Float[Array, "b n c"], tuple[int, int]]:
-    """The patches of `size` pixels, row-major and each flattened, and how many there are in (height, width).
+    """Cuts images into flattened square patches of `size` pixels. Returns them row-major, and the grid (rows, columns).
 
-    A border narrower than a patch is left out, as the strided convolution of the checkpoints leaves it. Raises
-    InputError for an image smaller than a patch.
+    A border narrower than a patch is left out, as in the strided convolution of the checkpoints. Raises InputError for
+    an image smaller than a patch.
     """
     b, height, width, _ = pixels.shape
     h, w = height // size, width // size
@@ -292,10 +296,12 @@ def cut_patches(pixels: Float[Array, "b y x 3"], size: int) -> tuple[Float[Array
 
 
 def tower_norm(config: VisionConfig | TextConfig, dtype: Any, rngs: nnx.Rngs) -> LayerNorm:
+    """A layer norm with the width and epsilon of a tower."""
     return layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
 
 
 def tower_transformer(config: VisionConfig | TextConfig, dtype: Any, remat: Remat, rngs: nnx.Rngs) -> Transformer:
+    """The blocks of a tower."""
     activation = ACTIVATIONS[config.activation]
     sizes = config.depth, config.width, config.heads, config.mlp_width
     return Transformer(*sizes, activation=activation, norm_eps=config.norm_eps, dtype=dtype, remat=remat, rngs=rngs)

@@ -1,6 +1,6 @@
-"""CLIP with what surrounds it: tokenizer, image preprocessing, and the forms in which it is published.
+"""Loads a CLIP or a SigLIP with its tokenizer and preprocessing, from every form in which it is published.
 
-SigLIP is one of the family here: whatever takes a CLIP takes it too.
+Everything that takes a CLIP also takes a SigLIP.
 """
 
 from pathlib import Path
@@ -35,11 +35,11 @@ from zeroseg_jax.models.weights.siglip import SIGLIP_TABLE
 from zeroseg_jax.models.weights.table import load_weights
 
 FAMILIES = "clip", "metaclip_2", "siglip"
-"""The `model_type`s of config.json that `load_clip` takes."""
+"""The values of `model_type` in config.json that `load_clip` accepts."""
 
 
 class ClipEncoder(DualEncoder):
-    """A CLIP or a SigLIP that takes images and texts as users have them."""
+    """A CLIP or a SigLIP with its tokenizer and preprocessing. It encodes image files and strings."""
 
     model: CLIP | Siglip
 
@@ -64,41 +64,45 @@ class ClipEncoder(DualEncoder):
 
 
 def read_clip_config(source: str | Path | ModelFolder) -> CLIPConfig | SiglipConfig:
-    """The sizes of the CLIP or SigLIP that `source` means, of which only the configuration is fetched.
+    """The sizes of a CLIP or SigLIP. Only its configuration is fetched.
 
-    Raises InputError where it is out of reach or of another family.
+    Raises InputError if the source does not exist, cannot be reached, or is a model of another family.
     """
     folder = open_folder(source)
     form = form_of(folder)
     if form == "openclip":
         return openclip.read_openclip_config(folder)[0]
     if form == "state dict":
-        return openclip.config_of_tensors(_without_wrapper(folder.tensors()), folder.name)
+        return openclip.config_of_tensors(_without_prefix(folder.tensors()), folder.name)
     return _read_config(folder)
 
 
 def form_of(folder: ModelFolder) -> str:
-    """How a CLIP is published: "openclip", "state dict" for a file by itself, or else config.json's `model_type`.
+    """The form of a published CLIP: "openclip", "state dict" (a file without config), or config.json's `model_type`.
 
-    A folder may have several: Hugging Face's form counts first, where its weights are there too.
+    If a folder has several forms with weights, Hugging Face's is used.
     """
     has_config = folder.find(folders.CONFIG) is not None
-    kind = folder.json(folders.CONFIG).get("model_type") if has_config else None
+    model_type = folder.json(folders.CONFIG).get("model_type") if has_config else None
     openclip_weights = folder.file is not None and folder.file.name in openclip.WEIGHTS
-    if kind is not None and not openclip_weights and folder.has_weights():
-        return str(kind)
+    if model_type is not None and not openclip_weights and folder.has_weights():
+        return str(model_type)
     if folder.find(folders.OPENCLIP_CONFIG) is not None:
         return "openclip"
-    return "state dict" if folder.file is not None and not has_config else str(kind)
+    return "state dict" if folder.file is not None and not has_config else str(model_type)
 
 
 def load_clip(source: str | Path | ModelFolder, dtype: Any = None) -> ClipEncoder:
     """Loads a CLIP or a SigLIP: OpenAI's models, OpenCLIP's, MetaCLIP 1 and 2, SigLIP, SigLIP 2 of fixed resolution.
 
-    `source` is a folder or hub id `owner/name[@revision]` in Hugging Face or OpenCLIP form, the shipped "demo", or a
-    single weight file, whose configuration is read beside it. `dtype` is the dtype of the computation (None: float32);
-    parameters are float32 whatever the file holds. Raises InputError where the source is out of reach, of another
-    family, or its weights do not fit its configuration exactly.
+    Args:
+        source: a folder or hub id `owner/name[@revision]` in Hugging Face or OpenCLIP form, the shipped "demo", or a
+            single weight file whose configuration is in the same folder.
+        dtype: the dtype of the computation; None means float32. Parameters are always float32.
+
+    Raises:
+        InputError: the source does not exist, cannot be reached, or is a model of another family, or its weights do not
+            fit its configuration exactly.
     """
     dtype, folder = check_dtype(dtype), open_folder(source)
     form = form_of(folder)
@@ -112,8 +116,8 @@ def load_clip(source: str | Path | ModelFolder, dtype: Any = None) -> ClipEncode
     model = load_weights(lambda: make_model(config, dtype), folder.tensors(), table, folder.name)
     read = load_siglip_tokenizer if is_siglip else load_metaclip_2_tokenizer if is_metaclip_2 else load_tokenizer
     tokenizer = check_tokenizer(read(folder.fetch(TOKENIZER_FILES)), config.text.vocabulary, folder.path)
-    own = Preprocessing.whole if is_siglip else Preprocessing.square
-    preprocessing = load_preprocessing(folder.fetch(PREPROCESSING_FILES), config.vision.image_size, own)
+    default = Preprocessing.whole if is_siglip else Preprocessing.square
+    preprocessing = load_preprocessing(folder.fetch(PREPROCESSING_FILES), config.vision.image_size, default)
     return ClipEncoder(model, tokenizer, preprocessing)
 
 
@@ -126,19 +130,20 @@ def _load_openclip(folder: ModelFolder, dtype: Any) -> ClipEncoder:
 
 
 def _load_state_dict(folder: ModelFolder, dtype: Any) -> ClipEncoder:
-    tensors = _without_wrapper(folder.tensors())
+    tensors = _without_prefix(folder.tensors())
     config = openclip.config_of_tensors(tensors, folder.name)
     model = load_weights(lambda: make_model(config, dtype), openclip.to_hf_names(tensors), CLIP_TABLE, folder.name)
     tokenizer = clip_tokenizer(config.text.context)
     return ClipEncoder(model, check_tokenizer(tokenizer, config.text.vocabulary, folder.path))
 
 
-def _without_wrapper(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors without the prefix that distributed training adds to their names."""
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def make_model(config: CLIPConfig | SiglipConfig, dtype: Any = None) -> CLIP | Siglip:
-    """The bare module with random weights; `dtype` is the dtype of the computation (None: float32)."""
+    """The module with random weights. `dtype` is the dtype of the computation; None means float32."""
     if isinstance(config, SiglipConfig):
         return Siglip(config, rngs=nnx.Rngs(0), dtype=dtype)
     return CLIP(config, rngs=nnx.Rngs(0), dtype=dtype)
@@ -146,14 +151,14 @@ def make_model(config: CLIPConfig | SiglipConfig, dtype: Any = None) -> CLIP | S
 
 def _read_config(folder: ModelFolder) -> CLIPConfig | SiglipConfig:
     raw = folder.json(folders.CONFIG)
-    kind, where = raw.get("model_type"), folder.path / folders.CONFIG
-    if kind == "siglip2":
+    model_type, where = raw.get("model_type"), folder.path / folders.CONFIG
+    if model_type == "siglip2":
         raise InputError(
             f"{where} is of a SigLIP 2 with a flexible resolution (NaFlex), which is not supported;"
             " take one of a fixed resolution, such as google/siglip2-base-patch16-224 or"
             " google/siglip2-so400m-patch14-384"
         )
-    if kind not in FAMILIES:
+    if model_type not in FAMILIES:
         known = ", ".join(map(repr, FAMILIES))
-        raise InputError(f"{where} has model_type {kind!r}, expected one of {known}")
-    return SiglipConfig.from_hf(raw) if kind == "siglip" else CLIPConfig.from_hf(raw)
+        raise InputError(f"{where} has model_type {model_type!r}, expected one of {known}")
+    return SiglipConfig.from_hf(raw) if model_type == "siglip" else CLIPConfig.from_hf(raw)

@@ -1,4 +1,4 @@
-"""What CLIP, SigLIP and GroupViT share around two towers: tokenizer, preprocessing, and the folder of all three."""
+"""The base of CLIP, SigLIP and GroupViT: a model with a tokenizer and preprocessing, which encodes images and texts."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ from zeroseg_jax.models.weights.table import Table, dump_weights
 from zeroseg_jax.ops.batching import padded, parts
 
 BATCHES = (1, 4, 16, 64)
-"""Batches are padded to one of these sizes, so that each input shape compiles four times at most."""
+"""Batches are padded to one of these sizes, so each image size compiles at most four times."""
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
@@ -33,20 +33,20 @@ TOKENIZER_FILES = (
 PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
 
 LENGTHS = (8, 12, 16, 24, 32, 48)
-"""Texts are padded to one of these numbers of tokens, or to the model's context, in batches of similar length."""
+"""Texts are padded to one of these numbers of tokens, or to the model's context."""
 
 
 class DualEncoder:
-    """A model that embeds images and texts in one space, and takes both as users have them.
+    """A model that embeds images and texts in one space. It takes image files and strings.
 
-    `model` is the bare module, `tokenizer` one of `transformers` (None where the folder has none: then only
-    images can be encoded), `preprocessing` what the checkpoint's images went through, `table` the names of its weights
-    in Hugging Face files.
+    `model` is the module. `tokenizer` is one of `transformers`, or None; without it only images can be encoded.
+    `preprocessing` is the one of the checkpoint.
     """
 
     table: Table
+    """The names of the weights in Hugging Face files."""
     image_processor = "CLIPImageProcessor"
-    """The class of `transformers` that does the preprocessing."""
+    """The class of `transformers` that does the same preprocessing."""
 
     def __init__(
         self, model: CLIP | GroupViT | Siglip, tokenizer: Any = None, preprocessing: Preprocessing | None = None
@@ -58,9 +58,9 @@ class DualEncoder:
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied with before they are compared by a softmax.
+        """The factor for cosines before a softmax (the inverse temperature).
 
-        The training of a CLIP keeps it at 100 at most, the stored number may be above. A SigLIP has no such limit.
+        CLIP's training limits it to 100, but the stored number may be higher. SigLIP has no limit.
         """
         scale = float(np.exp(self.model.logit_scale[...]))
         return scale if isinstance(self.model, Siglip) else min(scale, 100.0)
@@ -80,26 +80,27 @@ class DualEncoder:
         return other
 
     def __reduce__(self) -> Any:
-        raise InputError("a model cannot be pickled; save it with model.save(FOLDER), and load it where it is needed")
+        raise InputError("a model cannot be pickled; save it with model.save(FOLDER), and load the folder instead")
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the space that images and texts share."""
+        """Width D of the embedding space that images and texts share."""
         return self.model.config.embed_dim
 
     def vision(self, pixels: Array | np.ndarray) -> Float[Array, "b d"]:
         """Projected image embeddings, float32, not unit length.
 
-        `pixels` are float (B, H, W, 3) of any size, already normalised (`normalise`, `preprocess`).
+        `pixels` are float (B, H, W, 3) of any size, normalised by `normalise` or `preprocess`. Raises InputError for
+        another shape or dtype.
         """
         return self._vision(*nnx.split(self.model), check_pixels(pixels))
 
     def normalise(self, images: Float[Array, "*b 3"] | Float[np.ndarray, "*b 3"]) -> Float[Array, "*b 3"]:
-        """Images in [0, 1] -> what `vision` takes; pure, for use inside jitted functions."""
+        """Normalises images in [0, 1] for `vision`. Jitted functions may call it."""
         return self.preprocessing.normalise(jnp.asarray(images))
 
     def preprocess(self, images: ImageList, size: int | None = None) -> Float[np.ndarray, "b y x 3"]:
-        """Resized, cropped and normalised as the checkpoint's image processor does; `size` replaces its size."""
+        """Images resized, cropped and normalised as by the checkpoint's image processor. `size` replaces its size."""
         preprocessing = self.preprocessing if size is None else self.preprocessing.resized(size)
         return preprocessing(images)
 
@@ -114,36 +115,37 @@ class DualEncoder:
             InputError: `images` is something else, or an image cannot be read.
         """
         check_image_list(images)
-        found = np.zeros((len(images), self.embed_dim), np.float32)
-        for batch, size_of_batch in parts(len(images), BATCHES):
+        embeddings = np.zeros((len(images), self.embed_dim), np.float32)
+        for batch, batch_size in parts(len(images), BATCHES):
             pixels = self.preprocess(images[batch], size)
-            found[batch] = np.asarray(self.vision(padded(pixels, size_of_batch)))[: len(pixels)]
-        return _unit(found)
+            embeddings[batch] = np.asarray(self.vision(padded(pixels, batch_size)))[: len(pixels)]
+        return _unit(embeddings)
 
     def encode_text(
         self, texts: Sequence[str], *, truncate: bool = True, normalise: bool = True
     ) -> Float[np.ndarray, "c d"]:
         """Text embeddings, float32, of unit length unless `normalise` is False.
 
-        `truncate=False` raises InputError for a text that does not fit.
+        Raises InputError if `texts` is not a list of texts, if the model has no tokenizer, and with `truncate=False`
+        also for a text that is longer than the model's context.
         """
         tokens, config = self.tokenize(texts, truncate=truncate), self.model.config.text
         lengths = config.end(tokens) + 1
-        order = np.argsort(lengths, kind="stable")
-        found = np.zeros((len(tokens), self.embed_dim), np.float32)
+        order = np.argsort(lengths, kind="stable")  # texts of similar length share a batch and need little padding
+        embeddings = np.zeros((len(tokens), self.embed_dim), np.float32)
         for batch, size in parts(len(tokens), BATCHES):
-            chosen = order[batch]
-            longest = lengths[chosen[-1]]
+            indices = order[batch]
+            longest = lengths[indices[-1]]
             length = min(config.context, next((n for n in LENGTHS if n >= longest), config.context))
-            inputs = padded(tokens[chosen, :length], size)
-            found[chosen] = np.asarray(self._text(*nnx.split(self.model), inputs))[: len(chosen)]
-        return _unit(found) if normalise else found
+            inputs = padded(tokens[indices, :length], size)
+            embeddings[indices] = np.asarray(self._text(*nnx.split(self.model), inputs))[: len(indices)]
+        return _unit(embeddings) if normalise else embeddings
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> Int32[np.ndarray, "c t"]:
-        """Token ids with start and end tokens, padded and, with `truncate`, cut to the model's context length.
+        """Token ids with start and end tokens, padded to the model's context length.
 
-        For CLIP's tokenizer, curly quotes, HTML entities and full-width letters are mended first, as OpenAI's and
-        OpenCLIP's code does.
+        A longer text is cut, or raises InputError with `truncate=False`. For CLIP's tokenizer, `tokenizer.clean`
+        corrects the texts first, as in OpenAI's and OpenCLIP's code.
         """
         if isinstance(texts, str):
             raise InputError(f"expected a list of texts, got the single text {texts!r}; put it in a list")
@@ -161,11 +163,11 @@ class DualEncoder:
         return np.asarray(self._tokenizer()(self._cleaned(texts), **options)["input_ids"], np.int32)
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens that each text takes with its start and end tokens, before any truncation."""
-        if not len(texts):  # which the tokenizer refuses
+        """The number of tokens of each text with its start and end tokens, before truncation."""
+        if not len(texts):  # the tokenizer does not accept an empty list
             return []
-        found = self._tokenizer()(self._cleaned(texts), padding=False, truncation=False, verbose=False)
-        return [len(tokens) for tokens in found["input_ids"]]
+        tokenized = self._tokenizer()(self._cleaned(texts), padding=False, truncation=False, verbose=False)
+        return [len(tokens) for tokens in tokenized["input_ids"]]
 
     def _cleaned(self, texts: Sequence[str]) -> list[str]:
         from transformers import CLIPTokenizer
@@ -173,7 +175,7 @@ class DualEncoder:
         return list(map(clean, texts)) if isinstance(self._tokenizer(), CLIPTokenizer) else list(texts)
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
-        """Writes a Hugging Face folder, which `zeroseg_jax.load` and the model's class in `transformers` read back."""
+        """Writes a Hugging Face folder, which `zeroseg_jax.load` and the model's class in `transformers` can read."""
         folder = Path(folder).expanduser()
         config = self.model.config.to_hf() | {"dtype": dtype}
         write_folder(folder, config, dump_weights(self.model, self.table, np.dtype(dtype)))
@@ -185,7 +187,7 @@ class DualEncoder:
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:
             raise InputError(
-                "the model's folder has no tokenizer.json (nor vocab.json and merges.txt, nor spiece.model), so that it"
+                "the model's folder has no tokenizer.json (nor vocab.json and merges.txt, nor spiece.model), so it"
                 " cannot read text; add the tokenizer's files of the same checkpoint"
             )
         return self.tokenizer
@@ -196,19 +198,19 @@ def _unit(x: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "b d"]:
 
 
 def check_pixels(pixels: Array | np.ndarray) -> Float[Array, "b y x 3"]:
-    """The pixels as an array of JAX; raises InputError unless they are float (B, H, W, 3)."""
+    """The pixels as a JAX array. Raises InputError unless they are float (B, H, W, 3)."""
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not jnp.issubdtype(pixels.dtype, jnp.floating):
         raise InputError(
             f"the pixels are {pixels.dtype} {pixels.shape}, expected normalised float (B, H, W, 3);"
-            " encode_image takes images as they are"
+            " encode_image takes images that are not normalised"
         )
     return jnp.asarray(pixels)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The folder's `CLIPTokenizer`, None where it has none; InputError where it is broken."""
-    parts = [(folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")]
-    if not (parts[0] or (parts[1] and parts[2])):  # transformers would make up an empty vocabulary
+    """The folder's `CLIPTokenizer`, or None if it has none. Raises InputError for a broken one."""
+    fast, vocabulary, merges = ((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    if not (fast or (vocabulary and merges)):  # transformers would create an empty vocabulary
         return None
     from transformers import CLIPTokenizer
 
@@ -219,7 +221,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def check_tokenizer(tokenizer: Any, vocabulary: int, folder: Path) -> Any:
-    """The tokenizer itself, which may be None; raises InputError where it has ids that the model does not have."""
+    """Returns the tokenizer, which may be None. Raises InputError if it has ids that the model does not have."""
     highest = -1 if tokenizer is None else max(tokenizer.get_vocab().values())
     if highest >= vocabulary:
         raise InputError(
@@ -230,11 +232,12 @@ def check_tokenizer(tokenizer: Any, vocabulary: int, folder: Path) -> Any:
 
 
 def load_preprocessing(
-    folder: Path, image_size: int, own: Callable[[int], Preprocessing] = Preprocessing.square
+    folder: Path, image_size: int, default: Callable[[int], Preprocessing] = Preprocessing.square
 ) -> Preprocessing:
-    """The folder's preprocessing. `own` makes that of the model's family for a size, for what no file says."""
-    if (folder / "preprocessor_config.json").is_file():
-        return Preprocessing.from_hf(read_json(folder / "preprocessor_config.json"), own(224))
-    if (folder / "processor_config.json").is_file():  # where transformers 5 saves a whole processor
-        return Preprocessing.from_hf(read_json(folder / "processor_config.json").get("image_processor", {}), own(224))
-    return own(image_size)
+    """The folder's preprocessing. `default` gives the family's preprocessing for a size, for missing settings."""
+    file, processor = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if file.is_file():
+        return Preprocessing.from_hf(read_json(file), default(224))
+    if processor.is_file():  # transformers 5 saves the tokenizer and the preprocessing in one processor
+        return Preprocessing.from_hf(read_json(processor).get("image_processor", {}), default(224))
+    return default(image_size)

@@ -1,8 +1,8 @@
-"""Grouping tokens into segments (Xu et al. 2022, "GroupViT: Semantic Segmentation Emerges from Text Supervision").
+"""Groups tokens into segments (Xu et al. 2022, "GroupViT: Semantic Segmentation Emerges from Text Supervision").
 
-A stage lets learnable group tokens attend to the image tokens together with them, then its grouping block assigns
-every image token to one of a few segments and merges what is assigned to the same one. The block follows the released
-checkpoints, including the cross-attention before the assignment that the paper does not mention.
+In a stage, image tokens and learnable group tokens first attend to each other. The grouping block then assigns each
+image token to one of a few segments, and merges the tokens of each segment. The block follows the released checkpoints.
+They have a cross-attention before the assignment, which the paper does not mention.
 """
 
 from collections.abc import Sequence
@@ -20,65 +20,65 @@ from zeroseg_jax.ops.layer_norm import LayerNorm, layer_norm
 
 
 @dataclass(frozen=True)
-class Assigning:
-    """How tokens are assigned to segments; the defaults are GroupViT's."""
+class AssignmentConfig:
+    """The rule that assigns tokens to segments. The defaults are GroupViT's."""
 
     kind: str = "hard"
-    """"hard": one segment a token, gradients straight through the softmax. "soft": shares of all segments."""
+    """"hard": each token belongs to one segment, with straight-through gradients. "soft": it has a share in each."""
     gumbel: bool = True
-    """Whether training adds Gumbel noise to the logits: whenever a key is given."""
+    """Whether Gumbel noise is added to the logits. This needs a key, which only training gives."""
     tau: float = 1.0
     """Temperature of the softmax."""
     total: bool = False
-    """Whether a segment's value is the sum over its tokens; otherwise it is the sum over (their weight + 1)."""
+    """Whether a segment is the sum of its tokens. If not, the sum is divided by (their total weight + 1)."""
 
 
 Keys = Key[Array, ""] | Key[Array, " b"]
-"""Random keys of a batch (`jax.random.key`): one for all, or one an image, whose noise then depends on it alone."""
+"""Random keys of a batch (`jax.random.key`): one key for all images, or one key for each image."""
 
 
 class Grouping(NamedTuple):
-    """What a grouping block returns."""
+    """The output of a grouping block."""
 
     segments: Float[Array, "b s d"]
     assignment: Float[Array, "b n s"]
-    """Share of each token in each segment, float32, without noise and always soft: the segmentation map."""
+    """The segmentation map: share of each token in each segment, always soft and without noise; float32."""
 
 
 def assign(
-    logits: Float[Array, "b n s"], how: Assigning, key: Keys | None = None
+    logits: Float[Array, "b n s"], config: AssignmentConfig, key: Keys | None = None
 ) -> tuple[Float[Array, "b n s"], Float[Array, "b n s"]]:
-    """The map that merges the features, and the soft map without noise. Rows of both sum to 1; float32.
+    """The weights that merge the tokens, and the soft assignment without noise. Rows of both sum to 1; float32.
 
-    `key` draws the Gumbel noise where `how` has it; None (inference) adds none.
+    `key` is for the Gumbel noise. None (inference) adds no noise.
     """
     logits = logits.astype(jnp.float32)
-    clean = jax.nn.softmax(logits / how.tau, axis=-1)
-    merging = clean
-    if how.gumbel and key is not None:
-        merging = jax.nn.softmax((logits + _gumbel(key, logits.shape)) / how.tau, axis=-1)
-    if how.kind == "hard":
-        chosen = jax.nn.one_hot(jnp.argmax(merging, axis=-1), logits.shape[-1])
-        merging = chosen - jax.lax.stop_gradient(merging) + merging
-    return merging, clean
+    soft = jax.nn.softmax(logits / config.tau, axis=-1)
+    weights = soft
+    if config.gumbel and key is not None:
+        weights = jax.nn.softmax((logits + _gumbel(key, logits.shape)) / config.tau, axis=-1)
+    if config.kind == "hard":
+        one_hot = jax.nn.one_hot(jnp.argmax(weights, axis=-1), logits.shape[-1])
+        weights = one_hot - jax.lax.stop_gradient(weights) + weights
+    return weights, soft
 
 
 def _gumbel(key: Keys, shape: tuple[int, ...]) -> Float[Array, "b n s"]:
     if key.ndim == 0:
         return jax.random.gumbel(key, shape)
-    return jax.vmap(lambda one: jax.random.gumbel(one, shape[1:]))(key)
+    return jax.vmap(lambda image_key: jax.random.gumbel(image_key, shape[1:]))(key)
 
 
-def compose(maps: Sequence[Float[Array, "b _ _"]]) -> Float[Array, "b n s"]:
-    """Share of each token of the first stage in each segment of the last, from the map of every stage."""
-    whole = maps[0]
-    for stage_map in maps[1:]:
-        whole = jnp.matmul(whole, stage_map, precision="highest")
-    return whole
+def compose_assignments(assignments: Sequence[Float[Array, "b _ _"]]) -> Float[Array, "b n s"]:
+    """Share of each token of the first stage in each segment of the last stage: the product of all assignments."""
+    product = assignments[0]
+    for assignment in assignments[1:]:
+        product = jnp.matmul(product, assignment, precision="highest")
+    return product
 
 
 class TokenMixer(nnx.Module):
-    """An MLP over the token axis: turns n tokens into m."""
+    """An MLP over the token axis, from n tokens to m."""
 
     def __init__(self, tokens: int, hidden: int, out: int, *, dtype: Any = None, rngs: nnx.Rngs):
         self.mlp = MLP(tokens, hidden, out=out, activation=kept_gelu, dtype=dtype, rngs=rngs)
@@ -88,7 +88,7 @@ class TokenMixer(nnx.Module):
 
 
 class CrossAttention(nnx.Module):
-    """Post-norm cross-attention of the segments to the image tokens, before the assignment."""
+    """Post-norm cross-attention from the segments to the image tokens, before the assignment."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, *, norm_eps: float, dtype: Any = None, rngs: nnx.Rngs):
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
@@ -102,10 +102,10 @@ class CrossAttention(nnx.Module):
 
 
 class AssignAttention(nnx.Module):
-    """Single-head attention whose softmax runs over the segments: each token chooses a segment, not the reverse."""
+    """Single-head attention with a softmax over the segments, so that each token chooses a segment."""
 
-    def __init__(self, width: int, how: Assigning, *, dtype: Any = None, rngs: nnx.Rngs):
-        self.how = how
+    def __init__(self, width: int, config: AssignmentConfig, *, dtype: Any = None, rngs: nnx.Rngs):
+        self.config = config
         self.query = linear(width, width, dtype=dtype, rngs=rngs)
         self.key = linear(width, width, dtype=dtype, rngs=rngs)
         self.value = linear(width, width, dtype=dtype, rngs=rngs)
@@ -114,22 +114,23 @@ class AssignAttention(nnx.Module):
     def __call__(
         self, segments: Float[Array, "b s d"], tokens: Float[Array, "b n d"], key: Keys | None = None
     ) -> Grouping:
-        # float32 from here: the straight-through difference and small shares do not survive bfloat16
+        # float32 from here: bfloat16 is too coarse for the straight-through difference and small shares
         query, keys, values = (
             y.astype(jnp.float32) for y in (self.query(segments), self.key(tokens), self.value(tokens))
         )
         logits = jnp.einsum("bnd,bsd->bns", keys, query) * query.shape[-1] ** -0.5
-        merging, clean = assign(logits, self.how, key)
-        if not self.how.total:  # with the 1, an empty segment gets 0 and not 0/0
-            merging = merging / (merging.sum(axis=1, keepdims=True) + 1)
-        merged = jnp.einsum("bns,bnd->bsd", merging, values)
-        return Grouping(self.out(merged.astype(segments.dtype)), clean)
+        weights, soft = assign(logits, self.config, key)
+        if not self.config.total:  # the 1 avoids a division by 0 for an empty segment
+            weights = weights / (weights.sum(axis=1, keepdims=True) + 1)
+        merged = jnp.einsum("bns,bnd->bsd", weights, values)
+        return Grouping(self.out(merged.astype(segments.dtype)), soft)
 
 
 class GroupingBlock(nnx.Module):
-    """Groups n tokens into `segments` segments, given group tokens that have attended to them.
+    """Groups n tokens into `segments` segments. The group tokens have attended to these tokens before.
 
-    `mlp_width` is that of the cross-attention, 4 width if None; that of the merged segments is always 4 width.
+    `mlp_width` is the hidden width of the cross-attention's MLP; None means 4 width. The MLP of the merged segments
+    always has 4 width.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class GroupingBlock(nnx.Module):
         heads: int,
         group_tokens: int,
         segments: int,
-        how: Assigning,
+        config: AssignmentConfig,
         *,
         mlp_width: int | None = None,
         norm_eps: float = 1e-5,
@@ -151,7 +152,7 @@ class GroupingBlock(nnx.Module):
         self.group_norm, self.segment_norm, self.token_norm, self.output_norm = norm(), norm(), norm(), norm()
         self.mixer = TokenMixer(group_tokens, width // 2, segments, dtype=dtype, rngs=rngs)
         self.cross = CrossAttention(width, heads, mlp_width or 4 * width, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
-        self.assignment = AssignAttention(width, how, dtype=dtype, rngs=rngs)
+        self.assignment = AssignAttention(width, config, dtype=dtype, rngs=rngs)
         self.mlp = MLP(width, 4 * width, activation=kept_gelu, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -162,12 +163,12 @@ class GroupingBlock(nnx.Module):
         segments = optimization_barrier(self.segment_norm(self.mixer(groups)))
         segments = optimization_barrier(self.cross(segments, tokens))
         merged, assignment = self.assignment(segments, tokens, key)
-        merged = merged + segments  # without this residual the segments do not learn to differ
+        merged = merged + segments  # without this residual all segments stay alike
         return Grouping(merged + self.mlp(self.output_norm(merged)), assignment)
 
 
 class GroupProjector(nnx.Module):
-    """Hands the group tokens of one stage to the next, which has another number of them."""
+    """Projects the group tokens of one stage to the number of group tokens of the next."""
 
     def __init__(self, width: int, tokens: int, out: int, *, norm_eps: float, dtype: Any = None, rngs: nnx.Rngs):
         self.norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
@@ -180,8 +181,9 @@ class GroupProjector(nnx.Module):
 class GroupingStage(nnx.Module):
     """Group tokens, transformer blocks over image and group tokens together, and a grouping block.
 
-    `previous` is the number of group tokens of the stage before, 0 for the first stage. A later stage's own tokens
-    start at zero: they are offsets to the projected ones of the stage before. `mlp_width` is 4 width if None.
+    `previous` is the number of group tokens of the stage before it; 0 for the first stage. In a later stage, the group
+    tokens are offsets to the projected group tokens of the stage before, and start at zero. `mlp_width` None means
+    4 width.
     """
 
     def __init__(
@@ -191,7 +193,7 @@ class GroupingStage(nnx.Module):
         heads: int,
         group_tokens: int,
         segments: int,
-        how: Assigning,
+        config: AssignmentConfig,
         *,
         previous: int = 0,
         mlp_width: int | None = None,
@@ -205,7 +207,7 @@ class GroupingStage(nnx.Module):
         options: dict[str, Any] = {"norm_eps": norm_eps, "dtype": dtype, "rngs": rngs}
         self.projector = GroupProjector(width, previous, group_tokens, **options) if previous else None
         self.transformer = Transformer(depth, width, heads, mlp_width or 4 * width, remat=remat, **options)
-        self.grouping = GroupingBlock(width, heads, group_tokens, segments, how, mlp_width=mlp_width, **options)
+        self.grouping = GroupingBlock(width, heads, group_tokens, segments, config, mlp_width=mlp_width, **options)
 
     def __call__(
         self,
@@ -213,7 +215,7 @@ class GroupingStage(nnx.Module):
         previous: Float[Array, "b h d"] | None = None,
         key: Keys | None = None,
     ) -> tuple[Grouping, Float[Array, "b g d"]]:
-        """The segments and their map, and the group tokens after the transformer, for the next stage."""
+        """The segments with their assignment, and the group tokens after the transformer, for the next stage."""
         groups = self.group_tokens[...].astype(tokens.dtype)
         groups = jnp.broadcast_to(groups, (tokens.shape[0], *groups.shape))
         if self.projector is not None:

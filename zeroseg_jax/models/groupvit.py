@@ -1,8 +1,8 @@
 """GroupViT (Xu et al. 2022, "GroupViT: Semantic Segmentation Emerges from Text Supervision"), for inference.
 
-A ViT without a class token whose stages merge patches into ever fewer segment tokens (`grouping`), beside CLIP's text
-transformer; two MLPs with a batch norm project both to one space. Sizes and names follow the `nvidia/groupvit-*`
-checkpoints in the form that Hugging Face's `GroupViTModel` has them.
+The image tower is a ViT without a class token. Its stages merge patches into fewer and fewer segment tokens
+(`grouping`). The text tower is CLIP's. Two MLPs with a batch norm project both to one space. Sizes and names follow the
+checkpoints `nvidia/groupvit-*` in the form of Hugging Face's `GroupViTModel`.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import TextConfig, TextTower
-from zeroseg_jax.models.grouping import Assigning, GroupingStage, compose
+from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, compose_assignments
 from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
 from zeroseg_jax.models.layers import Transformer, linear
 from zeroseg_jax.models.mae import patchify
 from zeroseg_jax.models.positions import resize_positions
 from zeroseg_jax.ops.layer_norm import layer_norm
 
-_VISION_FIELDS = {theirs: ours for theirs, ours in TOWER_FIELDS.items() if ours not in ("depth", "activation")}
+_VISION_FIELDS = {hf_name: name for hf_name, name in TOWER_FIELDS.items() if name not in ("depth", "activation")}
 _VISION_FIELDS |= {"image_size": "image_size", "patch_size": "patch_size"}
 _STAGE_FIELDS = {"depths": "depths", "num_group_tokens": "group_tokens", "num_output_groups": "segments"}
 _FIELDS = {
@@ -31,13 +31,13 @@ _FIELDS = {
     "logit_scale_init_value": "logit_scale",
 }
 _FIXED = {"hidden_act": "gelu", "assign_eps": 1.0, "assign_mlp_ratio": [0.5, 4]}
-"""What all published checkpoints agree on, and `grouping` has built in."""
+"""Settings that all published checkpoints share. `grouping` does not support other values."""
 _TEXT = TextConfig(width=256, heads=4, mlp_width=1024)
 
 
 @dataclass(frozen=True)
 class GroupViTVisionConfig:
-    """Sizes of the image tower; the defaults are those of the published checkpoints. One number for each stage."""
+    """Sizes of the image tower. The defaults are the published checkpoints'. Tuples have a number for each stage."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -46,11 +46,11 @@ class GroupViTVisionConfig:
     mlp_width: int = 1536
     norm_eps: float = 1e-5
     depths: tuple[int, ...] = (6, 3, 3)
-    """Transformer blocks."""
+    """Numbers of transformer blocks."""
     group_tokens: tuple[int, ...] = (64, 8, 0)
-    """Group tokens; a stage without any groups nothing."""
+    """Numbers of group tokens. A stage with 0 has no grouping block."""
     segments: tuple[int, ...] = (64, 8, 8)
-    """Segment tokens that the stage makes."""
+    """Numbers of segment tokens after the stage."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -76,13 +76,13 @@ class GroupViTVisionConfig:
         return self.image_size // self.patch_size
 
     def previous(self, stage: int) -> int:
-        """The number of group tokens that are handed on to a stage; 0 where it starts from its own alone."""
+        """The number of group tokens that a stage gets from the stage before it; 0 for the first stage."""
         return self.segments[stage - 1] if stage else 0
 
 
 @dataclass(frozen=True)
 class GroupViTConfig:
-    """Both towers, the projections to the space that they share, and the initial log of the inverse temperature."""
+    """Sizes of both towers and the projections, and the initial log of the inverse temperature."""
 
     vision: GroupViTVisionConfig = GroupViTVisionConfig()
     text: TextConfig = _TEXT
@@ -92,16 +92,18 @@ class GroupViTConfig:
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> "GroupViTConfig":
-        """Reads the content of a `GroupViTModel` config.json; raises InputError where it cannot be built."""
+        """Reads the content of config.json of a `GroupViTModel`. Raises InputError if it is not valid."""
         vision, text = read_section(raw, "vision_config"), read_section(raw, "text_config")
-        for name, value in _FIXED.items():
-            found = vision.get(name, value)
-            if (list(found) if isinstance(found, tuple) else found) != value:
-                raise InputError(f"the configuration's vision_config.{name} is {found!r}, only {value!r} is supported")
+        for name, supported in _FIXED.items():
+            value = vision.get(name, supported)
+            if (list(value) if isinstance(value, tuple) else value) != supported:
+                raise InputError(
+                    f"the configuration's vision_config.{name} is {value!r}, only {supported!r} is supported"
+                )
         stages: dict[str, Any] = {}
-        for theirs, ours in _STAGE_FIELDS.items():
-            if vision.get(theirs) is not None:
-                stages[ours] = _counts(vision[theirs], f"vision_config.{theirs}")
+        for hf_name, name in _STAGE_FIELDS.items():
+            if vision.get(hf_name) is not None:
+                stages[name] = _counts(vision[hf_name], f"vision_config.{hf_name}")
         return cls(
             vision=GroupViTVisionConfig(**read_fields(vision, _VISION_FIELDS, "vision_config"), **stages),
             text=replace(_TEXT, **read_fields(text, TEXT_FIELDS, "text_config")),
@@ -109,15 +111,15 @@ class GroupViTConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a config.json that `transformers.GroupViTModel.from_pretrained` accepts."""
-        vision = {theirs: getattr(self.vision, ours) for theirs, ours in _VISION_FIELDS.items()}
-        stages = {theirs: list(getattr(self.vision, ours)) for theirs, ours in _STAGE_FIELDS.items()}
+        """The content of config.json in the form that `transformers.GroupViTModel` reads."""
+        vision = {hf_name: getattr(self.vision, name) for hf_name, name in _VISION_FIELDS.items()}
+        stages = {hf_name: list(getattr(self.vision, name)) for hf_name, name in _STAGE_FIELDS.items()}
         depth = {"num_hidden_layers": sum(self.vision.depths)}
-        text = {theirs: getattr(self.text, ours) for theirs, ours in TEXT_FIELDS.items()}
+        text = {hf_name: getattr(self.text, name) for hf_name, name in TEXT_FIELDS.items()}
         return {
             "architectures": ["GroupViTModel"],
             "model_type": "groupvit",
-            **{theirs: getattr(self, ours) for theirs, ours in _FIELDS.items()},
+            **{hf_name: getattr(self, name) for hf_name, name in _FIELDS.items()},
             "vision_config": {"model_type": "groupvit_vision_model"} | vision | stages | depth | _FIXED,
             "text_config": {"model_type": "groupvit_text_model"} | text,
         }
@@ -130,7 +132,7 @@ def _counts(value: Any, where: str) -> tuple[int, ...]:
 
 
 class GroupViTVisionOutput(NamedTuple):
-    """What the image tower computes on its way; under `jit`, what is not used costs nothing."""
+    """The output of the image tower. Under `jit`, parts that are not used are not computed."""
 
     segments: Float[Array, "b s d"]
     """Segment tokens of the last stage, normed."""
@@ -139,31 +141,31 @@ class GroupViTVisionOutput(NamedTuple):
     stages: tuple[Float[Array, "b _ d"], ...]
     """Output of every stage."""
     groups: tuple[Float[Array, "b _ d"], ...]
-    """Group tokens after the transformer of every stage that has some."""
+    """Group tokens after the transformer of every stage that has group tokens."""
     assignments: tuple[Float[Array, "b _ _"], ...]
-    """Soft map of every stage that groups: (b, n, 64), (b, 64, 8). Rows sum to 1; float32."""
+    """Soft assignment of every stage that has group tokens: (b, n, 64), (b, 64, 8). Rows sum to 1; float32."""
 
 
 class GroupViTOutput(NamedTuple):
-    """What a GroupViT makes of a batch of images. Floats are float32; s is the last of `segments`."""
+    """The output for a batch of images, float32. s is the last number of `segments`."""
 
     segments: Float[Array, "b s e"]
-    """Each segment in the space of the texts, not unit length."""
+    """The embedding of each segment in the shared space, not unit length."""
     image: Float[Array, "b e"]
-    """The mean segment token in that space, not unit length."""
+    """The embedding of the mean segment token, not unit length."""
     assignment: Float[Array, "b n s"]
-    """Share of each patch (row-major) in each segment; rows sum to 1. Soft, though the features were merged hard."""
+    """Share of each patch (row-major) in each segment; rows sum to 1. Soft, although features are merged hard."""
     tower: GroupViTVisionOutput
 
 
 class GroupViTVisionTower(nnx.Module):
-    """Patch embedding, norm, learned positions, and stages that group."""
+    """Patch embedding, norm, learned positions, and the stages."""
 
     def __init__(self, config: GroupViTVisionConfig, *, dtype: Any = None, rngs: nnx.Rngs):
         self.config = config
         width = config.width
         options: dict[str, Any] = {"norm_eps": config.norm_eps, "dtype": dtype, "rngs": rngs}
-        # a convolution whose stride is its size is a matrix product of patches, which is faster on every device
+        # a matrix product of patches equals the checkpoints' strided convolution, and is faster
         self.patch_embedding = linear(config.patch_size**2 * 3, width, dtype=dtype, rngs=rngs)
         self.patch_norm = layer_norm(width, config.norm_eps, dtype=dtype, rngs=rngs)
         self.position_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.grid**2, width)))
@@ -172,39 +174,39 @@ class GroupViTVisionTower(nnx.Module):
             if not groups:
                 stages.append(Transformer(depth, width, config.heads, config.mlp_width, **options))
                 continue
-            sizes = depth, width, config.heads, groups, config.segments[i], Assigning()
+            sizes = depth, width, config.heads, groups, config.segments[i], AssignmentConfig()
             stage = GroupingStage(*sizes, previous=config.previous(i), mlp_width=config.mlp_width, **options)
             stages.append(stage)
         self.stages = nnx.List(stages)
         self.norm = layer_norm(width, config.norm_eps, dtype=dtype, rngs=rngs)
 
     def embed(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
-        """Patches, normed, with their positions, which are interpolated along each axis for other image sizes."""
+        """Normed patches with their positions. The positions are interpolated to the size of the images."""
         p, grid = self.config.patch_size, self.config.grid
         h, w = pixels.shape[1] // p, pixels.shape[2] // p
         if not h or not w:
             height, width = pixels.shape[1:3]
             raise InputError(f"an image of {height}x{width} pixels is smaller than the model's patch of {p}x{p} pixels")
-        # a border narrower than a patch is left out, as the strided convolution of the checkpoints leaves it
+        # a border narrower than a patch is left out, as in the strided convolution of the checkpoints
         x = self.patch_norm(self.patch_embedding(patchify(pixels[:, : h * p, : w * p], p)))
         return x + resize_positions(self.position_embedding[...], (grid, grid), (h, w)).astype(x.dtype)
 
     def __call__(self, pixels: Float[Array, "b y x 3"]) -> GroupViTVisionOutput:
         x = embedded = self.embed(pixels)
-        groups, outputs, groups_of, maps = None, [], [], []
+        groups, outputs, all_groups, assignments = None, [], [], []
         for stage in self.stages:
             if isinstance(stage, GroupingStage):
                 (x, assignment), groups = stage(x, groups)
-                maps.append(assignment)
-                groups_of.append(groups)
+                assignments.append(assignment)
+                all_groups.append(groups)
             else:
                 x, _ = stage(x)
             outputs.append(x)
-        return GroupViTVisionOutput(self.norm(x), embedded, tuple(outputs), tuple(groups_of), tuple(maps))
+        return GroupViTVisionOutput(self.norm(x), embedded, tuple(outputs), tuple(all_groups), tuple(assignments))
 
 
 class Projection(nnx.Module):
-    """Linear, batch norm by its running statistics, ReLU, linear."""
+    """Linear, batch norm with running statistics, ReLU, linear."""
 
     def __init__(self, width: int, hidden: int, out: int, *, dtype: Any = None, rngs: nnx.Rngs):
         self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
@@ -216,7 +218,7 @@ class Projection(nnx.Module):
 
 
 class GroupViT(nnx.Module):
-    """Both towers and their projections. `dtype` is the dtype of the computation; parameters are float32."""
+    """Both towers and their projections. `dtype` is the dtype of the computation. Parameters are float32."""
 
     def __init__(self, config: GroupViTConfig, *, rngs: nnx.Rngs, dtype: Any = None):
         self.config = config
@@ -228,16 +230,16 @@ class GroupViT(nnx.Module):
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
 
     def segments(self, pixels: Float[Array, "b y x 3"]) -> GroupViTOutput:
-        """Segments images of any size of at least one patch, normalised with the checkpoint's mean and std."""
+        """Segments images that are normalised with the checkpoint's mean and std, of any size of at least one patch."""
         tower = self.vision_tower(pixels)
         embeddings = self.visual_projection(tower.segments).astype(jnp.float32)
         image = self.visual_projection(tower.segments.mean(axis=1)).astype(jnp.float32)
-        return GroupViTOutput(embeddings, image, compose(tower.assignments), tower)
+        return GroupViTOutput(embeddings, image, compose_assignments(tower.assignments), tower)
 
     def vision(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
-        """Image embeddings, float32, not unit length; `pixels` as for `segments`."""
+        """Image embeddings, float32, not unit length. `pixels` are as for `segments`."""
         return self.segments(pixels).image
 
     def text(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
-        """Text embeddings, float32, not unit length, of token ids with start and end tokens; t is at most `context`."""
+        """Text embeddings, float32, not unit length. `tokens` have start and end tokens; t is at most `context`."""
         return self.text_projection(self.text_tower.pool(tokens)).astype(jnp.float32)

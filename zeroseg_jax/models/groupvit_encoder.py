@@ -1,4 +1,4 @@
-"""GroupViT with what surrounds it: tokenizer, image preprocessing, and the Hugging Face folder that holds all three."""
+"""Loads a GroupViT with its tokenizer and preprocessing from a Hugging Face folder."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from zeroseg_jax.models.weights.table import load_weights
 
 
 class GroupViTEncoder(DualEncoder):
-    """A GroupViT that takes images and texts as users have them."""
+    """A GroupViT with its tokenizer and preprocessing. It encodes image files and strings."""
 
     model: GroupViT
 
@@ -32,10 +32,15 @@ class GroupViTEncoder(DualEncoder):
 
 
 def load_groupvit(source: str | Path | ModelFolder, dtype: Any = None) -> GroupViTEncoder:
-    """Loads a GroupViT from a Hugging Face folder or hub id (`nvidia/groupvit-gcc-yfcc`, `-redcaps`).
+    """Loads a GroupViT.
 
-    `dtype` is the dtype of the computation (None: float32); parameters are float32 whatever the file holds. Raises
-    InputError where the source is out of reach, no GroupViT, or its weights do not fit its configuration exactly.
+    Args:
+        source: a Hugging Face folder or hub id, such as `nvidia/groupvit-gcc-yfcc`.
+        dtype: the dtype of the computation; None means float32. Parameters are always float32.
+
+    Raises:
+        InputError: the source does not exist, cannot be reached or is not a GroupViT, or its weights do not fit its
+            configuration exactly.
     """
     dtype, folder = check_dtype(dtype), open_folder(source)
     config = GroupViTConfig.from_hf(folder.config("groupvit"))

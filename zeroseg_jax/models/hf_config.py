@@ -1,11 +1,11 @@
-"""Reading the config.json of Hugging Face models that have an image and a text tower: CLIP and GroupViT."""
+"""Reads config.json of Hugging Face models that have an image and a text tower: CLIP, SigLIP and GroupViT."""
 
 from typing import Any
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.layers import ACTIVATIONS
 
-# Hugging Face's field -> ours; the first are those of both towers
+# name of a field in Hugging Face's files -> our name
 TOWER_FIELDS = {
     "hidden_size": "width",
     "num_hidden_layers": "depth",
@@ -29,13 +29,16 @@ _RANGES = {
     "image_size": (1, 16384),
     "depth": (1, 4096),
 }
-"""What a field may be; any other size is a whole number from 1 to a million."""
+"""Least and greatest value of a field. All other sizes are whole numbers from 1 to 2**20."""
 
 
 def read_section(raw: dict[str, Any], name: str) -> dict[str, Any]:
-    """A tower's part of the file; where old files repeat it under `*_config_dict` that decides, as in transformers."""
-    old = raw.get(f"{name}_dict")
-    section = raw.get(name) if old is None else old
+    """The section of one tower. Old files repeat it under `*_config_dict`, which then counts, as in transformers.
+
+    Raises InputError if the section is not a dictionary, or images have another number of channels than 3.
+    """
+    old_section = raw.get(f"{name}_dict")
+    section = raw.get(name) if old_section is None else old_section
     section = {} if section is None else section
     if not isinstance(section, dict):
         raise InputError(f"the configuration's {name} is {section!r}, expected a dictionary of sizes")
@@ -45,14 +48,20 @@ def read_section(raw: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def read_fields(section: dict[str, Any], names: dict[str, str], where: str = "") -> dict[str, Any]:
-    """The fields of a section that the file gives, under our names; `where` is the section's own name, for errors.
+    """The fields of a section that the file contains, under our names.
 
-    Raises InputError for a field that is no number, an activation that is not known, and images or patches that are
-    not square.
+    Args:
+        section: the section of config.json.
+        names: Hugging Face's name -> our name.
+        where: the name of the section, for errors.
+
+    Raises:
+        InputError: a field is not a number in its range, the activation is unknown, images or patches are not square,
+            or the width is not divisible by the number of heads.
     """
     prefix = f"the configuration's {where}." if where else "the configuration's "
-    fields = {ours: section[theirs] for theirs, ours in names.items() if section.get(theirs) is not None}
-    for name in ("image_size", "patch_size"):  # newer files may hold a pair; the position table is square either way
+    fields = {name: section[hf_name] for hf_name, name in names.items() if section.get(hf_name) is not None}
+    for name in ("image_size", "patch_size"):  # newer files may contain a pair, but position tables are always square
         if isinstance(fields.get(name), list | tuple):
             if len(fields[name]) == 0 or any(side != fields[name][0] for side in fields[name]):
                 raise InputError(f"{prefix}{name} is {fields[name]}, only squares are supported")
@@ -62,12 +71,12 @@ def read_fields(section: dict[str, Any], names: dict[str, str], where: str = "")
         raise InputError(f"{prefix}hidden_act is {fields['activation']!r}, known are {known}")
     for name, value in fields.items():
         expected = str if name == "activation" else float | int if name in _FRACTIONS else int
-        theirs = next(t for t, o in names.items() if o == name)
+        hf_name = next(key for key, our_name in names.items() if our_name == name)
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise InputError(f"{prefix}{theirs} is {value!r}, expected a number")
+            raise InputError(f"{prefix}{hf_name} is {value!r}, expected a number")
         least, most = _RANGES.get(name, (1, 2**20))
         if isinstance(value, int | float) and not least <= value <= most:
-            raise InputError(f"{prefix}{theirs} is {value!r}, expected a number from {least:g} to {most:g}")
+            raise InputError(f"{prefix}{hf_name} is {value!r}, expected a number from {least:g} to {most:g}")
     heads, width = fields.get("heads"), fields.get("width")
     if heads and width and width % heads:
         raise InputError(f"{prefix}hidden_size is {width}, not divisible by its {heads} attention heads")

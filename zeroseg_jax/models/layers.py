@@ -222,23 +222,17 @@ class Transformer(nnx.Module):
 
     def before_last(
         self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None
-    ) -> tuple[Float[Array, "b n d"], Block]:
-        """The input of the last block, and that block: for who needs only a part of its work."""
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"], Block]:
+        """The input of the last block, the outputs of all blocks before it, and the last block itself."""
         graphdef, state = nnx.split(self.blocks)
 
         def block(i: Array | int) -> Any:
             return jax.tree.map(lambda a: a[i], state)
 
-        # by index, because a scan over all but the last layer would copy their weights first
-        x = jax.lax.fori_loop(0, self.depth - 1, lambda i, x: self._apply(graphdef, block(i), x, mask)[0], x)
-        return x, nnx.merge(graphdef, block(-1))
-
-    def all_but_last(self, x: Float[Array, "b n d"]) -> tuple[Float[Array, "l b n d"], Block]:
-        """The outputs of all blocks but the last, and that block."""
-        graphdef, state = nnx.split(self.blocks)
-        first = jax.tree.map(lambda a: a[:-1], state)
-        _, layers = jax.lax.scan(lambda x, block: self._apply(graphdef, block, x, None), x, first)
-        return layers, nnx.merge(graphdef, jax.tree.map(lambda a: a[-1], state))
+        # by index, because a scan over a part of the stacked weights would copy them first
+        layers = jnp.arange(self.depth - 1)
+        x, outputs = jax.lax.scan(lambda x, i: self._apply(graphdef, block(i), x, mask), x, layers)
+        return x, outputs, nnx.merge(graphdef, block(-1))
 
     def _apply(self, graphdef: nnx.GraphDef, block: Any, x: Array, mask: Array | None) -> tuple[Array, Array]:
         def apply(x: Array, block: Any) -> Array:

@@ -1,6 +1,6 @@
 """MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"): masking, encoder and decoder.
 
-The encoder sees only the patches that are left visible, the decoder fills in the pixels of the others. Sizes and names
+The encoder sees only the visible patches, and the decoder predicts the pixels of the hidden ones. Sizes and names
 follow the published checkpoints (ViT-B/L/H), which `weights.mae.load_mae` reads.
 """
 
@@ -22,12 +22,12 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def normalise(images: Float[Array, "b y x 3"]) -> Float[Array, "b y x 3"]:
-    """Images in [0, 1] by ImageNet's mean and standard deviation, as MAE's checkpoints expect them."""
+    """Normalises images in [0, 1] with ImageNet's mean and standard deviation, as MAE's checkpoints expect it."""
     return (images - IMAGENET_MEAN) / IMAGENET_STD
 
 
 def patch_grid(images: Float[Array, "b y x 3"], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches; raises InputError where the image is not a whole number of patches."""
+    """The numbers of rows and columns of patches. Raises InputError if the size is not a multiple of the patch size."""
     height, width = images.shape[1:3]
     if height % patch_size or width % patch_size or not height or not width:
         raise InputError(
@@ -38,43 +38,43 @@ def patch_grid(images: Float[Array, "b y x 3"], patch_size: int) -> tuple[int, i
 
 
 def patchify(images: Float[Array, "b y x 3"], patch_size: int) -> Float[Array, "b n k"]:
-    """Row-major patches, each flattened in the order row, column, channel: k = patch_size^2 * 3."""
+    """Cuts images into row-major patches, each flattened in the order row, column, channel. k = patch_size^2 * 3."""
     (h, w), p = patch_grid(images, patch_size), patch_size
     return images.reshape(-1, h, p, w, p, 3).swapaxes(2, 3).reshape(images.shape[0], h * w, p * p * 3)
 
 
 class Masking(NamedTuple):
-    """Which patches of each image the encoder sees."""
+    """The visible and the hidden patches of each image."""
 
     visible: Int[Array, "b k"]
-    """Indices of the visible patches, in the order in which the encoder gets them."""
+    """Indices of the visible patches, in the order of the encoder's input."""
     restore: Int[Array, "b n"]
-    """Where each patch is found in the sequence of visible patches followed by masked ones."""
+    """Index of each patch in the sequence of all visible patches, followed by all hidden ones."""
     mask: Float[Array, "b n"]
     """1 where a patch is hidden, 0 where it is visible."""
 
 
 def random_masking(noise: Float[Array, "b n"], mask_ratio: float) -> Masking:
-    """Keeps the int(n (1 - mask_ratio)) patches of least noise in each image; uniform noise makes that a random set."""
+    """Shows the int(n (1 - mask_ratio)) patches of each image that have the least noise."""
     n = noise.shape[1]
-    keep = int(n * (1 - mask_ratio))
+    count = int(n * (1 - mask_ratio))
     shuffle = jnp.argsort(noise, axis=1)
     restore = jnp.argsort(shuffle, axis=1)
     return Masking(
-        shuffle[:, :keep].astype(jnp.int32), restore.astype(jnp.int32), (restore >= keep).astype(jnp.float32)
+        shuffle[:, :count].astype(jnp.int32), restore.astype(jnp.int32), (restore >= count).astype(jnp.float32)
     )
 
 
 def take_patches(x: Float[Array, "b n d"], indices: Int[Array, "b m"]) -> Float[Array, "b m d"]:
-    """`x[b, indices[b, m]]`; an index past the end takes the last."""
+    """`x[b, indices[b, m]]`. An index past the end gives the last patch."""
     return jnp.take_along_axis(x, indices[..., None], axis=1, mode="clip")
 
 
 @jax.custom_vjp
 def put_patches(x: Float[Array, "b k d"], masking: Masking) -> Float[Array, "b n d"]:
-    """Puts the visible patches back where they were; what stands in the places of the hidden ones means nothing.
+    """Puts the visible patches back to their positions. The values at hidden positions are arbitrary.
 
-    Its gradient takes the visible patches again. JAX's own would add them up at their places, which a TPU sorts for.
+    The gradient is a gather by the visible indices. JAX's default would be a scatter-add, which needs a sort on TPUs.
     """
     return take_patches(x, masking.restore)
 
@@ -91,10 +91,10 @@ put_patches.defvjp(_put_forwards, _put_backwards)
 
 
 class Encoder(nnx.Module):
-    """A pre-norm ViT with a class token and fixed sin-cos positions, on the visible patches only.
+    """A pre-norm ViT with a class token and fixed sin-cos positions. It sees only the visible patches.
 
-    Images may have any size that is a whole number of patches: the position function is evaluated at the patches'
-    centres, in the coordinates of the grid of `image_size` (which is what resizing a learned table approximates).
+    Images may have any size that is a multiple of the patch size. The position function is evaluated at the centres of
+    the patches, in coordinates of the grid of `image_size`.
     """
 
     def __init__(
@@ -120,11 +120,11 @@ class Encoder(nnx.Module):
     def __call__(
         self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
     ) -> Float[Array, "b m d"]:
-        """Class token and patches, normed: m = 1 + k. `images` are normalised; `visible=None` takes all patches."""
+        """Normed class token and patches, m = 1 + k. `images` are normalised. `visible=None` means all patches."""
         patches = patchify(images, self.patch_size)
         grid = patch_grid(images, self.patch_size)
         table = jnp.asarray(sincos_positions(*grid, self.class_token.shape[0], (self.grid, self.grid)))
-        if visible is not None:  # before the embedding: what is hidden costs nothing
+        if visible is not None:  # before the embedding, so that hidden patches cost nothing
             patches = take_patches(patches, visible)
             table = table[visible]
         x = self.patch_embedding(patches)
@@ -161,10 +161,9 @@ class Decoder(nnx.Module):
         self.prediction = linear(width, patch_size**2 * 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "b m d"], masking: Masking, grid: tuple[int, int]) -> Float[Array, "b n k"]:
-        """Predicted pixels of each patch, in `patchify`'s order, normalised per patch; float32.
+        """Predicted pixels of each patch in the order of `patchify`, normalised per patch; float32.
 
-        `tokens` are the encoder's, class token first, of the patches that are visible by `masking`; `grid` is the
-        patches' (rows, columns), rows * columns = n.
+        `tokens` are the encoder's output, class token first. `grid` is (rows, columns) of patches; rows * columns = n.
         """
         x = self.embedding(tokens)
         hidden = masking.mask[..., None] > 0
@@ -175,7 +174,7 @@ class Decoder(nnx.Module):
 
 
 def pixel_targets(images: Float[Array, "b y x 3"], patch_size: int) -> Float[Array, "b n k"]:
-    """What the decoder should predict for images in [0, 1]: each patch by its own mean and (unbiased) deviation."""
+    """The decoder's targets for images in [0, 1]: each patch normalised by its mean and unbiased standard deviation."""
     patches = patchify(normalise(images.astype(jnp.float32)), patch_size)
     variance = patches.var(axis=-1, ddof=1, keepdims=True)
     return (patches - patches.mean(axis=-1, keepdims=True)) * jax.lax.rsqrt(variance + 1e-6)
@@ -184,7 +183,7 @@ def pixel_targets(images: Float[Array, "b y x 3"], patch_size: int) -> Float[Arr
 def reconstruction_loss(
     reconstruction: Float[Array, "b n k"], images: Float[Array, "b y x 3"], mask: Float[Array, "b n"]
 ) -> Float[Array, ""]:
-    """Mean squared error on the hidden patches (paper, section 3, normalised pixels); 0 if none is hidden."""
+    """Mean squared error over the hidden patches (MAE, section 3); 0 if no patch is hidden."""
     targets = pixel_targets(images, isqrt(reconstruction.shape[-1] // 3))
     error = jnp.square(reconstruction.astype(jnp.float32) - targets).mean(axis=-1)
     return (error * mask).sum() / jnp.maximum(mask.sum(), 1)

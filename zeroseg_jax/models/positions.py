@@ -1,4 +1,4 @@
-"""Resizing a table of learned positions to another grid of patches."""
+"""Resizes a table of learned positions to another grid of patches."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,10 +9,10 @@ from zeroseg_jax.ops.resize import resize_matrix
 def resize_positions(
     table: Float[Array, "n d"], grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> Float[Array, "m d"]:
-    """Resizes a row-major table of patch positions (no class token); the identity where the grids agree.
+    """Resizes a row-major table of patch positions, without the class token. Equal grids return the table itself.
 
-    Bicubic as torch's `interpolate(mode="bicubic", align_corners=False)`, which every published checkpoint was resized
-    with: the kernel's parameter is -0.75 and the border is repeated (`jax.image.resize` has -0.5 and drops the border).
+    The filter equals torch's `interpolate(mode="bicubic", align_corners=False)`, which published code uses: its
+    parameter is -0.75 and it repeats the border. `jax.image.resize` differs: -0.5, and no border.
     """
     if grid == new_grid:
         return table

@@ -1,4 +1,4 @@
-"""The dtype of a model's computation, as users name it."""
+"""Checks the dtype that users give for a model's computation."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ _SHORT = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "flo
 
 
 def check_dtype(dtype: Any) -> Any:
-    """The dtype that is meant by `dtype` (a dtype, or a name such as "bfloat16" or "bf16"); None stays None.
+    """The dtype for `dtype`, which is a dtype, a name such as "bfloat16" or "bf16", or None, which stays None.
 
     Raises InputError unless it is float32, bfloat16 or float16.
     """
     if dtype is None:
         return None
     try:
-        found = jnp.dtype(_SHORT.get(dtype, dtype) if isinstance(dtype, str) else dtype)
+        resolved = jnp.dtype(_SHORT.get(dtype, dtype) if isinstance(dtype, str) else dtype)
     except TypeError:
-        found = None
-    if found not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        resolved = None
+    if resolved not in (jnp.float32, jnp.bfloat16, jnp.float16):
         raise InputError(f"dtype is {dtype!r}; it must be float32, bfloat16 or float16")
-    return found
+    return resolved

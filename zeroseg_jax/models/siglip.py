@@ -1,7 +1,8 @@
-"""SigLIP's two towers (Zhai et al. 2023) and SigLIP 2's of a fixed resolution (Tschannen et al. 2025).
+"""SigLIP (Zhai et al. 2023) and SigLIP 2 with a fixed resolution (Tschannen et al. 2025).
 
-They differ from CLIP's: the image tower has no class token and no norm before its first block, and an attention head
-pools its patches; in the text tower every token attends to all 64, padding too, and the last one is read out.
+They differ from CLIP. The image tower has no class token and no norm before its first block, and an attention head
+pools its patches. In the text tower each token attends to all 64 tokens, padding too, and the last one represents the
+text.
 """
 
 from dataclasses import dataclass
@@ -35,23 +36,23 @@ _TEXT = _TOWER | {"norm_eps": 1e-6, "vocabulary": 32000, "context": 64}
 
 @dataclass(frozen=True)
 class SiglipConfig:
-    """Both towers, and the width of the space that they share: the image tower's own."""
+    """Sizes of both towers. The shared embedding space has the width of the image tower."""
 
     vision: VisionConfig
     text: TextConfig
 
     @property
     def embed_dim(self) -> int:
-        """Width of the space that images and texts share."""
+        """Width of the embedding space that images and texts share."""
         return self.vision.width
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> "SiglipConfig":
-        """Reads the content of a Hugging Face `SiglipModel` config.json; raises InputError where it cannot be built."""
+        """Reads the content of config.json of a Hugging Face `SiglipModel`. Raises InputError if it is not valid."""
         vision, text = read_section(raw, "vision_config"), read_section(raw, "text_config")
         if vision.get("vision_use_head") is False:
             raise InputError(
-                "the configuration's vision_config has vision_use_head=false, so that the model has no image embedding;"
+                "the configuration's vision_config has vision_use_head=false, so the model has no image embedding;"
                 " use one of the published models, such as google/siglip-base-patch16-224"
             )
         config = cls(
@@ -67,9 +68,9 @@ class SiglipConfig:
         return config
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a config.json that `transformers.SiglipModel.from_pretrained` accepts."""
-        vision = {theirs: getattr(self.vision, ours) for theirs, ours in VISION_FIELDS.items()}
-        text = {theirs: getattr(self.text, ours) for theirs, ours in TEXT_FIELDS.items()}
+        """The content of config.json in the form that `transformers.SiglipModel` reads."""
+        vision = {hf_name: getattr(self.vision, name) for hf_name, name in VISION_FIELDS.items()}
+        text = {hf_name: getattr(self.text, name) for hf_name, name in TEXT_FIELDS.items()}
         return {
             "architectures": ["SiglipModel"],
             "model_type": "siglip",
@@ -79,7 +80,7 @@ class SiglipConfig:
 
 
 class AttentionPool(nnx.Module):
-    """SigLIP's pooling head: one learned query attends to all patches; then a norm and an MLP with a residual."""
+    """SigLIP's pooling head: one learned query attends to all patches. A norm and an MLP with a residual follow."""
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: Any = None):
         width = config.width
@@ -92,8 +93,8 @@ class AttentionPool(nnx.Module):
         probe = jnp.broadcast_to(self.probe[...].astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[2]))
         return self._finish(self.attention(probe, tokens)[:, 0])
 
-    def each(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """What the head gives for each token if the query attends to that token alone."""
+    def pool_single_tokens(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """The head's output for each token, as if the query attended to that token alone."""
         return self._finish(self.attention.out(self.attention.value(tokens)))
 
     def _finish(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -113,7 +114,7 @@ class SiglipVisionTower(nnx.Module):
         self.head = AttentionPool(config, rngs=rngs, dtype=dtype)
 
     def embed(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
-        """Patches with their positions, row-major: the input of the first block."""
+        """The input of the first block: patches with their positions, row-major."""
         patches, shape = cut_patches(pixels, self.config.patch_size)
         positions = resize_positions(self.position_embedding[...], (self.config.grid, self.config.grid), shape)
         x = self.patch_embedding(patches)
@@ -127,21 +128,21 @@ class SiglipVisionTower(nnx.Module):
         return TowerOutput(self.head(tokens), tokens, embedded, layers)
 
     def values(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b h w d"]:
-        """The pooling head of each patch alone (`AttentionPool.each`): its value, through the head's norm and MLP.
+        """The output of the pooling head for each patch alone (`AttentionPool.pool_single_tokens`).
 
-        The head only gathers the patches' values into the image embedding, so that each of them already lies in that
-        space, as in MaskCLIP's readout of CLIP's last block (Zhou et al. 2022). This is our own reading of SigLIP, not
-        a published readout. It keeps the residual of the head's MLP, without which the values are in another space.
+        The head averages the values of the patches. So the value of one patch is in the space of image embeddings, as
+        in MaskCLIP's readout of CLIP's last block (Zhou et al. 2022). This readout is ours and not published. It keeps
+        the residual of the head's MLP, because without it the output is in another space.
         """
-        found = self.head.each(self(pixels).tokens)
+        pooled = self.head.pool_single_tokens(self(pixels).tokens)
         p = self.config.patch_size
-        return found.reshape(pixels.shape[0], pixels.shape[1] // p, pixels.shape[2] // p, -1)
+        return pooled.reshape(pixels.shape[0], pixels.shape[1] // p, pixels.shape[2] // p, -1)
 
 
 class Siglip(nnx.Module):
-    """Both towers. `dtype` is the dtype of the computation; parameters are float32.
+    """Both towers. `dtype` is the dtype of the computation. Parameters are float32.
 
-    An image and a text belong together with the probability sigmoid(exp(`logit_scale`) cosine + `logit_bias`).
+    The probability that an image and a text match is sigmoid(exp(`logit_scale`) cosine + `logit_bias`).
     """
 
     def __init__(self, config: SiglipConfig, *, rngs: nnx.Rngs, dtype: Any = None):
@@ -149,19 +150,19 @@ class Siglip(nnx.Module):
         self.vision_tower = SiglipVisionTower(config.vision, rngs=rngs, dtype=dtype)
         self.text_tower = TextTower(config.text, rngs=rngs, dtype=dtype)
         self.text_projection = linear(config.text.width, config.embed_dim, dtype=dtype, rngs=rngs)
-        # as the training of the published models starts: t = 10, b = -10 (Zhai et al. 2023, section 3)
+        # initial values of the published models' training: t = 10, b = -10 (Zhai et al. 2023, section 3)
         self.logit_scale = nnx.Param(jnp.log(jnp.float32(10)))
         self.logit_bias = nnx.Param(jnp.float32(-10))
 
     def vision(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
         """Image embeddings, float32, not unit length. `pixels` are normalised with the checkpoint's mean and std.
 
-        Any size of at least one patch: the position table is interpolated where it is not the checkpoint's own.
+        Images may have any size of at least one patch. The position table is interpolated to their size.
         """
         return self.vision_tower(pixels).pooled.astype(jnp.float32)
 
     def text(self, tokens: Int[Array, "c t"]) -> Float[Array, "c d"]:
-        """Text embeddings, float32, not unit length, of token ids that are padded to the whole `context`."""
+        """Text embeddings, float32, not unit length. `tokens` are padded to the whole `context`."""
         return self.text_projection(self.text_tower.pool(tokens)).astype(jnp.float32)
 
     def dense(self, pixels: Float[Array, "b y x 3"], readout: str = "maskclip") -> Float[Array, "b h w d"]:

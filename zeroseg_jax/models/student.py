@@ -1,9 +1,9 @@
-"""The student: MAE's encoder and decoder, and a segmentation head that ends in CLIP's space.
+"""The student: MAE's encoder and decoder, and a segmentation head whose features are in CLIP's embedding space.
 
-ZeroSeg ("Exploring Open-Vocabulary Semantic Segmentation from CLIP Vision Encoder Distillation Only", ICCV 2023). The
-segmentation head is two layers, a grouping block to 32 segments, two layers, a grouping block to 8 segments, and one
-layer over the 8 segment tokens. Their mean goes through an MLP and is the image feature. The paper does not say how a
-segment token becomes a feature in CLIP's space. Here the same MLP does it, after that last layer.
+The paper is "Exploring Open-Vocabulary Semantic Segmentation from CLIP Vision Encoder Distillation Only" (ZeroSeg, ICCV
+2023). Its segmentation head has two layers, a grouping block with 32 segments, two layers, a grouping block with 8
+segments, and one layer over the 8 segment tokens. An MLP makes the image feature from their mean. The paper does not
+say how a segment token becomes a feature in CLIP's space. Here the same MLP does it, after the last layer.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
-from zeroseg_jax.models.grouping import Assigning, GroupingStage, Keys, compose
+from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, Keys, compose_assignments
 from zeroseg_jax.models.layers import MLP, Remat, Transformer, kept_gelu
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
 from zeroseg_jax.models.preprocessing import MEAN, STD
@@ -27,10 +27,10 @@ from zeroseg_jax.ops.layer_norm import layer_norm
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Sizes of the student. The defaults are the paper's (ViT-B/16, CLIP-L teacher); what it leaves open is ours."""
+    """Sizes of the student. The defaults are the paper's (ViT-B/16, CLIP-L teacher), or ours where it gives none."""
 
     image_size: int = 224
-    """Side of the training images; other sizes work too, their positions are scaled to this one."""
+    """Side of the training images. Other sizes also work; their positions are scaled to this size."""
     patch_size: int = 16
     """Side of a patch in pixels."""
     width: int = 768
@@ -42,9 +42,9 @@ class StudentConfig:
     mask_ratio: float = 0.6
     """Share of the patches that training hides from the encoder, in [0, 1)."""
     decoder_width: int = 512
-    """Width of the reconstruction decoder; MAE's, as the paper does not give it."""
+    """Width of the reconstruction decoder. The paper does not give it; this is MAE's."""
     decoder_depth: int = 8
-    """Blocks of the reconstruction decoder; 0 leaves it out."""
+    """Blocks of the reconstruction decoder; 0 means no decoder."""
     decoder_heads: int = 16
     """Attention heads of the reconstruction decoder."""
     segment_tokens: tuple[int, ...] = (32, 8)
@@ -52,31 +52,31 @@ class StudentConfig:
     segment_depths: tuple[int, ...] = (2, 2)
     """Transformer blocks of each stage, before its grouping block."""
     pool_depth: int = 1
-    """Transformer blocks over the last stage's segment tokens, before their mean; 0 leaves them out."""
+    """Transformer blocks over the segment tokens of the last stage, before their mean."""
     segment_heads: int = 12
     """Attention heads of the segmentation head."""
     projection_width: int = 4096
-    """Hidden width of the MLP to the teacher's space; ours, as the paper does not give it."""
+    """Hidden width of the MLP to the teacher's space. The paper does not give it; this is ours."""
     embed_dim: int = 768
     """Width of the teacher's embedding space."""
     assignment: str = "hard"
-    """"hard": each token goes to one segment, straight-through; "soft": to all of them in shares."""
+    """"hard": each token belongs to one segment, with straight-through gradients. "soft": it has a share in each."""
     gumbel: bool = True
     """Whether training adds Gumbel noise to the assignment."""
     tau: float = 1.0
     """Temperature of the assignment."""
     sum_assign: bool = False
-    """Whether a segment sums its tokens; otherwise it is their sum over (their weight + 1), as GroupViT's."""
+    """Whether a segment is the sum of its tokens. If not, it is divided by (their weight + 1), as in GroupViT."""
     norm_eps: float = 1e-6
     """Added to the variance in layer norms."""
     remat: str = "none"
     """What the backward pass computes again to save memory: "none", "dots" or "full" (`layers.Transformer`)."""
     tower: VisionConfig | None = None
-    """Sizes of a CLIP image tower that takes the place of MAE's encoder; None is MAE's."""
+    """Sizes of a CLIP image tower that replaces MAE's encoder. None means MAE's encoder."""
 
     @classmethod
     def from_saved(cls, sizes: Mapping[str, Any]) -> "StudentConfig":
-        """The sizes that a config.json holds. One from before `pool_depth` is of a student without those layers."""
+        """Reads the sizes from a saved configuration. An old one without `pool_depth` means `pool_depth=0`."""
         return cls(**{"pool_depth": 0, **sizes})
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class StudentConfig:
 class TowerEncoder(nnx.Module):
     """CLIP's image tower as the encoder, so that the student can start from its teacher's weights.
 
-    The student's patches may be a multiple of the tower's: its images are then made as much smaller.
+    The student's patch size may be a multiple of the tower's. The images are then made smaller by this factor.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class TowerEncoder(nnx.Module):
     def __call__(
         self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
     ) -> Float[Array, "b m d"]:
-        """Class token and visible patches, normed: m = 1 + k. `images` are in [0, 1]."""
+        """Normed class token and visible patches, m = 1 + k. `images` are in [0, 1]."""
         pixels = (images - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
         b, height, width, _ = pixels.shape
         s = self.shrink
@@ -138,22 +138,22 @@ class TowerEncoder(nnx.Module):
 
 
 class StudentOutput(NamedTuple):
-    """What the student makes of a batch of images. All floats are float32; s is the last of `segment_tokens`."""
+    """The output for a batch of images, float32. s is the last number of `segment_tokens`."""
 
     segments: Float[Array, "b s e"]
     """Feature of each segment in the teacher's space (g_i in the paper), not unit length."""
     image: Float[Array, "b e"]
     """Feature of the image in the teacher's space (z in the paper), from the mean segment token; not unit length."""
     assignment: Float[Array, "b k s"]
-    """Share of each visible patch in each segment; rows sum to 1. Noiseless, and soft even where features are hard."""
+    """Share of each visible patch in each segment; rows sum to 1. Always soft and without noise."""
     visible: Int[Array, "b k"]
-    """Indices of the visible patches, row-major in the grid; all of them in order where nothing is masked."""
+    """Row-major indices of the visible patches. Without masking, all indices in order."""
     mask: Float[Array, "b n"]
-    """1 where a patch is hidden."""
+    """1 where a patch is hidden, 0 where it is visible."""
     reconstruction: Float[Array, "b n c"] | None
     """Predicted pixels of all patches (`mae.pixel_targets`), c = patch_size^2 * 3."""
     stage_assignments: tuple[Float[Array, "b _ _"], ...]
-    """Each stage's own map: (b, k, S1), (b, S1, S2), ...; `assignment` is their product."""
+    """The assignment of each stage: (b, k, S1), (b, S1, S2), ... `assignment` is their product."""
 
 
 class Student(nnx.Module):
@@ -171,11 +171,11 @@ class Student(nnx.Module):
             self.encoder = TowerEncoder(config.tower, config.patch_size, **common)
         decoder = config.decoder_width, config.decoder_depth, config.decoder_heads
         self.decoder = Decoder(*sizes, *decoder, **options) if config.decoder_depth else None
-        how = Assigning(config.assignment, config.gumbel, config.tau, config.sum_assign)
+        assignment_config = AssignmentConfig(config.assignment, config.gumbel, config.tau, config.sum_assign)
         stages = []
         for i, (tokens, depth) in enumerate(zip(config.segment_tokens, config.segment_depths, strict=True)):
             previous = config.segment_tokens[i - 1] if i else 0
-            stage = depth, config.width, config.segment_heads, tokens, tokens, how
+            stage = depth, config.width, config.segment_heads, tokens, tokens, assignment_config
             stages.append(GroupingStage(*stage, previous=previous, **options))
         self.stages = nnx.List(stages)
         pool = config.pool_depth, config.width, config.segment_heads, 4 * config.width
@@ -196,10 +196,10 @@ class Student(nnx.Module):
         """Segments images.
 
         Args:
-            images: in [0, 1], of any size divisible by the patch.
-            noise: uniform noise that chooses the visible patches; None shows all of them.
-            gumbel_key: key of the assignment's noise, or one an image; None for inference.
-            reconstruct: whether to run the reconstruction decoder, where there is one and `noise` is given.
+            images: in [0, 1], of any size divisible by the patch size.
+            noise: uniform noise that chooses the visible patches; None means that all are visible.
+            gumbel_key: a key for the assignment's noise, or one for each image; None for inference.
+            reconstruct: whether to run the reconstruction decoder. It also needs `noise`.
 
         Raises:
             InputError: the image size is not divisible by the patch size.
@@ -214,29 +214,29 @@ class Student(nnx.Module):
         if self.decoder is not None and noise is not None and reconstruct:
             reconstruction = self.decoder(tokens, masking, grid)
 
-        segments, groups, maps = tokens[:, 1:], None, []
+        segments, groups, assignments = tokens[:, 1:], None, []
         for i, stage in enumerate(self.stages):
             key = None if gumbel_key is None else jnp.vectorize(jax.random.fold_in)(gumbel_key, i)
-            (segments, stage_map), groups = stage(segments, groups, key)
-            maps.append(stage_map)
+            (segments, assignment), groups = stage(segments, groups, key)
+            assignments.append(assignment)
         if self.pool is not None:
             segments, _ = self.pool(segments)
 
         segments = self.norm(segments)
-        everything = jnp.concatenate([segments, segments.mean(axis=1, keepdims=True)], axis=1)
-        projected = self.projection(everything).astype(jnp.float32)
+        with_mean = jnp.concatenate([segments, segments.mean(axis=1, keepdims=True)], axis=1)
+        projected = self.projection(with_mean).astype(jnp.float32)
         return StudentOutput(
             segments=projected[:, :-1],
             image=projected[:, -1],
-            assignment=compose(maps),
+            assignment=compose_assignments(assignments),
             visible=masking.visible,
             mask=masking.mask,
             reconstruction=reconstruction,
-            stage_assignments=tuple(maps),
+            stage_assignments=tuple(assignments),
         )
 
     def _masking(self, noise: Float[Array, "b n"] | None, images: Float[Array, "b y x 3"], n: int) -> Masking:
         if noise is not None:
             return random_masking(noise, self.config.mask_ratio)
-        everything = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (images.shape[0], n))
-        return Masking(everything, everything, jnp.zeros(everything.shape))
+        all_patches = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (images.shape[0], n))
+        return Masking(all_patches, all_patches, jnp.zeros(all_patches.shape))

@@ -1,4 +1,7 @@
-"""CLIP's own tokenizer, and small ones from captions: byte-level BPE, lower-cased, `</w>` at the end of words."""
+"""CLIP's tokenizer, and small tokenizers of the same kind that are trained on captions.
+
+Both are byte-level BPE on lower-cased text, with `</w>` at the end of words.
+"""
 
 import gzip
 import html
@@ -14,24 +17,31 @@ MERGES = Path(__file__).parents[1] / "assets" / "clip_tokenizer" / "merges.txt.g
 
 
 def build_word_tokenizer(texts: Iterable[str], *, vocabulary: int = 1000, context: int = 77) -> CLIPTokenizer:
-    """A tokenizer in CLIP's format whose merges are learned from `texts`; frequent words become single tokens.
+    """Trains a tokenizer in CLIP's format on `texts`. Frequent words become single tokens.
 
-    `vocabulary` is the most ids it may have. As in OpenAI's tokenizer every byte has a token of its own, once inside
-    and once at the end of a word, so that words that `texts` lack still have ids: 514 ids are the least. The ids are
-    ordered bytes, merges, start and end of text: the end token is the highest id, which suits both ways of finding it.
-    `context` is the number of tokens that a text is padded and cut to.
+    As in OpenAI's tokenizer, each byte has two tokens, one inside a word and one at its end, so any word can be
+    written. The order of the ids is bytes, merges, start and end of text. The end token has the highest id, so both
+    ways of finding it work (`TextConfig.pooled`).
+
+    Args:
+        texts: the captions.
+        vocabulary: the greatest number of ids, at least 514.
+        context: the number of tokens to which texts are padded and cut.
+
+    Raises:
+        ValueError: `vocabulary` is below 514.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     base = alphabet + [byte + "</w>" for byte in alphabet]
     if vocabulary < len(base) + 2:
         raise ValueError(f"a byte-level vocabulary needs at least {len(base) + 2} ids, got {vocabulary}")
 
-    clip = CLIPTokenizer().backend_tokenizer  # its lower-casing and its splitting into words
+    clip = CLIPTokenizer().backend_tokenizer  # for its lower-casing and its splitting into words
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - 2,
-        # named beforehand, the bytes get the same ids in every run, and with them ties between merges one order
+        # fixed ids of the bytes also fix the order of merges that are equally frequent
         special_tokens=base,
         end_of_word_suffix="</w>",
         min_frequency=2,
@@ -50,9 +60,9 @@ def build_word_tokenizer(texts: Iterable[str], *, vocabulary: int = 1000, contex
 
 
 def clip_tokenizer(context: int = 77) -> CLIPTokenizer:
-    """The tokenizer of OpenAI's CLIP and of OpenCLIP's models, whose files rarely have it beside them.
+    """The tokenizer of OpenAI's CLIP and of OpenCLIP's models. Most of their files do not contain it.
 
-    Its 49408 ids are ordered bytes, bytes at the end of a word, merges, start and end of text.
+    The order of its 49408 ids is bytes, bytes at the end of a word, merges, start and end of text.
     """
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()
     merges = [(left, right) for left, right in (line.split() for line in lines)]
@@ -63,15 +73,18 @@ def clip_tokenizer(context: int = 77) -> CLIPTokenizer:
 
 
 def _bytes_in_order() -> list[str]:
-    """The 256 letters that byte-level BPE writes bytes as, the printable bytes first (GPT-2's order)."""
+    """The 256 letters that stand for bytes in byte-level BPE, printable bytes first (GPT-2's order)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = 256 - len(printable)
     return [chr(code) for code in printable] + [chr(256 + i) for i in range(others)]
 
 
 def clean(text: str) -> str:
-    """A text as CLIP's training saw it: mended by ftfy (curly quotes, full-width letters, mojibake), HTML entities
-    resolved, single spaces. Lower-casing is the tokenizer's."""
-    import ftfy  # a tenth of a second that nobody without texts need wait for
+    """Cleans a text as CLIP's training did, except for lower-casing, which the tokenizer does.
+
+    ftfy corrects curly quotes, full-width letters and wrongly decoded letters. HTML entities are replaced, and spaces
+    become single.
+    """
+    import ftfy  # takes a tenth of a second, which only texts need
 
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())

@@ -1,15 +1,16 @@
-"""Reading the tokenizers of SigLIP, SigLIP 2 and MetaCLIP 2, which are not CLIP's, from the files beside the weights.
+"""Reads the tokenizers of SigLIP, SigLIP 2 and MetaCLIP 2 from their files. They differ from CLIP's.
 
-SigLIP and SigLIP 2 end a text, cut or not, with one end token, have no start token, and pad on the right. SigLIP (a
-SentencePiece model) reads lower-cased texts without punctuation and pads with its end token. SigLIP 2 (Gemma's
-byte-pair encoding) reads lower-cased texts and has a padding token. So it is in the authors' code (big_vision),
-whatever the files say. MetaCLIP 2 has XLM-V's tokenizer as it is, and its small models (mt5) that of SigLIP with mT5's
-tokens.
+Texts of SigLIP and SigLIP 2 have no start token, are padded on the right, and end with one end token even if they are
+cut. SigLIP (a SentencePiece model) needs lower-cased texts without punctuation, and its end token is also the padding.
+SigLIP 2 (Gemma's byte-pair encoding) needs lower-cased texts and has a padding token. The authors' code (big_vision)
+works this way, although some of the published files say otherwise. MetaCLIP 2 uses XLM-V's tokenizer without changes.
+Its small models (mt5) use SigLIP's with the vocabulary of mT5.
 """
 
 import json
 import re
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,32 @@ from zeroseg_jax.errors import InputError
 
 
 def load_siglip_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer, of `transformers`' interface; None where there is none.
+    """SigLIP's or SigLIP 2's tokenizer in the interface of `transformers`, or None if the folder has none.
 
-    spiece.model, SigLIP's own file, comes before tokenizer.json. Raises InputError where the file is broken.
+    Reads spiece.model, or else tokenizer.json. Raises InputError for a broken file.
     """
+    return _load(folder, _siglip_from_json)
+
+
+def load_metaclip_2_tokenizer(folder: Path) -> Any:
+    """MetaCLIP 2's tokenizer in the interface of `transformers`, or None if the folder has none.
+
+    Reads spiece.model, or else tokenizer.json. Raises InputError for a broken file.
+    """
+    return _load(folder, _metaclip_2_from_json)
+
+
+def _load(folder: Path, from_json: Callable[[Path], Any]) -> Any:
     spiece, fast = folder / "spiece.model", folder / "tokenizer.json"
     if spiece.is_file():
         return _read(_from_spiece, spiece)
-    if not fast.is_file():
-        return None
-    backend = _read(_from_json, fast)
+    return from_json(fast) if fast.is_file() else None
+
+
+def _siglip_from_json(file: Path) -> Any:
+    backend = _read(Tokenizer.from_file, file)
     end, pad = ("<eos>", "<pad>") if isinstance(backend.model, models.BPE) else ("</s>", "</s>")
-    _check_tokens(backend, fast, end, pad)
+    _check_tokens(backend, file, end, pad)
     steps: list[Any] = [normalizers.Lowercase()] if end == "<eos>" else _canonical()
     if not _begins_with(backend.normalizer, steps):
         backend.normalizer = normalizers.Sequence([*steps, *([backend.normalizer] if backend.normalizer else [])])
@@ -40,26 +55,10 @@ def load_siglip_tokenizer(folder: Path) -> Any:
     return _wrap(backend, end, pad)
 
 
-def load_metaclip_2_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer, of `transformers`' interface; None where there is none.
-
-    Raises InputError where the file is broken.
-    """
-    spiece, fast = folder / "spiece.model", folder / "tokenizer.json"
-    if spiece.is_file():
-        return _read(_from_spiece, spiece)
-    if not fast.is_file():
-        return None
-    backend = _read(_from_json, fast)
-    _check_tokens(backend, fast, "<s>", "</s>", "<pad>")
+def _metaclip_2_from_json(file: Path) -> Any:
+    backend = _read(Tokenizer.from_file, file)
+    _check_tokens(backend, file, "<s>", "</s>", "<pad>")
     return _wrap(backend, "</s>", "<pad>")
-
-
-def _read(read: Any, file: Path) -> Any:
-    try:
-        return read(str(file))
-    except Exception as error:  # both libraries raise bare Exceptions for broken files
-        raise InputError(f"the tokenizer {file} cannot be read ({error}), fetch it again") from error
 
 
 def _from_spiece(file: str) -> Any:
@@ -68,8 +67,11 @@ def _from_spiece(file: str) -> Any:
     return SiglipTokenizer(file)
 
 
-def _from_json(file: str) -> Tokenizer:
-    return Tokenizer.from_file(file)
+def _read(read: Callable[[str], Any], file: Path) -> Any:
+    try:
+        return read(str(file))
+    except Exception as error:  # both libraries raise plain Exceptions for broken files
+        raise InputError(f"the tokenizer {file} cannot be read ({error}), fetch it again") from error
 
 
 def _check_tokens(backend: Tokenizer, file: Path, *tokens: str) -> None:
@@ -87,7 +89,7 @@ def _wrap(backend: Tokenizer, end: str, pad: str) -> Any:
 
 
 def _canonical() -> list[Any]:
-    """big_vision's canonical text, as `transformers.SiglipTokenizer` has it."""
+    """The steps of big_vision's canonical text, the same as in `transformers.SiglipTokenizer`."""
     return [
         normalizers.Lowercase(),
         normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
@@ -97,6 +99,6 @@ def _canonical() -> list[Any]:
 
 
 def _begins_with(normalizer: Any, steps: list[Any]) -> bool:
-    """Whether these are its first steps already, as in a file that was saved here."""
-    found = json.loads(normalizer.__getstate__()).get("normalizers", []) if normalizer else []
-    return found[: len(steps)] == [json.loads(step.__getstate__()) for step in steps]
+    """Whether a normalizer already begins with these steps, as in a file that this package saved."""
+    present = json.loads(normalizer.__getstate__()).get("normalizers", []) if normalizer else []
+    return present[: len(steps)] == [json.loads(step.__getstate__()) for step in steps]
