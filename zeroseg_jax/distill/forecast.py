@@ -27,9 +27,9 @@ def forecast(config: ConfigDict, plan: Plan, teacher: Teacher, images: int) -> s
     seconds = (student + seen) / (jax.device_count() * flops_per_second(jax.devices()[0]))
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(plan.state))
     return (
-        f"to compute: {seen / 1e12:,.0f} TFLOP for the teacher's views{', once,' if once else ''} and"
-        f" {student / 1e12:,.0f} TFLOP for {config.steps} steps; parameters and optimiser take {state / 1e9:.2f} GB;"
-        f" about {duration(seconds)} on this machine, without compiling and reading"
+        f"to compute: {seen / 1e12:,.3g} TFLOP for the teacher's views{', once,' if once else ''} and"
+        f" {student / 1e12:,.3g} TFLOP for {config.steps} steps; parameters and optimiser take {state / 1e9:.2f} GB;"
+        f" very roughly {duration(seconds)} on this machine, without compiling and reading"
     )
 
 
