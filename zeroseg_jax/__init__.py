@@ -1,7 +1,8 @@
 """Open-vocabulary segmentation distilled from a frozen CLIP image encoder (ZeroSeg, ICCV 2023), in JAX/Flax.
 
-`load` gives a model that segments images by words, `load_clip` a CLIP or SigLIP. What a user can mend, such as a broken
-image, an empty label or a folder without a model, raises `InputError` with one sentence; it is a `ValueError`.
+`load` returns a model that segments images by words. `load_clip` returns a CLIP or SigLIP. Input that the user can
+correct, such as a broken image, an empty label or a folder without a model, raises `InputError`, a `ValueError` with a
+message of one sentence.
 """
 
 import os
@@ -13,20 +14,20 @@ if TYPE_CHECKING:
     from zeroseg_jax.models.clip_encoder import load_clip
     from zeroseg_jax.segment import load
 
-# else transformers, which is here for its tokenizers, says on every start that there is no PyTorch
+# transformers is used only for its tokenizers; without this setting it warns at each start that PyTorch is missing
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 __all__ = ["InputError", "__version__", "load", "load_clip"]
 
-__version__ = "0.1.0"  # setup.cfg reads it here
+__version__ = "0.1.0"  # setup.cfg reads this line
 
-_HOMES = {"InputError": "errors", "load": "segment", "load_clip": "models.clip_encoder"}
+_MODULES = {"InputError": "errors", "load": "segment", "load_clip": "models.clip_encoder"}
 
 
 def __getattr__(name: str) -> Any:
-    # imported when asked for: the worker processes of the data pipeline need neither JAX nor the models
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    # imported at first use, because the worker processes of the data pipeline need neither JAX nor the models
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

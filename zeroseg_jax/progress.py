@@ -1,4 +1,4 @@
-"""What long work shows: a progress bar with the time that is left, and a line where something takes minutes."""
+"""Shows the progress of long work: a bar with the remaining time, and log lines before and after a slow step."""
 
 import contextlib
 import sys
@@ -12,7 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class ProgressBar:
-    """A bar with ETA on a terminal; elsewhere a line on stderr at most every `every` seconds, and one at the end."""
+    """A progress bar with the remaining time on a terminal.
+
+    Without a terminal it prints a line on stderr, at most every `every` seconds, and one at the end. Only the first
+    process of a run shows anything.
+    """
 
     def __init__(self, name: str, total: int, start: int = 0, every: float = 10.0):
         self.name, self.total, self.every = name, total, every
@@ -28,6 +32,7 @@ class ProgressBar:
             self._bar.start()
 
     def update(self, done: int, note: str = "") -> None:
+        """Shows that `done` of `total` are finished, with a `note` at the end."""
         if self._bar:
             self._bar.update(self._task, completed=done, note=note)
             return
@@ -37,20 +42,21 @@ class ProgressBar:
             return
         self._printed = now
         line = f"{self.name} {done}/{self.total}"
-        if done > self._first[0]:  # the first one waited for the compiler
-            left = (now - self._first[1]) / (done - self._first[0]) * (self.total - done)
-            line += f"  ETA {int(left) // 60}:{int(left) % 60:02d}"
+        if done > self._first[0]:  # the time before the first update includes compilation, so it does not count
+            remaining = (now - self._first[1]) / (done - self._first[0]) * (self.total - done)
+            line += f"  ETA {int(remaining) // 60}:{int(remaining) % 60:02d}"
         print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Stops the bar."""
         if self._bar:
             self._bar.stop()
 
 
 @contextlib.contextmanager
 def announced(what: str) -> Iterator[None]:
-    """Says what begins, since it may take minutes without another sign of life, and how long it took."""
+    """Logs the begin of a step that may take minutes without other output, and afterwards how long it took."""
     logging.info("%s ...", what)
-    since = time.monotonic()
+    start = time.monotonic()
     yield
-    logging.info("%s took %.0f s", what, time.monotonic() - since)
+    logging.info("%s took %.0f s", what, time.monotonic() - start)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.segment.prompts import TEMPLATES, embed_labels, resolve_templates
+from zeroseg_jax.segment.prompts import TEMPLATES, embed_prompts, resolve_templates
 
 
 def test_sets_of_templates():
@@ -28,7 +28,7 @@ def test_templates_of_ones_own():
 @pytest.mark.parametrize("templates", ["name", "imagenet80"])
 def test_the_mean_of_unit_prompts_at_unit_length(tiny_clip, templates):
     clip = load_clip(tiny_clip)
-    found = embed_labels(clip, ["cat", " on "], resolve_templates(templates))
+    found = embed_prompts(clip, ["cat", " on "], resolve_templates(templates))
     for row, label in zip(found, ["cat", "on"], strict=True):
         prompts = [template.replace("{}", label) for template in TEMPLATES[templates]]
         mean = clip.encode_text(prompts).mean(axis=0)
@@ -41,5 +41,5 @@ def test_prompts_of_any_length(tiny_clip):
     raw = clip.encode_text([t.replace("{}", "cat") for t in templates], normalise=False)
     assert np.ptp(np.linalg.norm(raw, axis=-1)) > 0.01  # or the comparison would say little
     mean = raw.mean(axis=0)
-    found = embed_labels(clip, ["cat"], templates, normalise=False)
+    found = embed_prompts(clip, ["cat"], templates, normalise=False)
     np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=1e-6)

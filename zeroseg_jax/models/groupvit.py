@@ -14,11 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip import TextConfig, TextTower
+from zeroseg_jax.models.clip import TextConfig, TextTower, cut_patches
 from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, compose_assignments
 from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
 from zeroseg_jax.models.layers import Transformer, linear
-from zeroseg_jax.models.mae import patchify
 from zeroseg_jax.models.positions import resize_positions
 from zeroseg_jax.ops.layer_norm import layer_norm
 
@@ -182,14 +181,10 @@ class GroupViTVisionTower(nnx.Module):
 
     def embed(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b n d"]:
         """Normed patches with their positions. The positions are interpolated to the size of the images."""
-        p, grid = self.config.patch_size, self.config.grid
-        h, w = pixels.shape[1] // p, pixels.shape[2] // p
-        if not h or not w:
-            height, width = pixels.shape[1:3]
-            raise InputError(f"an image of {height}x{width} pixels is smaller than the model's patch of {p}x{p} pixels")
-        # a border narrower than a patch is left out, as in the strided convolution of the checkpoints
-        x = self.patch_norm(self.patch_embedding(patchify(pixels[:, : h * p, : w * p], p)))
-        return x + resize_positions(self.position_embedding[...], (grid, grid), (h, w)).astype(x.dtype)
+        grid = self.config.grid
+        patches, new_grid = cut_patches(pixels, self.config.patch_size)
+        x = self.patch_norm(self.patch_embedding(patches))
+        return x + resize_positions(self.position_embedding[...], (grid, grid), new_grid).astype(x.dtype)
 
     def __call__(self, pixels: Float[Array, "b y x 3"]) -> GroupViTVisionOutput:
         x = embedded = self.embed(pixels)

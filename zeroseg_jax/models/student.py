@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -21,7 +20,7 @@ from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, Keys, compose_assignments
 from zeroseg_jax.models.layers import MLP, Remat, Transformer, kept_gelu
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
-from zeroseg_jax.models.preprocessing import MEAN, STD
+from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.ops.layer_norm import layer_norm
 
 
@@ -130,7 +129,7 @@ class TowerEncoder(nnx.Module):
         self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
     ) -> Float[Array, "b m d"]:
         """Normed class token and visible patches, m = 1 + k. `images` are in [0, 1]."""
-        pixels = (images - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
+        pixels = Preprocessing().normalise(images)
         b, height, width, _ = pixels.shape
         s = self.shrink
         pixels = pixels.reshape(b, height // s, s, width // s, s, 3).mean(axis=(2, 4))

@@ -183,7 +183,7 @@ def check_background(background: Any) -> tuple[tuple[str, ...], float]:
     return check_labels((background,) if isinstance(background, str) else background, "background phrase"), 0.0
 
 
-def embed_labels(
+def embed_prompts(
     clip: DualEncoder, labels: Sequence[str], templates: Sequence[str], normalise: bool = True
 ) -> Float[np.ndarray, "c d"]:
     """CLIP's ensemble of prompts: each at unit length, their mean over the templates, at unit length again; float32.

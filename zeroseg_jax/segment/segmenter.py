@@ -26,7 +26,7 @@ from zeroseg_jax.segment.prompts import (
     Templates,
     check_background,
     check_labels,
-    embed_labels,
+    embed_prompts,
     kept,
     resolve_templates,
 )
@@ -197,7 +197,7 @@ class Segmenter:
         else:
             meanings = [self._meanings.get(name, (name,)) for name in names]
             phrases = [phrase for meaning in meanings for phrase in meaning]
-            embeddings = embed_labels(self.clip, phrases, found, normalise)
+            embeddings = embed_prompts(self.clip, phrases, found, normalise)
             if len(embeddings) > len(names):
                 starts = np.cumsum([0, *(len(meaning) for meaning in meanings[:-1])])
                 embeddings = np.add.reduceat(embeddings, starts)

@@ -82,22 +82,20 @@ def read_openclip_config(folder: ModelFolder) -> tuple[CLIPConfig, Preprocessing
     vision, text = _section(model, "vision_cfg", where), _section(model, "text_cfg", where)
     if text.get("hf_model_name"):
         raise InputError(
-            f"{where} has the text tower {text['hf_model_name']!r} of another library; only CLIP's own is read"
+            f"{where} has the text tower {text['hf_model_name']!r} of another library; only CLIP's text tower is read"
         )
     if vision.get("timm_model_name"):
-        raise InputError(
-            f"{where} has the image tower {vision['timm_model_name']!r} of timm; only CLIP's own ViT is read"
-        )
+        raise InputError(f"{where} has the image tower {vision['timm_model_name']!r} of timm; only CLIP's ViT is read")
     if text.get("hf_tokenizer_name"):
         raise InputError(
-            f"{where} has the tokenizer {text['hf_tokenizer_name']!r} of another model; only CLIP's own is read"
+            f"{where} has the tokenizer {text['hf_tokenizer_name']!r} of another model; only CLIP's tokenizer is read"
         )
     if isinstance(vision.get("layers"), list):
         raise InputError(f"{where} has a ResNet as its image tower (vision_cfg.layers is a list); only ViTs are read")
     for name, section in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
         _check(name, section, where)
     if str((text.get("tokenizer_kwargs") or {}).get("clean", "lower")) not in ("lower", "whitespace"):
-        raise InputError(f"{where} has text_cfg.tokenizer_kwargs {text['tokenizer_kwargs']}; only CLIP's own are read")
+        raise InputError(f"{where} has text_cfg.tokenizer_kwargs {text['tokenizer_kwargs']}; only CLIP's are read")
 
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
     width, text_width = _number(vision, "width", 768, where), _number(text, "width", 512, where)
