@@ -1,4 +1,4 @@
-"""Vectors at unit length."""
+"""Scales vectors to unit length."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,6 @@ from jaxtyping import Array, Float
 
 
 def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """`x` at unit length; a zero vector stays zero, with a finite gradient, where `x / (norm + eps)` has none."""
+    """`x` scaled to unit length, float32. A zero vector stays zero and has a finite gradient."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)

@@ -1,4 +1,4 @@
-"""The linear map of a one-dimensional resize. An image needs one such matrix for its rows and one for its columns."""
+"""A matrix that resizes a line of samples. An image needs one matrix for its rows and one for its columns."""
 
 from typing import Any, Literal, overload
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 Kernel = Literal["bilinear", "bicubic"]
 
 BORDER = 2
-"""Samples that a bicubic kernel reaches to each side."""
+"""Number of samples on each side that a bicubic kernel covers."""
 
 
 @overload
@@ -30,18 +30,22 @@ def resize_matrix(
     kernel: Kernel = "bilinear",
     antialias: bool = False,
 ) -> Float[np.ndarray | Array, "*b outputs inputs"]:
-    """Resizes the part [start, end] of a line of `inputs` samples to `outputs` samples. Every row sums to 1.
+    """The matrix that resizes the part [start, end] of `inputs` samples to `outputs` samples. Each row sums to 1.
 
-    `start` and `end` are fractions of the line, in [0, 1]. With numbers the matrix is a float32 array of numpy, a
-    constant of the compiled program. With arrays of JAX there is one matrix for each element, made at run time.
-
-    With `antialias` the kernel is widened where the line shrinks and is cut off at the border, as Pillow does.
-    Without, the kernel keeps its width and the border is repeated, as `torch.nn.functional.interpolate` and OpenCV do.
-    The bicubic kernel is that of Keys (1981), whose parameter is -0.5 in Pillow and -0.75 in torch and OpenCV.
+    Args:
+        inputs: number of samples of the line.
+        outputs: number of samples of the result.
+        start: begin of the part, as a fraction of the line in [0, 1]. Numbers give a float32 numpy matrix, a constant
+            of the compiled program. JAX arrays give one matrix for each element, computed at run time.
+        end: end of the part, in the same form.
+        kernel: the bicubic kernel is by Keys (1981). Its parameter is -0.5 with `antialias`, otherwise -0.75.
+        antialias: True works as in Pillow: the kernel is wider if the line becomes shorter, and it is cut off at the
+            border. False works as in `torch.nn.functional.interpolate` and OpenCV: the width of the kernel is fixed,
+            and the border is repeated.
     """
     xp: Any = jnp if isinstance(start, jax.Array) else np
     first, last = xp.asarray(start)[..., None, None], xp.asarray(end)[..., None, None]
-    scale = (last - first) * inputs / outputs  # input samples for each output sample
+    scale = (last - first) * inputs / outputs  # input samples per output sample
     centres = first * inputs + (np.arange(outputs)[:, None] + 0.5) * scale
     border = 0 if antialias else BORDER
     distance = xp.abs(np.arange(-border, inputs + border) + 0.5 - centres)
@@ -56,7 +60,7 @@ def resize_matrix(
 
 
 def _weights(t: Any, kernel: Kernel, a: float) -> Any:
-    """The kernel at a distance of `t` samples; `a` is the parameter of the bicubic one."""
+    """The values of a kernel at distances of `t` samples. `a` is the parameter of the bicubic kernel."""
     xp: Any = jnp if isinstance(t, jax.Array) else np
     if kernel == "bilinear":
         return xp.maximum(1 - t, 0)
