@@ -18,22 +18,21 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.decode import BrokenImage, Picture, decode_reduced
 from zeroseg_jax.data.profile import InputProfile, Laps
+from zeroseg_jax.data.read_ahead import Batch, ReadAhead
 from zeroseg_jax.data.sources.open import ImageSource
-from zeroseg_jax.data.workers import follow_parent, starting_workers
+from zeroseg_jax.data.workers import resolve_workers, starting_workers
 from zeroseg_jax.errors import InputError
-
-Batch = dict[str, np.ndarray]
 
 _TRIES = 16
 _NOTE = np.dtype([("index", np.int32), ("reason", "S200")])
 _NO_NOTES = np.array([(-1, b"")] * _TRIES, _NOTE)
-_BUFFERED = 4
-"""Batches that are ready ahead of the training step, in each worker."""
+_ENDLESS = 1 << 40
+"""More batches than any run has."""
 _REPLACE, _SHUFFLE = 1, 2
 """Keep the random streams of one (seed, epoch) apart."""
 
@@ -88,10 +87,10 @@ class _Loader:
             self._cache[index] = picture
         return picture
 
-    def training(self, position: int, place: int) -> Batch:
-        """The example at `position` of the stream, which is `place` of its epoch."""
+    def training(self, position: int) -> Batch:
+        """The example at `position` of the stream."""
         laps = Laps()
-        epoch, seed = position // len(self.source), self.augmentation.seed
+        (epoch, place), seed = divmod(position, len(self.source)), self.augmentation.seed
         index = int(permutation(seed, epoch, len(self.source))[place])
         replacements = None
         notes, failures = _NO_NOTES, 0
@@ -130,15 +129,19 @@ class _Loader:
         return np.zeros((self.augmentation.size, self.augmentation.size, 3), np.uint8)
 
 
+def _position(next_index: int, batch_size: int, process_index: int, process_count: int, i: int) -> int:
+    """The position in the stream of example `i` of a process that starts at position `next_index`."""
+    batch, place = divmod(i, batch_size)
+    return next_index + (batch * process_count + process_index) * batch_size + place
+
+
+def _example_bytes(augmentation: Augmentation) -> int:
+    """The memory that an example takes, rounded up."""
+    return augmentation.size**2 * 3 + _NO_NOTES.nbytes + 1024
+
+
 def _example(image: np.ndarray, index: int, notes: np.ndarray, laps: Laps, **rest: Any) -> Batch:
     return {"image": image, "index": np.int32(index), "notes": notes, "seconds": laps.seconds, **rest}
-
-
-def _stacked(examples: Sequence[Batch]) -> Batch:
-    laps = Laps()
-    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-    laps.lap("batch")
-    return batch | {"seconds": batch["seconds"].sum(axis=0) + laps.seconds}
 
 
 class _BrokenCount:
@@ -181,11 +184,11 @@ class _BrokenCount:
 class TrainIterator(Iterator[Batch]):
     """What `train_iterator` returns."""
 
-    def __init__(self, start: Callable[[int], grain.DatasetIterator], stride: int, count: _BrokenCount, workers: int):
+    def __init__(self, start: Callable[[int], ReadAhead], stride: int, count: _BrokenCount, workers: int):
         self._start, self._stride, self._count = start, stride, count
         self.profile = InputProfile(workers)
         self._next_index = 0
-        self._batches: grain.DatasetIterator | None = None
+        self._batches: ReadAhead | None = None
 
     def __next__(self) -> Batch:
         since = time.perf_counter()
@@ -197,12 +200,12 @@ class TrainIterator(Iterator[Batch]):
             else:
                 batch = next(self._batches)
             with self.profile.stage("batch"):
-                batch = self._count.take(_owned(batch))
+                batch = self._count.take(batch)
         except BaseException:
             self.close()  # else the workers would outlive the run that fails
             raise
         self._next_index += self._stride
-        self.profile.seconds += batch.pop("seconds")
+        self.profile.seconds += batch.pop("seconds").sum(axis=0)
         self.profile.images += len(batch["index"])
         self.profile.waited += time.perf_counter() - since
         return batch
@@ -253,7 +256,8 @@ def train_iterator(
 
     Args:
         batch_size: B, of this process.
-        workers: worker processes; 0 reads in threads of this process. The batches do not depend on it.
+        workers: worker processes; 0 reads in threads of this process, -1 chooses by the processors. The batches do not
+            depend on it.
         process_index, process_count: which part of the batches is made here, and the number of parts.
         max_broken_share: a run past this share of broken images aborts.
         cache_bytes: memory for images kept between epochs, of all workers together: decoded, and resized where nothing
@@ -261,16 +265,17 @@ def train_iterator(
         log: called with a sentence for every broken image, once each.
 
     Raises:
-        InputError: an empty source; from `next`, too many broken images.
+        InputError: an empty source; from `next`, too many broken images, or too little shared memory for the workers.
     """
     if not len(source):
         raise InputError("the data set is empty; there is nothing to train on")
+    workers = resolve_workers(workers)
     loader = _Loader(source, augmentation, cache_bytes // max(workers, 1))
-    examples = grain.MapDataset.source(range(len(source))).repeat(None).map_with_index(loader.training)
 
-    def start(next_index: int) -> grain.DatasetIterator:
-        batches = examples[next_index:].batch(batch_size, drop_remainder=True, batch_fn=_stacked)
-        return _batches(batches[process_index::process_count], workers)
+    def start(next_index: int) -> ReadAhead:
+        part = functools.partial(_position, next_index, batch_size, process_index, process_count)
+        examples = grain.MapDataset.range(_ENDLESS * batch_size).map(part).map(loader.training)
+        return ReadAhead(examples, batch_size, workers, _example_bytes(augmentation))
 
     count = _BrokenCount(source, max_broken_share, process_count, log)
     return TrainIterator(start, batch_size * process_count, count, workers)
@@ -304,30 +309,13 @@ def ordered_batches(
     positions = grain.MapDataset.source(range(rounds * batch_size * process_count))
     share = positions[process_index::process_count].map(functools.partial(loader.ordered, images))
     broken = _BrokenCount(source, max_broken_share, process_count, log)
-    batches = _batches(share.batch(batch_size, batch_fn=_stacked), workers)
+    batches = ReadAhead(share, batch_size, resolve_workers(workers), _example_bytes(augmentation))
     try:
         with starting_workers():
             first = list(itertools.islice(batches, 1))
         for batch in itertools.chain(first, batches):
-            batch = broken.take(_owned(batch))
+            batch = broken.take(batch)
             del batch["seconds"]
             yield batch
     finally:
         batches.close()
-
-
-def _batches(dataset: grain.MapDataset, workers: int) -> grain.DatasetIterator:
-    """Reads ahead in the background. Workers get whole batches, so that their number does not change the batches."""
-    if not flags.FLAGS.is_parsed():  # grain's workers read absl flags, which nobody parses in a notebook or a test
-        flags.FLAGS.mark_as_parsed()
-    threads = 1 if workers else 2
-    iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BUFFERED))
-    if workers:
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        iterator = iterator.mp_prefetch(options, worker_init_fn=follow_parent)
-    return iter(iterator)
-
-
-def _owned(batch: Batch) -> Batch:
-    """Copies what lies in the shared memory of workers, which is limited and must be given back before Python ends."""
-    return {name: array if type(array) is np.ndarray else np.array(array) for name, array in batch.items()}

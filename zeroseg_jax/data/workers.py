@@ -17,6 +17,15 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+MOST_WORKERS = 32
+"""That are chosen automatically. Each holds the names of all images in its memory."""
+
+
+def resolve_workers(workers: int) -> int:
+    """`workers`, or for -1 a process for each usable processor but one, which is left to the main process."""
+    return min(usable_cpus() - 1, MOST_WORKERS) if workers == -1 else workers
+
+
 def follow_parent(*_: int) -> None:
     """Makes this worker end when its parent does, also by SIGKILL, and not before.
 
