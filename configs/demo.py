@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.data.limit = 2500
     config.data.augment = "none"  # whole images, so that the teacher's embeddings can be stored
     config.data.flip = False
+    config.data.workers = 0  # small pictures, and few of them
 
     config.views.grids = (1, 2, 3)
     config.teacher.path = "demo"

@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     config.data.source = "folder"
     config.data.split = "all"
     config.data.held_out = 8
+    config.data.workers = 0
 
     config.views.grids = (1, 2, 3)
     config.teacher.path = "openai/clip-vit-base-patch16"

@@ -55,7 +55,6 @@ def get_config() -> ConfigDict:
     config.data.split = "train"
     config.data.augment = "center"
     config.data.flip = False
-    config.data.workers = 16
     config.data.max_broken_share = 0.01
 
     config.views.grids = (1, 2, 3, 4)

@@ -148,6 +148,7 @@ def _tiny_config(tiny_student: dict[str, Any], tiny_clip: Path, pictures: Path) 
     config.checkpoint_every = 5
     config.log_every = 1
     config.data.source = "folder"
+    config.data.workers = 0
     config.data.root = str(pictures)
     config.data.augment = "crop"
     config.data.flip = True

@@ -212,7 +212,7 @@ def test_random_overrides_are_taken_or_told(seed=0, runs=600):
         ("optimizer.lr", "1e400", "a number of at least 0"),
         ("data.limit", "-3", "a whole number of at least 0"),
         ("eval.limit", "-3", "a whole number of at least 0"),
-        ("data.workers", "-1", "at least 0"),
+        ("data.workers", "-2", "at least -1"),
         ("data.scale", "0.9,0.1", "the smaller number comes first"),
         ("data.scale", "0.2", "2 numbers above 0 and at most 1"),
         ("image_size", "0", "a whole number of at least 1 and at most 4096"),

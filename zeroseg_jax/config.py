@@ -55,7 +55,7 @@ def default_config() -> ConfigDict:
     config.data.flip = False  # mirror half of the images
     config.data.scale = (0.2, 1.0)  # area of the random crop, as a share of the image
     config.data.ratio = (3 / 4, 4 / 3)  # width of the random crop over its height
-    config.data.workers = 0  # grain worker processes; 0 = decode in this process. Any number gives the same batches
+    config.data.workers = -1  # processes that read images; 0 = threads of the main process, -1 = by the processors
     config.data.profile = False  # at the end, a table of the time that each stage of the input took
     config.data.max_broken_share = 0.1  # a broken image is skipped; past this share of them the run stops
 

@@ -74,7 +74,7 @@ RANGES: dict[str, Number] = {
     "data.held_out": whole(0, 1000),
     "data.scale": Number(0, 1, above=True, count=(2, 2)),
     "data.ratio": Number(0, math.inf, above=True, count=(2, 2)),
-    "data.workers": whole(0, 1024),
+    "data.workers": whole(-1, 1024),
     "data.max_broken_share": SHARE,
     "data.scenes": whole(1, 10**7),
     "views.grids": whole(1, 32, count=(1, 32)),

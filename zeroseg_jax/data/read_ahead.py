@@ -97,7 +97,7 @@ def chunk_size(batch_size: int, workers: int, example_bytes: int) -> int:
         if share < example_bytes:
             raise InputError(
                 f"{SHARED_MEMORY} has {free >> 20} MiB free, and data.workers={workers} needs"
-                f" {-(-2 * in_flight * example_bytes >> 20)} MiB there; give the machine or container more shared memory"
+                f" {-(-2 * in_flight * example_bytes >> 20)} MiB there; give the machine or container more of it"
                 " (docker run --shm-size, a memory volume in Kubernetes), or set data.workers lower or to 0"
             )
         most = min(most, share)
