@@ -1,4 +1,4 @@
-"""Evaluates any model on any benchmark: a workdir, an exported folder, a CLIP (by MaskCLIP's readout).
+"""Evaluates any model on any benchmark: a workdir, an exported folder, a CLIP (by `eval.readout`).
 
     python main.py --config=configs/eval.py --mode=eval --config.model=runs/demo
     python main.py --config=configs/eval.py --mode=eval --config.model=openai/clip-vit-base-patch16 \

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from zeroseg_jax import config as defaults
 from zeroseg_jax.config import flatten, load_config
 from zeroseg_jax.models import student
-from zeroseg_jax.segment import options as readout
+from zeroseg_jax.segment.options import FIELDS, description
 
 PAGE = Path(__file__).with_name("config.md")
 TEACHER = Path(__file__).parents[1] / "configs/teacher_demo.py"
@@ -94,8 +94,7 @@ def make_page() -> str:
     function: Callable = defaults.default_config
     comments = comments_in(inspect.getsource(function))
     comments |= {f"student.{name}": text for name, text in comments_of_fields(student, "StudentConfig").items()}
-    below = comments_of_fields(readout, "Options")
-    comments |= {f"eval.{name}": text for name, text in below.items() if not comments.get(f"eval.{name}")}
+    comments |= {f"eval.{name}": description(name) for name in FIELDS}
     lines = [BEGINNING, "## Distillation and evaluation", *table(defaults.default_config(), comments)]
     source = TEACHER.read_text(encoding="utf-8")
     lines += ["", "## Training a teacher", "", "Of `configs/teacher_demo.py`, with its values."]

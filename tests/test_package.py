@@ -102,7 +102,7 @@ def test_training_without_its_extra_says_what_to_install(tmp_path):
 def test_loading_a_model_imports_nothing_of_the_training():
     code = """
 import sys
-import zeroseg_jax.segment.loading
+import zeroseg_jax.segment.io
 print(*(name for name in sys.modules if name.startswith(("zeroseg_jax.distill", "zeroseg_jax.train"))))
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -27,6 +27,7 @@ def default_config() -> ConfigDict:
     A file in `configs/` starts from it and sets what differs. Unknown keys raise (the config is locked).
     """
     from zeroseg_jax.models.student import StudentConfig
+    from zeroseg_jax.segment.options import FIELDS
 
     config = ConfigDict()
     config.task = "distill"  # or "teacher", which trains a small CLIP from captions, or "eval", which trains nothing
@@ -101,6 +102,7 @@ def default_config() -> ConfigDict:
     config.optimizer.reduce_dtype = "compute"
     config.optimizer.accumulate = 1  # a device's images are split into so many parts, one after the other
 
+    # an option of inference that is None is as the vocabulary's protocol says, or else as the model's own
     config.eval = ConfigDict()
     config.eval.dataset = "scenes"  # one of those in evaluate/benchmarks; "" = no evaluation
     config.eval.root = ""  # the folder of the data set; of "scenes" as data.root
@@ -117,24 +119,7 @@ def default_config() -> ConfigDict:
     # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: the vocabulary's, or the
     # model's own
     config.eval.templates = None
-    # How images go into the model, segments get names and pixels get segments: `segment.options.Options`. None: as the
-    # vocabulary's protocol says, or else the model's own, or the default
-    config.eval.mix = None  # "scores" or "embeddings"
-    config.eval.scale = None
-    config.eval.flip = None
-    config.eval.slide = None
-    config.eval.guide = None
-    config.eval.rename = None  # "" or "teacher"
-    config.eval.rename_weight = None
-    config.eval.rename_margin = None
-    config.eval.short_side = None
-    config.eval.long_side = None
-    config.eval.window = None
-    config.eval.stride = None
-    config.eval.scales = None  # such as (0.75, 1.0, 1.25)
-    config.eval.top_classes = None
-    config.eval.rule = None  # "" or "groupvit"
-    config.eval.normalise_prompts = None
+    config.eval.update(dict.fromkeys(FIELDS))  # the options of inference
 
     config.model = (
         ""  # for --mode=eval: anything that `zeroseg_jax.load` takes; "" = the newest checkpoint of the workdir

@@ -124,7 +124,7 @@ RANGES: dict[str, Number] = {
     "text.depth": whole(1, 1024),
     "text.heads": whole(1, 1024),
 }
-"""Of every key with a number; those of `eval` that are None by default are checked by `segment.readout`."""
+"""Of every key with a number; the options of inference in `eval` are checked by `segment.options`."""
 
 NAME = 255
 """Letters of a file's name, at most, on all file systems that are in use."""

@@ -36,7 +36,8 @@ from zeroseg_jax.models.student_config import make_student_config, with_teacher_
 from zeroseg_jax.models.weights.mae import check_mae, load_mae
 from zeroseg_jax.processes import Preemption
 from zeroseg_jax.progress import announced
-from zeroseg_jax.segment.loading import load, load_earlier_student, readout_of
+from zeroseg_jax.segment.io import load, load_earlier_student
+from zeroseg_jax.segment.options import from_config
 from zeroseg_jax.workdir import check_workdir, hold, open_workdir
 
 
@@ -71,7 +72,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         check_mae(make_student_config(config, teacher.embed_dim), config.init.mae)
     if config.eval.dataset:  # a mistake here is told before the training, not after it
         open_benchmark(config.eval)
-        readout_of(config)
+        from_config(config.eval)
         check_baselines(config.eval)
         zero_shot.load_compared(config)
     source = open_source(config.data)

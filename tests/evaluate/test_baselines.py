@@ -8,6 +8,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.baselines import PaintedViews, TiledDenseClip, cells, check_baselines, windows
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.segment import Segmenter
+from zeroseg_jax.segment.options import ModelOptions
 
 LABELS = ["cat", "grass"]
 
@@ -29,7 +30,7 @@ def test_cells_are_painted_with_their_own_embedding(clip):
     method = PaintedViews(clip, 24, cells(3))
     image = np.zeros((24, 24, 3), np.uint8)
     image[8:16, 8:16] = 255
-    encoding = jax.jit(method.encode, static_argnums=2)(method.params, image[None], None)
+    encoding = jax.jit(method.encode, static_argnums=2)(method.params, image[None], ModelOptions())
     patches = (encoding.assignment[0] @ encoding.embeddings[0]).reshape(24, 24, -1)
     seen = clip.encode_image(image[None, 8:16, 8:16])[0]  # the teacher's input size is 8: nothing is resized
     np.testing.assert_allclose(patches[8:16, 8:16], np.broadcast_to(seen, (8, 8, len(seen))), atol=1e-4)
@@ -39,7 +40,9 @@ def test_cells_are_painted_with_their_own_embedding(clip):
 
 def test_overlapping_windows_are_averaged_with_weights_that_sum_to_one(clip):
     method = PaintedViews(clip, 24, windows([(1 / 2, 1 / 4)]))
-    encoding = jax.jit(method.encode, static_argnums=2)(method.params, np.zeros((2, 24, 36, 3), np.uint8), None)
+    encoding = jax.jit(method.encode, static_argnums=2)(
+        method.params, np.zeros((2, 24, 36, 3), np.uint8), ModelOptions()
+    )
     np.testing.assert_allclose(encoding.assignment.sum(axis=2), 1, atol=1e-5)
     assert encoding.embeddings.shape[:2] == (2, 3 * 5)
 
@@ -47,7 +50,7 @@ def test_overlapping_windows_are_averaged_with_weights_that_sum_to_one(clip):
 def test_tiles_hold_what_the_dense_readout_gives_for_each(clip):
     method = TiledDenseClip(clip, 2)
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    encoding = jax.jit(method.encode, static_argnums=2)(method.params, image[None], None)
+    encoding = jax.jit(method.encode, static_argnums=2)(method.params, image[None], ModelOptions())
     part = clip.dense(clip.normalise(image[None, :8, 8:] / np.float32(255)))[0]
     part = part / np.linalg.norm(part, axis=-1, keepdims=True)
     np.testing.assert_allclose(encoding.embeddings.reshape(4, 4, -1)[:2, 2:], part, atol=1e-4)

@@ -124,7 +124,7 @@ def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, gui
     protocol = dataclasses.replace(protocol, background=0.4, class_of_label=np.array([0, 1, 2, 9], np.int32))
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     options = {"rule": "groupvit", "guide": guide}
-    segmenter = Segmenter(model.method, model.clip, readout=Options(**options))
+    segmenter = Segmenter(model.method, model.clip, options=Options(**options))
     answer = protocol.predictor(segmenter)([image], None)[DEFAULT][0]
 
     def hidden(threshold: float) -> np.ndarray:

@@ -26,8 +26,9 @@ def test_shipped(name):
     assert (found.background is not None) == (found.classes[0] == "background")
     if name.endswith(("_groupvit", "_segclip")):
         size = 448 if "groupvit" in name else 224
-        assert (found.short_side, found.window, found.top_classes) == (size, size, 5)
-        assert found.templates == ("a photo of a {}.",) and not found.normalise_prompts
+        options = found.options
+        assert (options["short_side"], options["window"], options["top_classes"]) == (size, size, 5)
+        assert found.templates == ("a photo of a {}.",) and not options["normalise_prompts"]
 
 
 def test_variants_differ_as_published():
@@ -55,7 +56,7 @@ def test_variants_differ_as_published():
 def test_the_papers_evaluation(dataset, threshold):
     """Its thresholds and size, and its example of a prompt; the rest is GroupViT's."""
     found, groupvit = load_vocabulary(f"{dataset}_zeroseg"), load_vocabulary(f"{dataset}_groupvit")
-    assert (found.background, found.short_side, found.rule) == (threshold, 448, "groupvit")
+    assert (found.background, found.options["short_side"], found.options["rule"]) == (threshold, 448, "groupvit")
     assert found.templates == ("a photo of the {}.",)
     own = {"name": found.name, "source": found.source, "background": threshold, "templates": found.templates}
     assert found == dataclasses.replace(groupvit, **own)

@@ -10,7 +10,7 @@ from flax import nnx
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student, StudentConfig
-from zeroseg_jax.segment.loading import load, save
+from zeroseg_jax.segment.io import load, save
 from zeroseg_jax.segment.methods import StudentMethod
 from zeroseg_jax.segment.segmenter import Segmenter
 

@@ -90,7 +90,22 @@ def by_hand(n: Numpy, readout: str, image: int) -> np.ndarray:
                 (a, b), (c, d) = divmod(i, n.grid[1]), divmod(j, n.grid[1])
                 near[i + 1, j + 1] = np.exp(-((a - c) ** 2 + (b - d) ** 2) / 50)
         return n.finish(n.attend(x, lambda i: softmax(own(key, i) + near))[1:])
+    if readout == "pearl":
+        return n.finish(n.attend(x, lambda i: pearl_shares(query[i], key[i]))[1:])
     return n.finish(sc_clip(n, image))
+
+
+def pearl_shares(query, key):
+    """The attention of one head."""
+    weight = np.linalg.norm(query, axis=1)
+    weight[0] = 0
+    query = query - np.average(query, axis=0, weights=weight)
+    key = key - np.average(key, axis=0, weights=weight)
+    rotation = key.T @ query
+    rotation /= np.sqrt((rotation**2).sum())
+    for _ in range(5):
+        rotation = 1.5 * rotation - 0.5 * rotation @ rotation.T @ rotation
+    return softmax((query @ (key @ rotation).T + 0.08 * key @ key.T) / np.sqrt(key.shape[1]))
 
 
 def sc_clip(n: Numpy, image: int) -> np.ndarray:

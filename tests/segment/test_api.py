@@ -122,3 +122,28 @@ def test_models_are_saved_at_home(tiny_clip, tmp_path, monkeypatch):
     zeroseg_jax.load(tiny_clip).clip.save("~/clip")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "saved"]
     assert repr(zeroseg_jax.load("~/saved")).startswith("Segmenter(DenseClipMethod")
+
+
+def test_a_readout_is_chosen_by_its_name_everywhere(tiny_clip, image, tmp_path):
+    """`load`, `segment`, `encode`, `segment_fn` and a saved folder agree; another readout gives other maps."""
+    model = zeroseg_jax.load(tiny_clip, readout="naclip")
+    expected = model.segment(image, LABELS)
+    plain = zeroseg_jax.load(tiny_clip)
+    for found in (
+        plain.segment(image, LABELS, readout="naclip"),
+        plain.encode(image, readout="naclip").segment(LABELS),
+        plain.segment_batch([image], LABELS, readout="naclip")[0],
+    ):
+        np.testing.assert_array_equal(found.scores, expected.scores)
+        np.testing.assert_array_equal(found.label_map, expected.label_map)
+    square = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    maps = plain.segment_fn(8, LABELS, readout="naclip", guide=0)(square[None])[0]
+    np.testing.assert_array_equal(maps, model.segment(square, LABELS, guide=0).label_map)
+    model.save(tmp_path / "saved")
+    again = zeroseg_jax.load(tmp_path / "saved")
+    assert again.options.readout == "naclip"
+    np.testing.assert_array_equal(again.segment(image, LABELS).scores, expected.scores)
+    scores = {name: plain.segment(image, LABELS, readout=name).scores for name in plain.method.readouts}
+    assert len({x.tobytes() for x in scores.values()}) == len(plain.method.readouts) == 5
+    with pytest.raises(InputError, match="readout is 'dino'; it must be maskclip or"):
+        zeroseg_jax.load(tiny_clip, readout="dino")

@@ -117,15 +117,20 @@ def test_a_single_image_for_a_list(model):
         ),
         ({"mix": "votes"}, "mix is 'votes'; it must be scores or embeddings"),
         ({"rename": "me"}, "rename is 'me'; it must be teacher"),
+        (
+            {"readout": "dino"},
+            "readout is 'dino'; it must be maskclip or sclip or clearclip or naclip or",
+        ),
+        ({"readout": "sclip"}, "readout is 'sclip', but this model is a Student, and only a CLIP has readouts"),
         ({"flip": 1}, "flip is 1; it must be True or False"),
         ({"scale": -1}, "scale is -1; it must be a number of at least 0"),
         ({"scale": float("nan")}, "scale is nan"),
         ({"rule": "none"}, "rule is 'none'; it must be groupvit, or empty for none"),
         ({"window": -16}, "window is -16; it must be a whole number of at least 0"),
         ({"short_side": 1.5}, "short_side is 1.5; it must be a whole number"),
-        ({"scales": (1.0, 0.0)}, "scales is (1.0, 0.0); it must be numbers above 0"),
+        ({"scales": (1.0, 0.0)}, "scales is (1.0, 0.0); it must be 0 to 64 numbers above 0"),
         ({"window": 6}, "window is 6, but the model's patches are 4 pixels wide; 8 would do"),
-        ({"rename_weight": "much"}, "rename_weight is 'much'; it must be a number in [0, 1]"),
+        ({"rename_weight": "much"}, "rename_weight is 'much'; it must be a number of at least 0 and at most 1"),
     ],
 )
 def test_options(model, options, words):

@@ -1,5 +1,6 @@
 """`python -m zeroseg_jax.segment`."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from PIL import Image
 
 from zeroseg_jax import InputError
 from zeroseg_jax.segment import SegmentResult
-from zeroseg_jax.segment.__main__ import find_images, main, name_outputs
+from zeroseg_jax.segment.__main__ import find_images, main, name_outputs, parse, read_options
+from zeroseg_jax.segment.options import FIELDS, Options, change
 
 
 @pytest.fixture
@@ -55,6 +57,34 @@ def test_labels_of_a_file_and_single_images(tiny_clip, folder, tmp_path, capsys)
     found = json.loads((tmp_path / "out/segments.json").read_text())
     assert found["labels"] == ["cat", "grass, long"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_mask.png", "segments.json"]
+
+
+def test_every_option_of_inference_is_a_flag(tiny_clip, folder):
+    command = [str(folder), "--model", str(tiny_clip), "--out", "out", "--labels", "cat"]
+    given = {"mix": "embeddings", "scale": "2", "guide": "0", "rename": "none", "readout": "sclip", "window": "16"}
+    flags = [part for name, text in given.items() for part in (f"--{name}", text)]
+    arguments = parse([*command, *flags, "--flip", "--no-normalise-prompts", "--scales", "0.5,1", "--short-side", "8"])
+    options = read_options(arguments)
+    assert {options.pop("templates"), options.pop("background")} == {None}
+    expected = Options(mix="embeddings", scale=2.0, guide=0.0, readout="sclip", window=16, flip=True, short_side=8)
+    assert change(Options(), options) == dataclasses.replace(expected, scales=(0.5, 1.0), normalise_prompts=False)
+    assert set(vars(arguments)) >= set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--readout=dino", "readout is 'dino'; it must be maskclip or"),
+        ("--guide=far", "guide is 'far'; it must be a number of at least 0"),
+        ("--scales=1,big", "scales is (1, 'big'); it must be 0 to 64 numbers above 0"),
+        ("--stride=1.5", "stride is 1.5; it must be a whole number of at least 0"),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(tiny_clip, folder, tmp_path, capsys, flag, said):
+    command = [str(folder), "--model", str(tiny_clip), "--out", str(tmp_path / "out"), "--labels", "cat", flag]
+    assert main(command) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(said)
 
 
 def test_what_an_earlier_run_wrote_is_left_out(folder):

@@ -58,7 +58,7 @@ def test_a_process_without_this_package(model, files):
 def test_the_description_beside_the_file(files):
     closed, opened = (json.loads((files / f"{name}.jax.json").read_text()) for name in ("closed", "opened"))
     assert closed["inputs"] == {"images": "uint8 (b, 16, 16, 3)"} and closed["output"] == "int32 (b, 16, 16)"
-    assert closed["labels"] == LABELS and closed["readout"]["rename"] == "teacher" and closed["background"] == 0.28
+    assert closed["labels"] == LABELS and closed["options"]["rename"] == "teacher" and closed["background"] == 0.28
     assert opened["inputs"] == {"images": "uint8 (b, 12, 40, 3)", "embeddings": "float32 (c, 8)"}
     assert opened["labels"] is None and opened["background"] == "a photo"
 

@@ -15,7 +15,7 @@ from zeroseg_jax import InputError
 from zeroseg_jax.evaluate.baselines import PaintedViews, cells
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.segment import Options, Segmenter
-from zeroseg_jax.segment.loading import _about
+from zeroseg_jax.segment.io import _about
 from zeroseg_jax.segment.methods import DenseClipMethod
 
 LABELS = ["cat", "grass", "sky"]
@@ -34,7 +34,7 @@ ABOUT = {
 
 
 def assert_same_predictions(model, again, image):
-    assert (again.templates, again.readout, again.about) == (model.templates, model.readout, model.about)
+    assert (again.templates, again.options, again.about) == (model.templates, model.options, model.about)
     before, after = model.segment(image, LABELS), again.segment(image, LABELS)
     np.testing.assert_array_equal(before.label_map, after.label_map)
     np.testing.assert_array_equal(before.segments, after.segments)
@@ -42,8 +42,8 @@ def assert_same_predictions(model, again, image):
 
 
 def test_a_student(model, image, tmp_path):
-    readout = Options(scale=14.0, rename="teacher", rename_weight=0.5)
-    model = Segmenter(model.method, model.clip, templates=("a {}", "{}"), readout=readout, about=ABOUT)
+    options = Options(scale=14.0, rename="teacher", rename_weight=0.5)
+    model = Segmenter(model.method, model.clip, templates=("a {}", "{}"), options=options, about=ABOUT)
     model.save(tmp_path / "mine")
     again = zeroseg_jax.load(tmp_path / "mine")
     assert_same_predictions(model, again, image)
@@ -72,12 +72,12 @@ def test_the_weights_that_it_runs_with_are_saved(model, image, tmp_path):
 @pytest.mark.parametrize("size", [8, 16])
 def test_a_clip(tiny_clip, image, tmp_path, size):
     clip = load_clip(tiny_clip)
-    model = Segmenter(DenseClipMethod(clip, size), clip, templates="name", readout=Options(scale=100.0))
+    model = Segmenter(DenseClipMethod(clip, size), clip, templates="name", options=Options(scale=100.0))
     model.save(tmp_path)
     again = zeroseg_jax.load(tmp_path)
     assert again.method.image_size == size
     assert_same_predictions(model, again, image)
-    assert ModelCard.load(tmp_path / "README.md").data.tags[-1] == "maskclip"
+    assert ModelCard.load(tmp_path / "README.md").data.tags[-1] == "clip"
     np.testing.assert_array_equal(load_clip(tmp_path).encode_text(["cat"]), clip.encode_text(["cat"]))
 
 
@@ -123,7 +123,7 @@ def test_a_run_whose_results_are_damaged_has_a_card_without_them(tmp_path, tiny_
     assert about["training"]["steps"] == tiny_config.steps and "results" not in about
 
 
-@pytest.mark.parametrize("broken", [{"readout": {"mixes": 1}}, {"readout": 1}, []])
+@pytest.mark.parametrize("broken", [{"options": {"mixes": 1}}, {"readout": {"mixes": 1}}, {"options": 1}, []])
 def test_broken_defaults(model, tmp_path, broken):
     model.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -9,6 +9,7 @@ from zeroseg_jax import InputError
 from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment import Options, Segmenter
 from zeroseg_jax.segment.methods import DenseClipMethod
+from zeroseg_jax.segment.options import ModelOptions
 from zeroseg_jax.segment.segmenter import resize_plainly
 from zeroseg_jax.segment.windows import lay_out, spread
 
@@ -86,16 +87,16 @@ def test_windows_are_averaged_by_hand():
     np.testing.assert_array_equal(nearest, np.eye(4)[[0, 0, 1, 1, 3, 3]] + np.eye(5, 4)[[4, 4, 2, 2, 4, 4]])
 
 
-def as_papers_do(model, image, readout, factor=1.0, mirror=False):
+def as_papers_do(model, image, options, factor=1.0, mirror=False):
     """Probabilities of all pixels by mmsegmentation's procedure, in loops: crop, encode, enlarge, add, resize."""
-    layout = lay_out(*image.shape[:2], model.method.image_size, model.method.patch_size, readout, factor)
+    layout = lay_out(*image.shape[:2], model.method.image_size, model.method.patch_size, options, factor)
     pixels, texts = resize_plainly(image, layout.shape), model.embed_labels(LABELS)
     total, count = np.zeros((*layout.shape, len(LABELS))), np.zeros((*layout.shape, 1))
     for y in layout.starts[0]:
         for x in layout.starts[1]:
             place = np.s_[y : y + layout.window[0], x : x + layout.window[1]]
             crop = pixels[place][:, ::-1] if mirror else pixels[place]
-            found = model._encode(model.method.params, crop[None], None)
+            found = model._encode(model.method.params, crop[None], ModelOptions())
             logits = np.exp(model.logit_scale * (np.asarray(found.embeddings[0]) @ texts.T))
             scores = logits / logits.sum(axis=-1, keepdims=True)
             scores = scores if found.assignment is None else np.asarray(found.assignment[0]) @ scores
@@ -156,7 +157,7 @@ def test_groupvits_rule_in_windows(model, image, threshold):
     for y in layout.starts[0]:
         for x in layout.starts[1]:
             place = np.s_[y : y + 16, x : x + 16]
-            found = jax.device_get(model._encode(model.method.params, pixels[place][None], None))
+            found = jax.device_get(model._encode(model.method.params, pixels[place][None], ModelOptions()))
             maps = jax.image.resize(found.assignment[0].reshape(4, 4, -1), (16, 16, 4), "linear")
             logits = model.logit_scale * found.embeddings[0] @ texts.T
             kept = np.argsort(-(found.image[0] @ texts.T))[:2]

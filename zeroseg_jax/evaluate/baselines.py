@@ -26,8 +26,8 @@ from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.ops.normalise import unit
-from zeroseg_jax.segment.methods import DenseClipMethod, Encoding, Method, Renaming, StudentMethod
-from zeroseg_jax.segment.options import Options
+from zeroseg_jax.segment.methods import DenseClipMethod, Encoding, Method, StudentMethod
+from zeroseg_jax.segment.options import ModelOptions, Options
 from zeroseg_jax.segment.segmenter import Segmenter
 
 BASELINES = ("maskclip", "cells", "windows", "untrained", "colours")
@@ -75,14 +75,15 @@ def windows(sizes: Sequence[tuple[float, float]] = WINDOWS) -> Boxes:
 class PaintedViews:
     """The teacher's embedding of each view counts for all of the image inside it; where views overlap, the mean."""
 
+    readouts: tuple[str, ...] = ()
+
     def __init__(self, clip: DualEncoder, image_size: int, boxes: Boxes):
         self._clip, self.params = nnx.split(clip.model)
         self._normalise, self._size, self._boxes = clip.normalise, clip.model.config.vision.image_size, boxes
         self.patch_size = max(1, round(image_size / CELLS))
         self.image_size = image_size // self.patch_size * self.patch_size
 
-    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
-        del renaming
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], options: ModelOptions) -> Encoding:
         height, width = images.shape[1:3]
         boxes = self._boxes(height, width)
 
@@ -104,14 +105,15 @@ class PaintedViews:
 class TiledDenseClip:
     """MaskCLIP's readout of each cell of a grid, enlarged to the teacher's input size, set together again."""
 
+    readouts: tuple[str, ...] = ()
+
     def __init__(self, clip: ClipEncoder, tiles: int = 3):
         self._clip, self.params = nnx.split(clip.model)
         self._normalise, self._size = clip.normalise, clip.model.config.vision.image_size
         self.tiles, self.patch_size = tiles, clip.model.config.vision.patch_size
         self.image_size = tiles * self._size
 
-    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
-        del renaming
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], options: ModelOptions) -> Encoding:
         height, width = images.shape[1:3]
         # as many tiles of the teacher's size as the image holds, at least `tiles` a side
         down, across = (max(self.tiles, n // self._size) for n in (height, width))
@@ -212,9 +214,10 @@ def make_baselines(
         kinds = {f"{kind}, mean cosine": {"scale": 0.0}, f"{kind}, mean probability": {"scale": scale}}
         # their cells and windows are shares of the whole image, and so is the radius of the filter
         share = asked.patch_size / asked.image_size * method.image_size / method.patch_size
-        prompts = model.readout.normalise_prompts
-        whole = Options(slide=0.0, guide=model.readout.guide * share, normalise_prompts=prompts)
-        return protocol.predictor(Segmenter(method, clip, templates=protocol.templates, readout=whole), kinds)
+        prompts = model.options.normalise_prompts
+        readout = "maskclip" if method.readouts else ""
+        whole = Options(slide=0.0, guide=model.options.guide * share, normalise_prompts=prompts, readout=readout)
+        return protocol.predictor(Segmenter(method, clip, templates=protocol.templates, options=whole), kinds)
 
     if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout
         dense: dict[str, Method] = {
@@ -228,8 +231,8 @@ def make_baselines(
         found["painted 3x3 cells"] = readouts("3x3", PaintedViews(clip, size, cells(3)))
     if "windows" in options.baselines:
         found["sliding windows"] = readouts("1/2, 1/3 and 1/4", PaintedViews(clip, size, windows()))
-    if model.readout.rename:
-        alone = Segmenter(model.method, clip, readout=dataclasses.replace(model.readout, rename=""))
+    if model.options.rename:
+        alone = Segmenter(model.method, clip, options=dataclasses.replace(model.options, rename=""))
         found["student, not renamed"] = protocol.predictor(alone)
     if "untrained" in options.baselines and isinstance(model.method, StudentMethod):
         found["untrained student"] = protocol.predictor(untrained(model))

@@ -14,8 +14,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark
 from zeroseg_jax.evaluate.vocabularies import Vocabulary, choose_vocabulary
 from zeroseg_jax.segment.decode import tells_probability
-from zeroseg_jax.segment.loading import readout_of
-from zeroseg_jax.segment.options import Options, change
+from zeroseg_jax.segment.options import FIELDS, Options, change, from_config
 from zeroseg_jax.segment.prompts import Background
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.segmenter import Segmenter
@@ -64,7 +63,7 @@ class EvaluationProtocol:
         """The function that segments images with `segmenter` by this protocol.
 
         Args:
-            variants: by name, the fields of `Options` in which each variant differs from `segmenter.readout`. They may
+            variants: by name, the fields of `Options` in which each variant differs from `segmenter.options`. They may
                 only be fields that count after encoding, because images are encoded once. None: one variant, `DEFAULT`.
 
         Raises:
@@ -85,7 +84,7 @@ class EvaluationProtocol:
             # The last batch is filled up, because to compile for another size takes longer than a few images.
             encoded = model.encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
             dense = encoded[0].assignment is None
-            sweepable = isinstance(self.background, float) and tells_probability(segmenter.readout.labelling, dense)
+            sweepable = isinstance(self.background, float) and tells_probability(segmenter.options.labelling, dense)
             background = LOWEST_THRESHOLD if sweepable else self.background
             predictions = {}
             for name, options in options_of.items():
@@ -112,13 +111,10 @@ def inference_options(benchmark: Benchmark, config: ConfigDict, default: Options
     """
     name = config.eval.vocabulary
     vocabulary = choose_vocabulary(name, benchmark.name, benchmark.classes, benchmark.vocabulary)
-    values = dataclasses.asdict(vocabulary)
-    fields = [field.name for field in dataclasses.fields(Options) if field.name in values]
-    stated = {
-        field: values[field] for field in fields if vocabulary.short_side or values[field] != getattr(Options(), field)
-    }
-    off = {"guide": 0.0, "slide": 0.0, "flip": False, "scales": ()} if vocabulary.short_side else {}
-    return readout_of(config, change(default, off | stated))
+    if vocabulary.options.get("short_side"):
+        own = ("mix", "scale", "rename", "rename_weight", "rename_margin", "readout")
+        default = change(default, {n: f.default for n, f in FIELDS.items() if n not in own} | {"guide": 0, "slide": 0})
+    return from_config(config.eval, change(default, vocabulary.options))
 
 
 def make_protocol(benchmark: Benchmark, model: Segmenter, options: ConfigDict) -> EvaluationProtocol:

@@ -22,7 +22,7 @@ from zeroseg_jax.evaluate.protocol import EvaluationProtocol, inference_options,
 from zeroseg_jax.evaluate.report import page, tables
 from zeroseg_jax.evaluate.runner import EvaluatedMethod, run_benchmark
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
-from zeroseg_jax.segment.loading import load
+from zeroseg_jax.segment.io import load
 from zeroseg_jax.segment.segmenter import Segmenter
 
 GALLERY_IMAGES = 8
@@ -130,8 +130,8 @@ def load_compared(config: ConfigDict) -> dict[str, Segmenter]:
 def with_eval_options(model: Segmenter, benchmark: Benchmark, config: ConfigDict) -> Segmenter:
     """The model with the templates and options of `config.eval`, or else of the vocabulary."""
     templates = model.templates if config.eval.templates is None else config.eval.templates
-    options = inference_options(benchmark, config, model.readout)
-    return Segmenter(model.method, model.clip, templates=templates, readout=options)
+    options = inference_options(benchmark, config, model.options)
+    return Segmenter(model.method, model.clip, templates=templates, options=options)
 
 
 def evaluated_model(model: Segmenter, protocol: EvaluationProtocol, classes: int) -> EvaluatedMethod:
@@ -163,7 +163,7 @@ def settings(model: Segmenter, protocol: EvaluationProtocol, config: ConfigDict)
         "labels": list(protocol.labels),
         "templates": list(protocol.templates),
         "background": protocol.background,
-        "readout": dataclasses.asdict(model.readout) | {"scales": list(model.readout.scales)},
+        "readout": dataclasses.asdict(model.options) | {"scales": list(model.options.scales)},
         "boundary_dilation": DILATION,
         "interval": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over images"},
     }

@@ -19,7 +19,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.hf_config import TEXT_FIELDS, TOWER_FIELDS, read_fields, read_section
 from zeroseg_jax.models.layers import ACTIVATIONS, Remat, Transformer, linear, sincos_positions
 from zeroseg_jax.models.positions import resize_positions
-from zeroseg_jax.models.readouts import LAST_BLOCK, READOUTS, check_readout, sc_clip
+from zeroseg_jax.models.readouts import LAST_BLOCK, check_readout, readouts_of_depth, sc_clip
 from zeroseg_jax.ops.layer_norm import LayerNorm, layer_norm
 
 VISION_FIELDS = TOWER_FIELDS | {"image_size": "image_size", "patch_size": "patch_size"}
@@ -197,7 +197,7 @@ class VisionTower(nnx.Module):
 
         Raises InputError for another readout, or for `sc_clip` where the tower has one block.
         """
-        check_readout(readout, READOUTS if self.config.depth > 1 else tuple(LAST_BLOCK))
+        check_readout(readout, readouts_of_depth(self.config.depth))
         p = self.config.patch_size
         grid = pixels.shape[1] // p, pixels.shape[2] // p
         x, layers, block = self.transformer.before_last(self.embed(pixels))
@@ -274,8 +274,16 @@ class CLIP(nnx.Module):
         """Text embeddings, float32, not unit length. `tokens` have start and end tokens; t is at most `context`."""
         return self.text_projection(self.text_tower.pool(tokens)).astype(jnp.float32)
 
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """The readouts that `dense` has for this model."""
+        return readouts_of_depth(self.config.vision.depth)
+
     def dense(self, pixels: Float[Array, "b y x 3"], readout: str = "maskclip") -> Float[Array, "b h w d"]:
-        """The embedding of every patch by a training-free readout (`models.readouts`), float32, not unit length."""
+        """The embedding of every patch by a training-free readout (`models.readouts`), float32, not unit length.
+
+        Raises InputError for a readout that is not one of `readouts`.
+        """
         return self.visual_projection(self.vision_tower.dense(pixels, readout)).astype(jnp.float32)
 
 

@@ -2,8 +2,8 @@
 
 Each function takes the last block of CLIP's image tower and the tokens that enter it, class token first. It returns the
 patches' tokens before the tower's final norm. `maskclip` (Zhou et al. 2022) leaves the attention out. `sclip` (Wang et
-al. 2024), `clearclip` (Lan et al. 2024) and `naclip` (Hajimiri et al. 2025) change what attends to what. `sc_clip` (Bai
-et al. 2024) also repairs outliers and reads earlier blocks.
+al. 2024), `clearclip` (Lan et al. 2024), `naclip` (Hajimiri et al. 2025) and `pearl` (2026) change what attends to
+what. `sc_clip` (Bai et al. 2024) also repairs outliers and reads earlier blocks.
 
 b images, n patches of a grid, m = n + 1 tokens, d the width of the tower, a attention heads. Blocks are counted from 1.
 """
@@ -25,6 +25,8 @@ NEIGHBOURS, OUTLIERS, SIMILAR = 30, 0.05, 0.4
 """SC-CLIP: patches that a patch's density is measured by; share of outliers; least cosine of similar patches."""
 CLASS_SHARE = 0.3
 """SC-CLIP: share of the class token that every patch is given."""
+STEPS, KEY_SHARE = 5, 0.08
+"""PEARL: steps of the Newton-Schulz iteration; weight of the attention from keys to keys."""
 
 
 def maskclip(block: Block, tokens: Float[Array, "b m d"], grid: Grid) -> Float[Array, "b n d"]:
@@ -80,15 +82,45 @@ def sc_clip(block: Block, tokens: Float[Array, "b m d"], grid: Grid, layers: Flo
     return read(repaired, tokens[:, 0]) + read(several[:, 1:], several[:, 0])
 
 
+def pearl(block: Block, tokens: Float[Array, "b m d"], grid: Grid) -> Float[Array, "b n d"]:
+    """Queries attend to keys that are rotated to align with them, and keys a little to keys; no residual, no MLP.
+
+    In each head, queries and keys are centred by their means over the patches, weighted by the length of the query. R
+    is the rotation that brings the keys nearest to the queries (orthogonal Procrustes): the polar factor of
+    keys^T queries, by `STEPS` Newton-Schulz steps. The logits are (q (k R)^T + KEY_SHARE k k^T) / sqrt(width of a
+    head). PEARL also smooths the scores along the edges of the image; here the guided filter does that.
+    """
+    normed = block.norm1(tokens)
+    query, key = (_heads(block.attention, part, normed).astype(jnp.float32) for part in ("query", "key"))
+    weight = jnp.linalg.norm(query, axis=-1, keepdims=True).at[:, :, 0].set(0)  # not of the class token
+    weight = weight / weight.sum(axis=2, keepdims=True)
+    query, key = (x - (weight * x).sum(axis=2, keepdims=True) for x in (query, key))
+    rotation = _polar_factor(jnp.einsum("bamc,bamd->bacd", key, query, precision="highest"))
+    rotated = jnp.einsum("bamc,bacd->bamd", key, rotation, precision="highest")
+    shares = jax.nn.softmax(_logits(query, rotated) + KEY_SHARE * _logits(key, key))
+    return _mix(block.attention, shares, normed)[:, 1:]
+
+
 LAST_BLOCK: dict[str, Callable[[Block, Array, Grid], Array]] = {
     "maskclip": maskclip,
     "sclip": sclip,
     "clearclip": clearclip,
     "naclip": naclip,
+    "pearl": pearl,
 }
 """The readouts that change the last block only, by name."""
 READOUTS = (*LAST_BLOCK, "sc_clip")
 """The readouts of a CLIP, by name."""
+
+
+def readouts_of_depth(depth: int) -> tuple[str, ...]:
+    """The readouts of a CLIP with so many blocks: `sc_clip` needs two at least."""
+    return READOUTS if depth > 1 else tuple(LAST_BLOCK)
+
+
+def default_readout(names: tuple[str, ...]) -> str:
+    """`pearl` where a model has it: best on the demo's validation scenes, and near the best published figures."""
+    return "pearl" if "pearl" in names else names[0]
 
 
 def check_readout(name: str, names: tuple[str, ...]) -> None:
@@ -112,6 +144,15 @@ def _mix(attention: Attention, shares: Float[Array, "b #a m m"], x: Float[Array,
     value = _heads(attention, "value", x)
     y = jnp.einsum("bamn,banc->bmac", jnp.broadcast_to(shares, (*value.shape[:3], x.shape[1])).astype(x.dtype), value)
     return attention.out(y.reshape(x.shape))
+
+
+def _polar_factor(x: Float[Array, "b a c c"]) -> Float[Array, "b a c c"]:
+    """The orthogonal factor of each matrix, by Newton-Schulz steps X <- (3 X - X X^T X) / 2 from X = x / |x|."""
+    x = x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
+    for _ in range(STEPS):
+        gram = jnp.einsum("bacd,baed->bace", x, x, precision="highest")
+        x = 1.5 * x - 0.5 * jnp.einsum("bace,baed->bacd", gram, x, precision="highest")
+    return x
 
 
 def _outliers(x: Float[Array, "b n d"]) -> Bool[Array, "b n"]:

@@ -165,10 +165,15 @@ class Siglip(nnx.Module):
         """Text embeddings, float32, not unit length. `tokens` are padded to the whole `context`."""
         return self.text_projection(self.text_tower.pool(tokens)).astype(jnp.float32)
 
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """The readouts that `dense` has: `maskclip`, read from the pooling head. The others need a class token."""
+        return ("maskclip",)
+
     def dense(self, pixels: Float[Array, "b y x 3"], readout: str = "maskclip") -> Float[Array, "b h w d"]:
         """The embedding of every patch, float32, not unit length (`SiglipVisionTower.values`).
 
-        Raises InputError for another readout than `maskclip`: the others need a class token.
+        Raises InputError for another readout than `maskclip`.
         """
-        check_readout(readout, ("maskclip",))
+        check_readout(readout, self.readouts)
         return self.vision_tower.values(pixels).astype(jnp.float32)

@@ -25,7 +25,8 @@ from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
 from zeroseg_jax.resources import explained_exhaustion
-from zeroseg_jax.segment.loading import load
+from zeroseg_jax.segment.io import load
+from zeroseg_jax.segment.options import FIELDS, Flag, description, from_text
 from zeroseg_jax.segment.prompts import TEMPLATES
 from zeroseg_jax.segment.result import SegmentResult, check_count, is_own
 
@@ -49,10 +50,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-overlay", action="store_true", help="write masks and segments.json only, which is faster")
     parser.add_argument("--templates", help=f'{", ".join(TEMPLATES)}, or a template of your own: "a drawing of a {{}}"')
     parser.add_argument("--background", help="a threshold such as 0.5, or phrases with commas between, for no label")
-    parser.add_argument("--rename", choices=("teacher", "none"), help="whether the teacher names each segment again")
-    parser.add_argument("--flip", action="store_true", help="average with the mirror image, at twice the cost")
     parser.add_argument("--batch", type=int, default=16, help="images in memory at once (16)")
+    add_options(parser)
     return parser.parse_args(argv)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """A flag for every field of `Options`. Without one the model's own default counts."""
+    group = parser.add_argument_group("options of inference", "the model's own defaults count where nothing is given")
+    for name, field in FIELDS.items():
+        check, flag = field.metadata["check"], f"--{name.replace('_', '-')}"
+        text = f"{description(name)} [{check}]".replace("%", "%%").replace("`", "")
+        if isinstance(check, Flag):
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            group.add_argument(flag, metavar="VALUE", help=text)
 
 
 def read_labels(arguments: argparse.Namespace) -> list[str]:
@@ -137,11 +149,10 @@ def describe_left_out(others: Counter[str], own: int) -> list[str]:
 
 
 def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What differs from the model's defaults."""
-    found: dict[str, Any] = {"templates": arguments.templates, "background": parse_background(arguments.background)}
-    if arguments.rename:
-        found["rename"] = "teacher" if arguments.rename == "teacher" else ""
-    return found | ({"flip": True} if arguments.flip else {})
+    """The templates, the background, and the options of inference that were given."""
+    given = {name: getattr(arguments, name) for name in FIELDS if getattr(arguments, name) is not None}
+    options = {name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()}
+    return options | {"templates": arguments.templates, "background": parse_background(arguments.background)}
 
 
 def run(arguments: argparse.Namespace) -> int:

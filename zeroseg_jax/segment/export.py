@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.function import ImageSize, make_function, read_size
-from zeroseg_jax.segment.options import change
 from zeroseg_jax.segment.prompts import Background, Templates, check_background, kept, resolve_templates
 from zeroseg_jax.segment.segmenter import Segmenter
 
@@ -56,19 +55,19 @@ def export(
     if find_spec("flatbuffers") is None:
         raise InputError("exporting needs the package flatbuffers; pip install flatbuffers, or zeroseg_jax[export]")
     height, width = read_size(model.method.image_size if image_size is None else image_size)
-    readout, path = change(model.readout, options), Path(path).expanduser()
+    chosen, path = model.changed(options), Path(path).expanduser()
     labels, templates, background = kept(labels), kept(templates), kept(background)
     phrases, threshold = check_background(background)
-    how = templates, readout.normalise_prompts
+    how = templates, chosen.normalise_prompts
     beside = model.embed_labels(phrases, *how) if phrases else np.zeros((0, model.clip.embed_dim), np.float32)
     known = None if labels is None else model.embed_labels(labels, *how)
-    run = make_function(model.method, (height, width), readout, threshold > 0)
+    run = make_function(model.method, (height, width), chosen, threshold > 0)
 
     def segment(
         images: UInt8[Array, "b y x 3"], embeddings: Float[Array, "c d"] | None = None
     ) -> Int32[Array, "b y x"]:
         given = jnp.asarray(known) if embeddings is None else embeddings
-        texts = model.make_texts(given, jnp.asarray(beside), readout.scale, threshold)
+        texts = model.make_texts(given, jnp.asarray(beside), chosen.scale, threshold)
         return run(model.method.params, texts, images)
 
     inputs: dict[str, tuple[str, Any]] = {"images": (f"b, {height}, {width}, 3", np.uint8)}
@@ -87,7 +86,7 @@ def export(
         "labels": None if labels is None else list(labels),
         "templates": model.templates if templates is None else resolve_templates(templates),
         "background": background if isinstance(background, str) else phrases or threshold or None,
-        "readout": dataclasses.asdict(readout),
+        "options": dataclasses.asdict(chosen),
     }
     try:
         path.write_bytes(exported.serialize())

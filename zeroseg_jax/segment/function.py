@@ -58,13 +58,13 @@ class SegmentFunction:
         return f"SegmentFunction({count}: uint8 (B, {height}, {width}, 3) -> int32 (B, {height}, {width}))"
 
 
-def make_function(method: Method, image_size: ImageSize, readout: Options, threshold: bool) -> Run:
+def make_function(method: Method, image_size: ImageSize, options: Options, threshold: bool) -> Run:
     """The function for images of `image_size` (height, width), or squares; the batch's size may be symbolic.
 
     `threshold` says whether `Texts.threshold` counts. Raises InputError for a size that no image has.
     """
     height, width = read_size(image_size)
-    layouts = lay_out_all(height, width, method, readout)
+    layouts = lay_out_all(height, width, method, options)
     cells, padded = layouts[0].cells, -(-height // ROWS) * ROWS
 
     def resized(
@@ -76,15 +76,15 @@ def make_function(method: Method, image_size: ImageSize, readout: Options, thres
         return jnp.clip(found.round(), 0, 255).astype(jnp.uint8)
 
     def view(params: Any, images: UInt8[Array, "b y x 3"], layout: Layout, mirrored: bool) -> View:
-        how = ("linear", False) if readout.window else ("bicubic", True)
+        how = ("linear", False) if options.window else ("bicubic", True)
         windows = jnp.stack(layout.cut(resized(images, layout.shape, *how)))
         windows = windows[:, :, :, ::-1] if mirrored else windows
-        encode = lambda window: method.encode(params, window, readout.renaming)  # noqa: E731
+        encode = lambda window: method.encode(params, window, options.of_model)  # noqa: E731
         found = jax.lax.map(encode, windows) if len(layout) > 1 else jax.tree.map(lambda x: x[None], encode(windows[0]))
         encoding = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
-        inside = how_inside(readout, encoding.assignment is None)
-        rows = spread(layout, 0, *((cells[0], None) if readout.guide else (height, padded)), inside)
-        columns = spread(layout, 1, cells[1] if readout.guide else width, None, inside)
+        inside = how_inside(options, encoding.assignment is None)
+        rows = spread(layout, 0, *((cells[0], None) if options.guide else (height, padded)), inside)
+        columns = spread(layout, 1, cells[1] if options.guide else width, None, inside)
         columns = columns[..., ::-1] if mirrored else columns
         return View(encoding, *(jnp.broadcast_to(m, (images.shape[0], *m.shape)) for m in (rows, columns)))
 
@@ -92,10 +92,10 @@ def make_function(method: Method, image_size: ImageSize, readout: Options, thres
         views = [
             view(params, images, layout, mirrored)
             for layout in layouts
-            for mirrored in ((False, True) if readout.flip else (False,))
+            for mirrored in ((False, True) if options.flip else (False,))
         ]
         guide = None
-        if readout.guide:
+        if options.guide:
             maps = (
                 np.pad(resize_matrix(cells[0], height), ((0, padded - height), (0, 0))),
                 resize_matrix(cells[1], width),
@@ -103,6 +103,6 @@ def make_function(method: Method, image_size: ImageSize, readout: Options, thres
             rows, columns = (jnp.broadcast_to(m, (images.shape[0], *m.shape)) for m in maps)
             pixels = jnp.pad(images, ((0, 0), (0, padded - height), (0, 0), (0, 0)))
             guide = Guide(pixels, resized(images, cells, "linear"), rows, columns)
-        return label_pixels(tuple(views), texts, guide, readout.labelling, threshold).label_map[:, :height]
+        return label_pixels(tuple(views), texts, guide, options.labelling, threshold).label_map[:, :height]
 
     return run

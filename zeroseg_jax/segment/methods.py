@@ -13,10 +13,11 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.groupvit_encoder import GroupViTEncoder
+from zeroseg_jax.models.readouts import default_readout
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.options import Renaming
+from zeroseg_jax.segment.options import ModelOptions
 
 STRAY = 0.07
 """Share of a segment's mass that its box may leave out on each side: a few stray patches would make it far too large.
@@ -42,12 +43,16 @@ class Method(Protocol):
     image_size: int
     """The shorter side of the images that it is made for."""
     patch_size: int
+    readouts: tuple[str, ...]
+    """What `Options.readout` may be; () for a model that is no CLIP."""
 
-    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding: ...
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], options: ModelOptions) -> Encoding: ...
 
 
 class StudentMethod:
     """A distilled student; nothing is masked. The teacher's image tower comes in only for renaming."""
+
+    readouts: tuple[str, ...] = ()
 
     def __init__(self, student: Student, clip: ClipEncoder):
         self.student, self.config = student, student.config
@@ -57,37 +62,35 @@ class StudentMethod:
         self.params = {"student": student_state, "teacher": teacher_state}
         self.image_size, self.patch_size = student.config.image_size, student.config.patch_size
 
-    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], options: ModelOptions) -> Encoding:
         pixels = images.astype(jnp.float32) / 255
         output = nnx.merge(self._student, params["student"])(pixels, reconstruct=False)
         embeddings, whole = unit(output.segments), unit(output.image)
-        if renaming is None:
+        if not options.rename:
             return Encoding(embeddings, output.assignment, whole)
         grid = images.shape[1] // self.patch_size, images.shape[2] // self.patch_size
         size = images.shape[1], images.shape[2]
-        boxes, present = segment_boxes(output.assignment, grid, size, renaming.margin)
+        boxes, present = segment_boxes(output.assignment, grid, size, options.rename_margin)
         crops = self._normalise(crop_boxes(pixels, boxes, self._teacher_size))
         teacher = nnx.merge(self._teacher, params["teacher"])
         seen = unit(teacher.vision(crops.reshape(-1, *crops.shape[2:])).reshape(embeddings.shape))
-        weight = jnp.where(present, renaming.weight, 0.0)[..., None]
+        weight = jnp.where(present, options.rename_weight, 0.0)[..., None]
         return Encoding(unit((1 - weight) * embeddings + weight * seen), output.assignment, whole)
 
 
 class DenseClipMethod:
-    """A training-free readout: each patch is a segment of its own.
-
-    MaskCLIP's of a CLIP (`CLIP.dense`), and of a SigLIP that of its pooling head (`Siglip.dense`), which is ours.
-    """
+    """A CLIP or SigLIP by one of its training-free readouts (`models.readouts`). Each patch is a segment of its own."""
 
     def __init__(self, clip: ClipEncoder, image_size: int | None = None):
         self._clip, self.params = nnx.split(clip.model)
         self._normalise = clip.normalise
         self.image_size = clip.model.config.vision.image_size if image_size is None else image_size
         self.patch_size = clip.model.config.vision.patch_size
+        self.readouts = clip.model.readouts
 
-    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
-        del renaming  # the teacher is the model itself
-        dense = nnx.merge(self._clip, params).dense(self._normalise(images.astype(jnp.float32) / 255))
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], options: ModelOptions) -> Encoding:
+        readout = options.readout or default_readout(self.readouts)
+        dense = nnx.merge(self._clip, params).dense(self._normalise(images.astype(jnp.float32) / 255), readout)
         return Encoding(unit(dense.reshape(dense.shape[0], -1, dense.shape[-1])), None)
 
 
@@ -97,14 +100,15 @@ class GroupViTMethod:
     As in transformers' `output_segmentation`. The authors' own evaluation differs; it is `Options(rule="groupvit")`.
     """
 
+    readouts: tuple[str, ...] = ()
+
     def __init__(self, encoder: GroupViTEncoder):
         self._model, self.params = nnx.split(encoder.model)
         self._normalise = encoder.normalise
         self.image_size = encoder.model.config.vision.image_size
         self.patch_size = encoder.model.config.vision.patch_size
 
-    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], renaming: Renaming | None) -> Encoding:
-        del renaming  # there is no teacher
+    def encode(self, params: Any, images: UInt8[Array, "b y x 3"], options: ModelOptions) -> Encoding:
         pixels = self._normalise(images.astype(jnp.float32) / 255)
         output = nnx.merge(self._model, params).segments(pixels)
         return Encoding(unit(output.segments), output.assignment, unit(output.image))

@@ -52,7 +52,7 @@ def _kind(model: Segmenter) -> str:
         return "zeroseg"
     if isinstance(model.clip.model, Siglip):
         return "siglip"
-    return "maskclip" if isinstance(model.method, DenseClipMethod) else "groupvit"
+    return "clip" if isinstance(model.method, DenseClipMethod) else "groupvit"
 
 
 def _what(model: Segmenter) -> str:
@@ -61,7 +61,7 @@ def _what(model: Segmenter) -> str:
         "zeroseg": "A student that groups the patches of an image into a few segments and names each by any words."
         f" It was distilled, with no mask and no caption, from the frozen CLIP{f' `{teacher}`' if teacher else ''},"
         " which is in the folder `clip`.",
-        "maskclip": "A CLIP that names each patch of an image by any words: MaskCLIP's training-free readout.",
+        "clip": "A CLIP that names each patch of an image by any words, by a training-free readout.",
         "siglip": "A SigLIP that names each patch of an image by any words, by a training-free readout of its head.",
         "groupvit": "A GroupViT, which groups the patches of an image into segments and names each by any words.",
     }
@@ -87,7 +87,7 @@ def _settings(model: Segmenter) -> dict[str, Any]:
     if isinstance(model.method, StudentMethod):
         config = model.method.config
         found |= {"segment tokens": config.segment_tokens, "width": config.width, "depth": config.depth}
-    return found | {"templates": model.templates, **vars(model.readout)}
+    return found | {"templates": model.templates, **vars(model.options)}
 
 
 def _results(results: dict[str, Any]) -> str:

@@ -1,4 +1,8 @@
-"""How the segments of a model become the labels of pixels: the options of `Segmenter.segment`."""
+"""The options of inference: how an image goes into the model, and how pixels get their labels.
+
+`Options` is the only list of them. The checks of `change`, the keys `eval.*` of a config, the flags of
+`python -m zeroseg_jax.segment` and docs/config.md are made from its fields.
+"""
 
 import dataclasses
 import math
@@ -8,22 +12,64 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from zeroseg_jax.config_ranges import Number, from_zero, whole
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.models.readouts import READOUTS
 
 Mix = Literal["scores", "embeddings"]
 Rule = Literal["", "groupvit"]
 
 
-class Renaming(NamedTuple):
-    """How the teacher names segments again: `Options.rename_weight` and `rename_margin`."""
+@dataclass(frozen=True)
+class Choice:
+    """One of several texts; `empty` says what the empty text stands for, where it is one of them."""
 
-    weight: float
-    margin: float
+    names: tuple[str, ...]
+    empty: str = "none"
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, str) and value in self.names
+
+    def __str__(self) -> str:
+        return " or ".join(filter(None, self.names)) + (f", or empty for {self.empty}" if "" in self.names else "")
+
+
+class Flag:
+    """True or False."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "True or False"
+
+
+Check = Number | Choice | Flag
+
+
+def _option(default: Any, check: Check, text: str, encodes: bool = False) -> Any:
+    """A field of `Options`: its default, the values that it may have, and its description.
+
+    `encodes` marks what counts when an image is encoded. The other options count when it is labelled.
+    """
+    return dataclasses.field(default=default, metadata={"check": check, "text": text, "encodes": encodes})
+
+
+class ModelOptions(NamedTuple):
+    """The options that count inside the model. They are known when it is compiled."""
+
+    readout: str = ""
+    """`Options.readout`."""
+    rename: bool = False
+    """Whether the teacher names the segments again."""
+    rename_weight: float = 0.0
+    rename_margin: float = 0.0
 
 
 class Labelling(NamedTuple):
-    """The fields of `Options` that count when an encoded image is labelled, and are known when that is compiled."""
+    """The options that count when an image is labelled, and are known when that is compiled."""
 
     mix: Mix = "scores"
     guide: float = 0.0
@@ -33,103 +79,171 @@ class Labelling(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """How segment embeddings become the labels of pixels."""
+    """How an image goes into the model, and how its segments become the labels of pixels."""
 
-    mix: Mix = "scores"
-    """What a pixel mixes through the assignment map: the scores of its segments, or (at the patches) their
-    embeddings."""
-    scale: float = 0.0
-    """Scores are the softmax over the labels of scale x cosine; 0 takes the cosines themselves."""
-    flip: bool = False
-    """Averages the scores of the image and of its mirror image (of each window, where there are several), at twice the
-    cost."""
-    slide: float = 2.0
-    """Images longer than this to 1 are encoded in overlapping square windows, whose scores are averaged; 0 encodes
-    every image as a whole. A student has few segment tokens: docs/segmenting.md. Without effect with a `window`."""
-    guide: float = 2.0
-    """Radius, in patches, of the guided filter, which makes the maps follow the edges of the image; 0 for none."""
-    rename: Literal["", "teacher"] = ""
-    """"teacher" shows the box around each segment to the teacher and mixes its embedding into the segment's. Without
-    effect on a CLIP and a GroupViT, which have no teacher."""
-    rename_weight: float = 0.6
-    """Share of the teacher's embedding, in [0, 1]."""
-    rename_margin: float = 0.1
-    """Margin around the box, on each side, as a share of its longer side."""
-    short_side: int = 0
-    """Pixels that the shorter side of the image is resized to; 0: as the model was made for."""
-    long_side: int = 0
-    """Pixels that the longer side may have then, at most; 0: no limit."""
-    window: int = 0
-    """Side of the square windows that slide over the image; their scores are averaged pixel by pixel, and the image is
-    resized as mmsegmentation does, bilinearly without antialiasing. 0: none."""
-    stride: int = 0
-    """Pixels from one window to the next; 0: half a window."""
-    scales: tuple[float, ...] = ()
-    """Factors to `short_side`, at each of which the image is encoded; the scores are averaged. (): at 1 alone."""
-    top_classes: int = 0
-    """Only so many labels, those that fit the whole image (or window) best, score anything; 0: all. Phrases for
-    background always do."""
-    rule: Rule = ""
-    """"groupvit" scores as GroupViT's authors do in their evaluation (`scoring.score`): each pixel (at the image's
-    size in the model) belongs to one segment, and a segment as a whole is background or not. `mix` and `scale` have no
-    effect then."""
-    normalise_prompts: bool = True
-    """Whether each prompt of a label gets unit length before the mean over the templates is taken, as CLIP's authors
-    do."""
+    mix: Mix = _option(  # noqa: RUF009 (it makes a field)
+        "scores",
+        Choice(get_args(Mix)),
+        "What a pixel mixes through the assignment map: the scores of its segments, or (at the patches) their"
+        " embeddings.",
+    )
+    scale: float = _option(
+        0.0, from_zero(), "Scores are the softmax over the labels of scale x cosine; 0 takes the cosines themselves."
+    )
+    flip: bool = _option(
+        False,
+        Flag(),
+        "Averages the scores of the image and of its mirror image, at twice the cost. Each window is mirrored by"
+        " itself.",
+        encodes=True,
+    )
+    slide: float = _option(
+        2.0,
+        from_zero(),
+        "An image longer than this to 1 is encoded in overlapping square windows, whose scores are averaged; 0 encodes"
+        " every image as a whole. Without effect with a `window`.",
+        encodes=True,
+    )
+    guide: float = _option(
+        2.0,
+        from_zero(),
+        "Radius, in patches, of the guided filter, which makes the maps follow the edges of the image; 0 for none.",
+    )
+    rename: Literal["", "teacher"] = _option(
+        "",
+        Choice(("", "teacher")),
+        '"teacher": the teacher sees the box around each segment, and its embedding is mixed into the segment\'s.'
+        " Without effect on a CLIP and a GroupViT, which have no teacher.",
+        encodes=True,
+    )
+    rename_weight: float = _option(0.6, from_zero(1), "Share of the teacher's embedding.", encodes=True)
+    rename_margin: float = _option(
+        0.1, from_zero(), "Margin around the box, on each side, as a share of its longer side.", encodes=True
+    )
+    readout: str = _option(
+        "",
+        Choice(("", *READOUTS), "the model's default"),
+        "How a CLIP gives an embedding for every patch (docs/segmenting.md). A student and a GroupViT have none.",
+        encodes=True,
+    )
+    short_side: int = _option(
+        0,
+        whole(0),
+        "Pixels that the shorter side of the image is resized to; 0: as the model was made for.",
+        encodes=True,
+    )
+    long_side: int = _option(
+        0, whole(0), "Pixels that the longer side may have then, at most; 0: no limit.", encodes=True
+    )
+    window: int = _option(
+        0,
+        whole(0),
+        "Side of square windows that slide over the image; their scores are averaged pixel by pixel, and the image is"
+        " resized as mmsegmentation does, bilinearly without antialiasing. 0: none.",
+        encodes=True,
+    )
+    stride: int = _option(0, whole(0), "Pixels from one window to the next; 0: half a window.", encodes=True)
+    scales: tuple[float, ...] = _option(
+        (),
+        Number(0, math.inf, above=True, count=(0, 64)),
+        "Factors to `short_side`, such as (0.75, 1.0); the image is encoded at each and the scores are averaged. ():"
+        " at 1 alone.",
+        encodes=True,
+    )
+    top_classes: int = _option(
+        0,
+        whole(0),
+        "Only so many labels, those that fit the whole image (or window) best, score anything; 0: all. Phrases for"
+        " background always do.",
+    )
+    rule: Rule = _option(  # noqa: RUF009
+        "",
+        Choice(get_args(Rule)),
+        '"groupvit" scores as GroupViT\'s authors do in their evaluation (`scoring.score`): each pixel (at the'
+        " image's size in the model) belongs to one segment, and a segment as a whole is background or not. `mix` and"
+        " `scale` have no effect then.",
+    )
+    normalise_prompts: bool = _option(
+        True,
+        Flag(),
+        "Whether each prompt of a label gets unit length before the mean over the templates is taken, as CLIP's"
+        " authors do.",
+    )
 
     @property
-    def renaming(self) -> Renaming | None:
-        """What it says of renaming."""
-        return Renaming(self.rename_weight, self.rename_margin) if self.rename else None
+    def of_model(self) -> ModelOptions:
+        """What counts inside the model."""
+        if not self.rename:
+            return ModelOptions(self.readout)
+        return ModelOptions(self.readout, True, self.rename_weight, self.rename_margin)
 
     @property
     def labelling(self) -> Labelling:
-        """What it says of labelling."""
+        """What counts when an image is labelled."""
         return Labelling(self.mix, self.guide, self.top_classes, self.rule)
 
 
-ENCODING = (
-    *("flip", "slide", "rename", "rename_weight", "rename_margin"),
-    *("short_side", "long_side", "window", "stride", "scales"),
-)
-"""The options that count when an image is encoded; the others count when it is labelled."""
-
-CHOICES = {"mix": get_args(Mix), "rule": get_args(Rule), "rename": ("", "teacher")}
+FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+"""The fields of `Options` by name."""
 
 
-def change(readout: Options, options: Mapping[str, Any]) -> Options:
-    """`readout` with other values for some fields; raises InputError for an unknown field or a value it cannot have."""
-    return dataclasses.replace(readout, **{name: _checked(name, value) for name, value in options.items()})
+def encodes(name: str) -> bool:
+    """Whether `name` is an option that counts when an image is encoded."""
+    return name in FIELDS and FIELDS[name].metadata["encodes"]
+
+
+def description(name: str) -> str:
+    """What an option does, in a sentence or two."""
+    return FIELDS[name].metadata["text"]
+
+
+def change(options: Options, changes: Mapping[str, Any]) -> Options:
+    """`options` with other values for some fields.
+
+    Values of numpy and JAX become those of Python, an int becomes a float where the field is one, and a single number
+    a tuple where the field is one. Raises InputError for an unknown field or a value that it cannot have.
+    """
+    return dataclasses.replace(options, **{name: _checked(name, value) for name, value in changes.items()})
+
+
+def from_config(group: ConfigDict, default: Options = Options()) -> Options:
+    """The options in the group `eval` of a config; what is None there is as in `default`."""
+    return change(default, {name: group[name] for name in FIELDS if group.get(name) is not None})
+
+
+def from_text(name: str, text: str) -> Any:
+    """The value of an option as the command line has it, for `change`: "none" is the empty choice."""
+    check = FIELDS[name].metadata["check"]
+    if isinstance(check, Choice):
+        return "" if text == "none" and "" in check.names else text
+    if isinstance(check, Number) and check.count:
+        return tuple(_number(part) for part in text.split(",") if part.strip())
+    return _number(text)
+
+
+def _number(text: str) -> Any:
+    """An int or a float; the text itself, which `change` refuses, where it is neither."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name not in FIELDS:
+        raise InputError(f"there is no option {name!r}; the options are {', '.join(FIELDS)}")
+    check = FIELDS[name].metadata["check"]
+    kind: Any = type(FIELDS[name].default)
+    value = plain(value)
+    if kind is tuple and isinstance(value, int | float | list):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    if not check.allows(value):
+        raise InputError(f"{name} is {value!r}; it must be {check}")
+    return tuple(map(float, value)) if kind is tuple else kind(value)
 
 
 def plain(value: Any) -> Any:
     """Numbers, texts and lists of numpy and JAX as those of Python; everything else as it is."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray | jax.Array) else value
-
-
-def _checked(name: str, value: Any) -> Any:
-    """The value of an option, with an int as a float where it is one."""
-    fields = {field.name: field.default for field in dataclasses.fields(Options)}
-    if name not in fields:
-        raise InputError(f"there is no option {name!r}; the options are {', '.join(fields)}")
-    value = plain(value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in CHOICES:
-        expected = " or ".join(filter(None, CHOICES[name])) + (", or empty for none" if "" in CHOICES[name] else "")
-        good = value in CHOICES[name]
-    elif isinstance(fields[name], bool):
-        good, expected = isinstance(value, bool), "True or False"
-    elif isinstance(fields[name], int):
-        good, expected = number and isinstance(value, int) and value >= 0, "a whole number of at least 0"
-    elif name == "scales":
-        value = (value,) if number else value
-        good = isinstance(value, tuple | list) and all(type(x) in (int, float) and 0 < x < math.inf for x in value)
-        expected = "numbers above 0, such as (0.75, 1.0), or () for the image's own size"
-        value = tuple(float(x) for x in value) if good else value
-    else:
-        most = 1.0 if name == "rename_weight" else math.inf
-        good, expected = number and 0 <= value <= most, "a number in [0, 1]" if most == 1 else "a number of at least 0"
-        value = float(value) if good else value
-    if not good:
-        raise InputError(f"{name} is {value!r}; it must be {expected}")
-    return value

@@ -16,7 +16,7 @@ from zeroseg_jax import draw
 from zeroseg_jax.data.decode import DAMAGE, open_picture
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.methods import Encoding
-from zeroseg_jax.segment.options import ENCODING
+from zeroseg_jax.segment.options import encodes
 from zeroseg_jax.segment.prompts import Background, Templates
 from zeroseg_jax.segment.windows import Layout
 
@@ -186,6 +186,6 @@ class EncodedImage:
     ) -> SegmentResult:
         """As `Segmenter.segment`; `options` are those that do not count for encoding, such as `mix` and `guide`."""
         for name in options:
-            if name in ENCODING:
+            if encodes(name):
                 raise InputError(f"{name} counts when an image is encoded; give it to encode instead of to segment")
         return self._segmenter.label([self], labels, templates=templates, background=background, **options)[0]

@@ -16,11 +16,12 @@ from jaxtyping import Array, Float
 from zeroseg_jax.data.image_like import ImageLike, to_pixels_list
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
+from zeroseg_jax.models.readouts import check_readout
 from zeroseg_jax.ops.batching import BATCHES, padded, parts, sizes_for, split, stack
 from zeroseg_jax.segment.decode import Texts, label_tiles, prepare
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
 from zeroseg_jax.segment.methods import Encoding, Method
-from zeroseg_jax.segment.options import ENCODING, Options, change
+from zeroseg_jax.segment.options import Options, change, encodes
 from zeroseg_jax.segment.prompts import (
     Background,
     Templates,
@@ -42,7 +43,7 @@ REMEMBERED = 16
 class Segmenter:
     """Segments images by labels that are given as words. `zeroseg_jax.load` makes one.
 
-    `templates` and `readout` are the defaults of its methods; `clip` embeds the labels; `about` is what its model card
+    `templates` and `options` are the defaults of its methods; `clip` embeds the labels; `about` is what its model card
     says of its teacher, its training and its results.
 
     Images of any size are resized to the model's (`windows.lay_out`: the shorter side is the model's own, the longer
@@ -57,11 +58,12 @@ class Segmenter:
         clip: DualEncoder,
         *,
         templates: Templates = "photo",
-        readout: Options | None = None,
+        options: Options | None = None,
         about: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.method, self.clip = method, clip
-        self.templates, self.readout = resolve_templates(templates), readout or Options()
+        self.templates, self.options = resolve_templates(templates), options or Options()
+        _check_readout(self.options, method)
         self.about = about
         self._texts: OrderedDict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = OrderedDict()
         self._meanings: dict[str, tuple[str, ...]] = {}
@@ -144,24 +146,24 @@ class Segmenter:
         Where `image_size` is not the model's own size it resizes on the device, without rounding to uint8 between, so
         that single pixels may differ from `segment`'s.
         """
-        readout, labels = change(self.readout, options), kept(labels)
-        texts, threshold = self._texts_of(labels, kept(templates), kept(background), readout)
-        run = make_function(self.method, image_size, readout, threshold)
+        chosen, labels = self.changed(options), kept(labels)
+        texts, threshold = self._texts_of(labels, kept(templates), kept(background), chosen)
+        run = make_function(self.method, image_size, chosen, threshold)
         return SegmentFunction(run, self.method.params, texts, read_size(image_size), check_labels(labels))
 
     def encode(self, image: ImageLike, **options: Any) -> EncodedImage:
         """Runs the model on one image, so that it can be asked for many labels.
 
-        `options` are fields of `Options` that count here: those in `options.ENCODING`.
+        `options` are fields of `Options` that count when an image is encoded.
         """
         return self.encode_batch([image], **options)[0]
 
     def encode_batch(self, images: Sequence[ImageLike] | np.ndarray, **options: Any) -> list[EncodedImage]:
         """`encode` for several images, of any sizes. All their windows go through the model in batches of one shape."""
-        pixels, readout = to_pixels_list(images), change(self.readout, options)
-        layouts = [lay_out_all(p.shape[0], p.shape[1], self.method, readout) for p in pixels]
-        mirrored = (False, True) if readout.flip else (False,)
-        fit = resize_plainly if readout.window else resize
+        pixels, chosen = to_pixels_list(images), self.changed(options)
+        layouts = [lay_out_all(p.shape[0], p.shape[1], self.method, chosen) for p in pixels]
+        mirrored = (False, True) if chosen.flip else (False,)
+        fit = resize_plainly if chosen.window else resize
         windows = [
             window[:, ::-1] if mirror else window
             for p, own in zip(pixels, layouts, strict=True)
@@ -172,7 +174,7 @@ class Segmenter:
         ]
         # those of a single image in few sizes: what another compiled function costs, one panorama does not bring in
         sizes = BATCHES if len(pixels) > 1 else (BATCHES[0], BATCHES[-1])
-        encoded = iter(self._encode_windows(windows, readout, sizes))
+        encoded = iter(self._encode_windows(windows, chosen, sizes))
         found = []
         for p, own in zip(pixels, layouts, strict=True):
             views = [
@@ -190,7 +192,7 @@ class Segmenter:
         `Options.normalise_prompts`."""
         names = check_labels(labels)
         found = self.templates if templates is None else resolve_templates(templates)
-        normalise = self.readout.normalise_prompts if normalise is None else normalise
+        normalise = self.options.normalise_prompts if normalise is None else normalise
         key = names, found, normalise
         if key in self._texts:
             self._texts.move_to_end(key)
@@ -223,7 +225,7 @@ class Segmenter:
         **options: Any,
     ) -> None:
         """Raises the InputError of bad words or options before any image is encoded; the words are embedded."""
-        self._texts_of(labels, templates, background, change(self.readout, options))
+        self._texts_of(labels, templates, background, self.changed(options))
 
     def label(
         self,
@@ -235,13 +237,13 @@ class Segmenter:
         **options: Any,
     ) -> list[SegmentResult]:
         """The second half of `segment_batch`: labels for encoded images."""
-        readout, labels = change(self.readout, options), kept(labels)
-        texts, threshold = self._texts_of(labels, templates, background, readout)
+        chosen, labels = self.changed(options), kept(labels)
+        texts, threshold = self._texts_of(labels, templates, background, chosen)
         texts = pad_texts(texts)
         names, found = list(labels), []
         for image in images:
             with jax.default_device(self._device):
-                maps = label_image(self._prepare, self._tiles, image, texts, threshold, readout)
+                maps = label_image(self._prepare, self._tiles, image, texts, threshold, chosen)
             scores = np.ascontiguousarray(maps.scores[:, : len(names)])
             found.append(SegmentResult(image.pixels, maps.label_map, maps.segments, scores, names, maps.probability))
         return found
@@ -261,7 +263,7 @@ class Segmenter:
 
     def save(self, folder: str | Path) -> None:
         """Writes the model with its defaults, its text encoder and a model card, as `zeroseg_jax.load` reads them."""
-        from zeroseg_jax.segment.loading import save  # which imports this module
+        from zeroseg_jax.segment.io import save  # which imports this module
 
         save(self, folder)
 
@@ -281,35 +283,39 @@ class Segmenter:
         export(self, path, labels, image_size=image_size, templates=templates, background=background, **options)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Saves the model to the Hugging Face hub, and returns its address there; see `loading.push_to_hub`."""
-        from zeroseg_jax.segment.loading import push_to_hub
+        """Saves the model to the Hugging Face hub, and returns its address there; see `io.push_to_hub`."""
+        from zeroseg_jax.segment.io import push_to_hub
 
         return push_to_hub(self, repo_id, private=private, token=token)
 
-    def _encode_windows(
-        self, windows: Sequence[np.ndarray], readout: Options, sizes: tuple[int, ...]
-    ) -> list[Encoding]:
+    def _encode_windows(self, windows: Sequence[np.ndarray], chosen: Options, sizes: tuple[int, ...]) -> list[Encoding]:
         """Images of any sizes that are whole patches, each as it is, in batches of some of `sizes`; arrays of numpy."""
         found: dict[int, Encoding] = {}
         for shape in sorted({window.shape for window in windows}):
             indices = [i for i, window in enumerate(windows) if window.shape == shape]
             patches = shape[0] * shape[1] // self.method.patch_size**2
             for part, size in parts(len(indices), sizes_for(patches, sizes)):
-                chosen = [windows[i] for i in indices[part]]
+                images = [windows[i] for i in indices[part]]
                 with jax.default_device(self._device):
-                    batch = jax.device_get(self._encode(self.method.params, padded(chosen, size), readout.renaming))
-                found.update(zip(indices[part], split(batch, len(chosen)), strict=True))
+                    batch = jax.device_get(self._encode(self.method.params, padded(images, size), chosen.of_model))
+                found.update(zip(indices[part], split(batch, len(images)), strict=True))
         return [found[i] for i in range(len(windows))]
 
+    def changed(self, options: Mapping[str, Any]) -> Options:
+        """The model's options with those of one call; raises InputError for what they cannot be."""
+        changed = change(self.options, options)
+        _check_readout(changed, self.method)
+        return changed
+
     def _texts_of(
-        self, labels: Iterable[str], templates: Templates | None, background: Background, readout: Options
+        self, labels: Iterable[str], templates: Templates | None, background: Background, chosen: Options
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether there is a threshold for the background."""
         phrases, threshold = check_background(background)
-        how = kept(templates), readout.normalise_prompts
+        how = kept(templates), chosen.normalise_prompts
         embeddings = self.embed_labels(labels, *how)
         beside = self.embed_labels(phrases, *how) if phrases else embeddings[:0]
-        return self.make_texts(embeddings, beside, readout.scale, threshold), threshold > 0
+        return self.make_texts(embeddings, beside, chosen.scale, threshold), threshold > 0
 
     def make_texts(
         self,
@@ -327,4 +333,13 @@ class Segmenter:
 
 
 def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name in ENCODING}
+    return {name: value for name, value in options.items() if encodes(name)}
+
+
+def _check_readout(options: Options, method: Method) -> None:
+    """Raises InputError for a readout that the model does not have."""
+    if options.readout and not method.readouts:
+        kind = type(method).__name__.removesuffix("Method")
+        raise InputError(f"readout is {options.readout!r}, but this model is a {kind}, and only a CLIP has readouts")
+    if options.readout:
+        check_readout(options.readout, method.readouts)

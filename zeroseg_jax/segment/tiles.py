@@ -56,26 +56,26 @@ def label_image(
     image: EncodedImage,
     texts: Texts,
     threshold: bool,
-    readout: Options,
+    options: Options,
 ) -> LabelMaps:
     """The maps of one image; `prepare` and `label_tiles` are those of `decode`, jitted."""
     layout, (height, width) = image.views[0].layout, image.pixels.shape[:2]
     turned = layout.shape[0] > layout.shape[1]
     pixels = image.pixels.swapaxes(0, 1) if turned else image.pixels
-    if readout.guide:
+    if options.guide:
         cells = layout.cells[::-1] if turned else layout.cells
         size = cells[0], _room(*cells, len(layout))
         small = resize(image.pixels, layout.cells, Image.Resampling.BILINEAR)
         small = _pad(small.swapaxes(0, 1) if turned else small, (*size, 3))[None]
-        boxes = [_pad(mean_over_box(n, CELLS * readout.guide), (m, m)) for n, m in zip(cells, size, strict=True)]
-        canvases = [_canvas(view, layout.cells, size, turned, readout) for view in image.views]
+        boxes = [_pad(mean_over_box(n, CELLS * options.guide), (m, m)) for n, m in zip(cells, size, strict=True)]
+        canvases = [_canvas(view, layout.cells, size, turned, options) for view in image.views]
         guide = Cells(small, (boxes[0], boxes[1]))
         enlarge = [_pad(resize_matrix(n, m), (m, k)) for n, m, k in zip(cells, pixels.shape[:2], size, strict=True)]
         rows, columns = ([each] for each in enlarge)
     else:
-        canvases = [_canvas(view, (height, width), None, turned, readout) for view in image.views]
+        canvases = [_canvas(view, (height, width), None, turned, options) for view in image.views]
         guide, rows, columns = None, [c.rows for c in canvases], [c.columns for c in canvases]
-    prepared = prepare(tuple(c.view for c in canvases), texts, guide, readout.labelling, threshold)
+    prepared = prepare(tuple(c.view for c in canvases), texts, guide, options.labelling, threshold)
 
     dense = image.views[0].encoding.assignment is None
     starts = np.cumsum([0, *(c.padded for c in canvases)])
@@ -83,7 +83,7 @@ def label_image(
     own = np.zeros(starts[-1], np.int32)
     own[order] = np.arange(len(order))
     found: list[np.ndarray] = []
-    for (top, left), maps in _run(label_tiles, prepared, texts, rows, columns, pixels, readout):
+    for (top, left), maps in _run(label_tiles, prepared, texts, rows, columns, pixels, options):
         for i, x in enumerate(maps):
             if len(found) == i:
                 found.append(np.zeros((height, width), x.dtype))
@@ -92,7 +92,7 @@ def label_image(
             place = whole[top : top + TILE, left : left + TILE]
             place[:] = x[: place.shape[0], : place.shape[1]]
     label_map, *others = found
-    segments = _nearest_patches(image, readout) if dense else others.pop(0)
+    segments = _nearest_patches(image, options) if dense else others.pop(0)
     return LabelMaps(label_map, segments, np.asarray(prepared.cosines)[0, order], others[0] if others else None)
 
 
@@ -103,7 +103,7 @@ def _run(
     rows: Sequence[np.ndarray],
     columns: Sequence[np.ndarray],
     pixels: UInt8[np.ndarray, "y x 3"],
-    readout: Options,
+    options: Options,
 ) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
     """The upper left corner and the maps of each tile. While one call's are taken the next one computes."""
     down, across = (-(-n // TILE) for n in pixels.shape[:2])
@@ -121,13 +121,13 @@ def _run(
         places = [divmod(min(start + k, indices[-1]), across) for k in range(TILES)]
         y, x = np.array(places).T
         colours = None
-        if readout.guide:
+        if options.guide:
             colours = np.zeros((TILES, TILE, TILE, 3), np.uint8)
             for k in range(len(indices)):
                 part = pixels[y[k] * TILE : (y[k] + 1) * TILE, x[k] * TILE : (x[k] + 1) * TILE]
                 colours[k, : part.shape[0], : part.shape[1]] = part
         tiles = Place(tuple(each[y] for each in rows), tuple(each[x] for each in columns), colours)
-        waiting.append((indices, label_tiles(prepared, texts, tiles, np.int32(len(indices)), readout.labelling)))
+        waiting.append((indices, label_tiles(prepared, texts, tiles, np.int32(len(indices)), options.labelling)))
         if len(waiting) > 1:
             yield from take()
     while waiting:
@@ -135,13 +135,13 @@ def _run(
 
 
 def _canvas(
-    view: EncodedView, outputs: tuple[int, int], padded: tuple[int, int] | None, turned: bool, readout: Options
+    view: EncodedView, outputs: tuple[int, int], padded: tuple[int, int] | None, turned: bool, options: Options
 ) -> Canvas:
     """`outputs` are the rows and columns that it is enlarged to, as the image stands, and `padded` those with padding,
     as it lies."""
     layout, encoding = view.layout, view.encoding
     dense = encoding.assignment is None
-    inside = how_inside(readout, dense)
+    inside = how_inside(options, dense)
     maps = [spread(layout, axis, n, None, inside) for axis, n in enumerate(outputs)]
     if view.mirrored:
         maps[1] = maps[1][..., ::-1]
@@ -149,7 +149,7 @@ def _canvas(
     if turned:
         maps, i, j, h, w = maps[::-1], j, i, w, h
     shape = _power(i), _power(j), h, w
-    if not readout.window:
+    if not options.window:
         short, long = (n // layout.patch for n in sorted(layout.shape))
         room = _room(short, long, len(layout))
         # square windows, half over one another, are at most twice as many as squares
@@ -174,7 +174,7 @@ def _canvas(
         return x.reshape(1, shape[0] * shape[1], *((shape[2] * shape[3],) if patches else ()), *x.shape[len(wanted) :])
 
     image = encoding.image
-    if dense and image is None and readout.top_classes:  # the mean patch, before some are repeated
+    if dense and image is None and options.top_classes:  # the mean patch, before some are repeated
         mean = np.asarray(encoding.embeddings).mean(axis=1)
         image = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
     segments = encoding.embeddings.shape[1]
@@ -190,20 +190,20 @@ def _canvas(
         order = np.arange(shape[0] * shape[1] * segments, dtype=np.int32).reshape(*shape[:2], segments)[:i, :j]
         order = order.transpose(1, 0, 2) if turned else order
     # without the filter `prepare` asks for the shapes only
-    given = (rows, columns) if readout.guide else (rows[:1], columns[:1])
+    given = (rows, columns) if options.guide else (rows[:1], columns[:1])
     count = laid.embeddings.shape[1] * laid.embeddings.shape[2]
     return Canvas(View(laid, *(m[None] for m in given)), rows, columns, order.ravel(), count)
 
 
-def _nearest_patches(image: EncodedImage, readout: Options) -> Int32[np.ndarray, "h w"]:
+def _nearest_patches(image: EncodedImage, options: Options) -> Int32[np.ndarray, "h w"]:
     """Of each pixel, the patch (among those of all windows of the first view) that it takes most from."""
     view, found = image.views[0], []
     for axis, pixels in enumerate(image.pixels.shape[:2]):
-        outputs = view.layout.cells[axis] if readout.guide else pixels
-        weights = spread(view.layout, axis, outputs, None, how_inside(readout, True))
+        outputs = view.layout.cells[axis] if options.guide else pixels
+        weights = spread(view.layout, axis, outputs, None, how_inside(options, True))
         weights = weights[..., ::-1] if view.mirrored and axis else weights
         nearest = weights.reshape(outputs, -1).argmax(axis=-1)
-        found.append(nearest[resize_matrix(outputs, pixels).argmax(axis=-1)] if readout.guide else nearest)
+        found.append(nearest[resize_matrix(outputs, pixels).argmax(axis=-1)] if options.guide else nearest)
     (row, column), (_, j), (h, w) = found, view.layout.counts, view.layout.grid
     down = row // h * (j * h * w) + row % h * w
     across = column // w * (h * w) + column % w

@@ -68,18 +68,18 @@ def lay_out(
     width: int,
     size: int,
     patch: int,
-    readout: Options = Options(),  # noqa: B008 (it is immutable)
+    options: Options = Options(),  # noqa: B008 (it is immutable)
     factor: float = 1.0,
 ) -> Layout:
     """How an image of `height` x `width` pixels is encoded by a model for images of `size`; `factor` enlarges it.
 
-    With `readout.window` it is as in mmsegmentation's "slide" mode: the aspect ratio is kept to the pixel (and images
+    With `options.window` it is as in mmsegmentation's "slide" mode: the aspect ratio is kept to the pixel (and images
     are resized bilinearly, without antialiasing), windows of one size follow each other at the stride, and the last
     ones are moved inside the image.
 
     Without, an image gets the nearest of `ASPECTS`, so that photographs of all shapes share a few compiled functions:
     one of 4:3, 3:2 or 16:9 is not distorted (but for whole patches), no other by more than a sixth. An image longer
-    than `readout.slide` to 1 becomes square windows, which share one function; with 0 no image does. Its longer side is
+    than `options.slide` to 1 becomes square windows, which share one function; with 0 no image does. Its longer side is
     rounded to about an eighth of the shorter one. An image longer than `LONGEST` to 1 is squeezed to that.
 
     Raises:
@@ -87,43 +87,43 @@ def lay_out(
     """
     short, long = sorted((height, width))
     aspect = min(long / short, LONGEST)
-    wanted = factor * (readout.short_side or size)
-    if readout.long_side:
-        wanted = min(wanted, factor * readout.long_side / aspect)
-    if readout.window:
+    wanted = factor * (options.short_side or size)
+    if options.long_side:
+        wanted = min(wanted, factor * options.long_side / aspect)
+    if options.window:
         small, large = max(1, int(wanted + 0.5)), max(1, int(wanted * aspect + 0.5))
-        return _slide((large, small) if height > width else (small, large), patch, readout)
+        return _slide((large, small) if height > width else (small, large), patch, options)
     size = patch * max(1, round(wanted / patch))
     nearest = min(ASPECTS, key=lambda ratio: abs(np.log(ratio / aspect)))
     whole = window = patch * round(nearest * size / patch)
     starts: tuple[int, ...] = (0,)
-    if 0 < readout.slide < aspect:
+    if 0 < options.slide < aspect:
         step = patch * max(1, round(size / patch / 8))
         whole, window = size + step * max(1, round((aspect - 1) * size / step)), size
         count = 1 + int(np.ceil((whole - window) / (window * (1 - OVERLAP))))
         starts = tuple((patch * np.linspace(0, (whole - window) // patch, count).round().astype(int)).tolist())
-    unit = 1 if readout.short_side else patch
+    unit = 1 if options.short_side else patch
     if height > width:
         return Layout((whole, size), (window, size), (starts, (0,)), patch, unit)
     return Layout((size, whole), (size, window), ((0,), starts), patch, unit)
 
 
-def lay_out_all(height: int, width: int, method: Method, readout: Options) -> list[Layout]:
-    """The layout at each of `readout.scales`."""
+def lay_out_all(height: int, width: int, method: Method, options: Options) -> list[Layout]:
+    """The layout at each of `options.scales`."""
     size, patch = method.image_size, method.patch_size
-    return [lay_out(height, width, size, patch, readout, factor) for factor in readout.scales or (1.0,)]
+    return [lay_out(height, width, size, patch, options, factor) for factor in options.scales or (1.0,)]
 
 
-def how_inside(readout: Options, dense: bool) -> Inside:
+def how_inside(options: Options, dense: bool) -> Inside:
     """What `spread` is to be told; `dense`: every patch is a segment of its own."""
-    if readout.rule != "groupvit":
+    if options.rule != "groupvit":
         return "linear"
     return "nearest" if dense else "pixels"
 
 
-def _slide(shape: tuple[int, int], patch: int, readout: Options) -> Layout:
+def _slide(shape: tuple[int, int], patch: int, options: Options) -> Layout:
     """Windows at a stride; an image that is smaller than a window becomes whole patches."""
-    window, stride = readout.window, readout.stride or int(readout.window * (1 - OVERLAP))
+    window, stride = options.window, options.stride or int(options.window * (1 - OVERLAP))
     if window % patch:
         near = patch * max(1, round(window / patch))
         raise InputError(f"window is {window}, but the model's patches are {patch} pixels wide; {near} would do")

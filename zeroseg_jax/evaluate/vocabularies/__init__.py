@@ -5,15 +5,10 @@ dataset = "voc"                # the benchmark; left out, any benchmark with as 
 source = "where the protocol is from"
 classes = ["background", ...]  # in the order of the masks' values, all different
 templates = "photo"            # a name in `prompts.TEMPLATES` or a list; left out, the model's own
-normalise_prompts = true       # whether each prompt's embedding gets unit length before the mean over the templates
 background = 0.95              # a threshold, or the phrases of the class "background"; left out, no such class
 combine = "max"                # or "mean": how the scores of several phrases become the score of their class
-short_side = 448               # pixels of the image's shorter side at inference; 0: the model's own size
-long_side = 2048               # the most pixels of its longer side; 0: no limit
-window = 448                   # side of the sliding windows; 0: the whole image
-stride = 224                   # pixels from one window to the next
-top_classes = 5                # only the likeliest classes of the image count; 0: all
-rule = "groupvit"              # how classes score and how the background is found (`Options.rule`); left out, as usual
+short_side = 448               # this and every other option of inference: the fields of `segment.options.Options`
+window = 448
 
 [aliases]                      # phrases used instead of a class's name
 person = ["person", "people"]
@@ -28,7 +23,7 @@ from typing import Any, Literal, get_args
 
 from zeroseg_jax.config import nearest
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.options import Rule
+from zeroseg_jax.segment.options import FIELDS, Options, change
 from zeroseg_jax.segment.prompts import check_background, check_labels, resolve_templates
 
 Combine = Literal["max", "mean"]
@@ -55,21 +50,10 @@ class Vocabulary:
     phrases that mean the same share a probability under "max", so fewer pixels reach the threshold."""
     templates: tuple[str, ...] | None = None
     """None: the model's own."""
-    normalise_prompts: bool = True
-    """Whether each prompt's embedding gets unit length before the mean over the templates, as CLIP's authors do."""
     background: float | tuple[str, ...] | None = None
     """How pixels become the class "background": a threshold or phrases, as in `prompts.Background`; None: never."""
-    short_side: int = 0
-    """Pixels of the image's shorter side at inference; 0: the model's own."""
-    long_side: int = 0
-    """Pixels that the longer side may have at most; 0: no limit."""
-    window: int = 0
-    """Side of the sliding windows; 0: the whole image at once."""
-    stride: int = 0
-    top_classes: int = 0
-    """Number of classes, the image's likeliest, that may be predicted; 0: all."""
-    rule: Rule = ""
-    """How classes score and how the background is found: `Options.rule`."""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options of inference that the protocol sets, by the names of `segment.options.Options`."""
     dataset: str = ""
     """Name of the benchmark; "" fits any with as many classes."""
     source: str = ""
@@ -139,25 +123,24 @@ def _shipped() -> Any:
 def _from_toml(name: str, values: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary of a file's values. Raises InputError for the first wrong value."""
     kinds: dict[str, tuple[type, ...]] = {
-        **dict.fromkeys(("dataset", "source", "combine", "rule"), (str,)),
-        **dict.fromkeys(("short_side", "long_side", "window", "stride", "top_classes"), (int,)),
+        **dict.fromkeys(("dataset", "source", "combine"), (str,)),
         "classes": (list,),
         "aliases": (dict,),
         "templates": (str, list),
-        "normalise_prompts": (bool,),
         "background": (float, str, list),
     }
+    options = {key: value for key, value in values.items() if key in FIELDS}
+    change(Options(), options)  # which checks them
     for key, value in values.items():
+        if key in FIELDS:
+            continue
         if key not in kinds:
-            raise InputError(f"it holds {key!r}; did you mean {nearest(key, kinds)!r}?")
+            raise InputError(f"it holds {key!r}; did you mean {nearest(key, [*kinds, *FIELDS])!r}?")
         if not isinstance(value, kinds[key]) or (isinstance(value, bool) and bool not in kinds[key]):
             expected = " or ".join(TYPE_NAMES[kind] for kind in kinds[key])
             raise InputError(f"{key} is {value!r}; it must be {expected}")
-        if isinstance(value, int) and value < 0:
-            raise InputError(f"{key} is {value}; it must be at least 0")
-    for key, choices in {"combine": get_args(Combine), "rule": get_args(Rule)}.items():
-        if values.get(key, choices[0]) not in choices:
-            raise InputError(f"{key} is {values[key]!r}; it must be one of {', '.join(filter(None, choices))}")
+    if values.get("combine", "max") not in get_args(Combine):
+        raise InputError(f"combine is {values['combine']!r}; it must be one of {', '.join(get_args(Combine))}")
     classes, aliases = check_labels(values.get("classes", ()), "class name"), values.get("aliases", {})
     for key in aliases:
         if key not in classes:
@@ -170,5 +153,5 @@ def _from_toml(name: str, values: Mapping[str, Any]) -> Vocabulary:
         if "background" not in classes:
             raise InputError("it has a rule for the background, but no class of that name")
     templates = resolve_templates(values["templates"]) if "templates" in values else None
-    rest = {key: values[key] for key in values if key not in ("classes", "aliases", "templates", "background")}
-    return Vocabulary(name, classes, phrases, templates=templates, background=background, **rest)
+    rest = {key: values[key] for key in ("dataset", "source", "combine") if key in values}
+    return Vocabulary(name, classes, phrases, templates=templates, background=background, options=options, **rest)

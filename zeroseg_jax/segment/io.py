@@ -23,23 +23,32 @@ from zeroseg_jax.models.weights.hub import upload_folder
 from zeroseg_jax.models.weights.table import SAME, Entry, Table, dump_weights, flat, load_weights
 from zeroseg_jax.segment.methods import DenseClipMethod, GroupViTMethod, StudentMethod
 from zeroseg_jax.segment.model_card import model_card
-from zeroseg_jax.segment.options import Options, change
+from zeroseg_jax.segment.options import Options, change, from_config
 from zeroseg_jax.segment.segmenter import Segmenter
 
 
-def load(source: str | Path, dtype: Any = None) -> Segmenter:
-    """Loads a model that segments, and tells by the contents of `source` which method it is.
+def load(source: str | Path, dtype: Any = None, *, readout: str | None = None) -> Segmenter:
+    """Loads a model that segments. The contents of `source` decide of which kind it is.
 
     Args:
         source: the workdir of a distillation run (its newest checkpoint, with the teacher that its config names), a
-            folder written by `save`, whatever `load_clip` takes (which runs a training-free readout, MaskCLIP's or that
-            of SigLIP's pooling head), a GroupViT in Hugging Face form, the name of a shipped model, or a hub id of any
-            of these.
+            folder written by `save`, whatever `load_clip` takes, a GroupViT in Hugging Face form, the name of a
+            shipped model, or a hub id of any of these.
         dtype: of the computation, such as jnp.bfloat16 or "bfloat16"; None is float32. Parameters are float32.
+        readout: how a CLIP gives an embedding for every patch, one of `models.readouts.READOUTS`. None: as the
+            model was saved, or else the default. A SigLIP has "maskclip" only, read from its pooling head.
 
     Raises:
-        InputError: `source` is out of reach, none of these, or its weights do not fit its configuration.
+        InputError: `source` is out of reach, none of these, its weights do not fit its configuration, or it has no
+            such readout.
     """
+    model = _load(source, dtype)
+    if readout is not None:
+        model.options = model.changed({"readout": readout})
+    return model
+
+
+def _load(source: str | Path, dtype: Any) -> Segmenter:
     dtype, folder = check_dtype(dtype), open_folder(source)
     raw = folder.json(CONFIG) if folder.find(CONFIG) else {}
     kind = raw.get("model_type")
@@ -77,7 +86,7 @@ def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
     folder, method = Path(folder).expanduser(), model.method
     defaults: dict[str, Any] = {
         "templates": list(model.templates),
-        "readout": dataclasses.asdict(model.readout),
+        "options": dataclasses.asdict(model.options),
         "about": dict(model.about),
     }
     if isinstance(method, StudentMethod):
@@ -125,16 +134,10 @@ def push_to_hub(model: Segmenter, repo_id: str, *, private: bool = False, token:
 
 
 def write_defaults(folder: Path, defaults: Mapping[str, Any]) -> None:
-    """Adds to the config.json of `folder` how its model segments, for `load`: any of `templates`, `readout`, `about`
+    """Adds to the config.json of `folder` how its model segments, for `load`: any of `templates`, `options`, `about`
     and, for a CLIP, `image_size`."""
     config = read_json(folder / "config.json") | {"segmenter": dict(defaults)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def readout_of(config: ConfigDict, default: Options = Options()) -> Options:  # noqa: B008 (it is immutable)
-    """The readout that `config.eval` describes; what is None there is as in `default`."""
-    given = {field.name: config.eval.get(field.name) for field in dataclasses.fields(Options)}
-    return change(default, {name: value for name, value in given.items() if value is not None})
 
 
 def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
@@ -151,7 +154,9 @@ def _load_workdir(folder: Path, dtype: Any) -> Segmenter:
         or _defaults(teacher, teacher.json(CONFIG) if teacher.find(CONFIG) else {})["templates"]
     )
     about = _about(folder, config)
-    return Segmenter(StudentMethod(student, clip), clip, templates=templates, readout=readout_of(config), about=about)
+    return Segmenter(
+        StudentMethod(student, clip), clip, templates=templates, options=from_config(config.eval), about=about
+    )
 
 
 def _load_exported(folder: ModelFolder, raw: dict[str, Any], dtype: Any) -> Segmenter:
@@ -169,8 +174,9 @@ def _defaults(folder: ModelFolder, raw: dict[str, Any]) -> dict[str, Any]:
     """What `write_defaults` wrote beside the model itself; nothing for a folder that comes from elsewhere."""
     found = raw.get("segmenter", {})
     try:
-        readout = change(Options(), found.get("readout", {}))
-        return {"templates": found.get("templates", "photo"), "readout": readout, "about": found.get("about", {})}
+        given = found.get("options", found.get("readout", {}))  # "readout" is the name that version 0.1 wrote
+        options = change(Options(), given)
+        return {"templates": found.get("templates", "photo"), "options": options, "about": found.get("about", {})}
     except (AttributeError, TypeError) as error:
         where = folder.path / CONFIG
         raise InputError(f"the segmenter's defaults in {where} are damaged ({error}); save the model again") from error
