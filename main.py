@@ -7,9 +7,9 @@ eval    evaluates the newest checkpoint of DIR, or --config.model, on --config.e
 embed   stores the teacher's embeddings of the training images, for --config.teacher.source=cache
 check   walks the evaluation dataset and reports what it finds
 
-The exit status is 0 on success and 2, after one sentence on stderr, for bad input. A run that SIGTERM or Ctrl-C has
-stopped is saved; it ends with --preempted_status or 130, and the same command goes on from there. docs/config.md lists
-every KEY, and docs/launch.md tells of clusters.
+The exit status is 0 on success, 2 for bad input and 3 for a run that diverged; one sentence on stderr says why. A run
+that SIGTERM or Ctrl-C has stopped is saved; it ends with --preempted_status or 130, and the same command goes on from
+there. docs/config.md lists every KEY, and docs/launch.md is about clusters.
 """
 
 import json
@@ -24,7 +24,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 import zeroseg_jax
-from zeroseg_jax.errors import InputError
+from zeroseg_jax.errors import InputError, NotFiniteError
 
 CONFIG = flags.DEFINE_string("config", "", "Python file with get_config(); --config.KEY=VALUE sets one of its values")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<name of the config file> if not given")
@@ -216,6 +216,8 @@ def main(argv: list[str]) -> None:
         run(MODE.value, CONFIG.value, WORKDIR.value, overrides, place if together else None)
     except InputError as error:
         processes.exit_process(" ".join(str(error).split()), 2)
+    except NotFiniteError as error:
+        processes.exit_process(str(error), DIVERGED_STATUS)
     except processes.Preempted as error:
         if jax.process_index() == 0:
             print(f"{error}; the same command goes on from there", file=sys.stderr)
@@ -230,6 +232,8 @@ def main(argv: list[str]) -> None:
         processes.exit_process(traceback.format_exc(), 1)
 
 
+DIVERGED_STATUS = 3
+"""Exit status of a run whose loss is not finite any more, for a launcher that does not start it again."""
 STOPPED = "stopped by Ctrl-C; the same command goes on from what is saved"
 
 if __name__ == "__main__":

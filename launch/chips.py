@@ -7,32 +7,62 @@ from zeroseg_jax.chips import CHIPS, Chip
 from zeroseg_jax.config import nearest
 from zeroseg_jax.errors import InputError
 
-BETWEEN_NODES = 50e9
-"""Bytes/s of an H100 out of its node of eight, by one 400 Gbit/s adapter for each."""
-
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBE = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+_NODES = ("1x1", "1x2", "1x4", "1x8", "2x8", "4x8", "8x8", "16x8", "32x8")
 SHAPES = {
     "v5e": _FLAT,
-    "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"),
+    "v5p": _CUBE,
     "v6e": _FLAT,
-    "h100": ("1x4", "1x8", "2x8", "4x8", "8x8", "16x8", "32x8"),  # nodes x GPUs
+    "a100": _NODES,  # nodes x GPUs
+    "h100": _NODES,
+    "h200": _NODES,
+    "l4": _NODES,
+    "rtx4090": _NODES,
 }
 
-H100 = """
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98
-  threads_per_warp: 32  threads_per_block_limit: 1024  threads_per_core_limit: 2048
+
+class Gpu(NamedTuple):
+    """What XLA asks about a GPU that is not there; the figures are those of NVIDIA's data sheets."""
+
+    name: str
+    capability: tuple[int, int]
+    cores: int
+    lanes: int  # of each core, for float32
+    clock: float  # GHz
+    core_memory: int  # bytes of shared memory in each core
+    cache: int  # bytes of the second level
+    bandwidth: float  # bytes/s
+    memory: float  # bytes on the card
+
+
+GPUS = {
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 1.41, 167936, 40 << 20, 2039e9, 85.0e9),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 128, 1.98, 233472, 50 << 20, 3352e9, 84.9e9),
+    "h200": Gpu("NVIDIA H200", (9, 0), 132, 128, 1.98, 233472, 60 << 20, 4800e9, 150.0e9),
+    "l4": Gpu("NVIDIA L4", (8, 9), 58, 128, 2.04, 102400, 48 << 20, 300e9, 24.1e9),
+    "rtx4090": Gpu("NVIDIA GeForce RTX 4090", (8, 9), 128, 128, 2.52, 102400, 72 << 20, 1008e9, 25.2e9),
+}
+
+
+def target_config(gpu: Gpu) -> str:
+    """XLA's description of a GPU that is not there (its `GpuTargetConfigProto`)."""
+    return f"""
+gpu_device_info {{
+  cuda_compute_capability {{ major: {gpu.capability[0]} minor: {gpu.capability[1]} }}
+  core_count: {gpu.cores}  fpus_per_core: {gpu.lanes}  clock_rate_ghz: {gpu.clock}
+  threads_per_warp: 32  threads_per_block_limit: 1024
+  threads_per_core_limit: {1536 if gpu.capability == (8, 9) else 2048}
   block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
   registers_per_core_limit: 65536  registers_per_block_limit: 65536
-  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448  shared_memory_per_core: 233472
-  l2_cache_size: 52428800  memory_bandwidth: 3352320000000  device_memory_size: 84942979072
-}
+  shared_memory_per_block: 49152  shared_memory_per_block_optin: {gpu.core_memory - 1024}
+  shared_memory_per_core: {gpu.core_memory}  l2_cache_size: {gpu.cache}
+  memory_bandwidth: {gpu.bandwidth:.0f}  device_memory_size: {gpu.memory:.0f}
+}}
 platform_name: "CUDA"
-dnn_version_info { major: 9  minor: 10 }
-device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info {{ major: 9  minor: 10 }}
+device_description_str: "{gpu.name}"
 """
-"""What XLA asks about a GPU that is not there (its `GpuTargetConfigProto`)."""
 
 
 class Slice(NamedTuple):
@@ -55,7 +85,4 @@ def parse_topology(name: str) -> Slice:
         kinds = ", ".join(SHAPES)
         raise InputError(f"--topology={name} is no slice of {kinds}; did you mean {nearest(name, valid)}?")
     sizes = tuple(int(n) for n in shape.split("x"))
-    chip = CHIPS[kind]
-    if kind == "h100" and sizes[0] > 1:
-        chip = chip._replace(network=BETWEEN_NODES)
-    return Slice(name, kind, sizes, chip, math.prod(sizes))
+    return Slice(name, kind, sizes, CHIPS[kind], math.prod(sizes))

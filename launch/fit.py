@@ -1,15 +1,16 @@
-"""Compiles the train step of a config for TPUs that are not there, and says whether it fits.
+"""Compiles the train step of a config for chips that are not there, and says whether it fits.
 
-    python launch/fit.py --config=configs/vitb16.py --topology=v5e:4x4 [--json|--row] [--config.KEY=VALUE ...]
+    python launch/fit.py --config=configs/vitb16.py --topology=v5e:4x4 [--json] [--config.KEY=VALUE ...]
 
-It needs no device but the compiler: `pip install 'jax[tpu]'` for TPUs, of which one process can run at a time, and
-`pip install 'jax[cuda]'` for h100. What the compiler says (memory, collectives) is exact for its version; times and
-images/s are rooflines at full efficiency, that is estimates no run will reach.
+It needs no device, only the compiler: `pip install 'jax[tpu]'` for TPUs, of which one process can run at a time, and
+`pip install 'jax[cuda]'` for GPUs. Memory is what the compiler says. Times and images/s are what the arithmetic takes
+at the chip's peak, which no run reaches.
 """
 
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 import sys
 import time
@@ -22,24 +23,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-from chips import H100, Slice, parse_topology
-from collectives import collectives
+from chips import GPUS, Slice, parse_topology, target_config
 from flax import nnx
-from flops import matmul_flops
-from hlo import parse
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
-from traffic import main_memory_bytes
 
 import main as command
 from zeroseg_jax import sharding
-from zeroseg_jax.chips import Chip
 from zeroseg_jax.config import load_config, validate
-from zeroseg_jax.distill.model_flops import student_flops, teacher_flops
-from zeroseg_jax.distill.plan import make_plan
+from zeroseg_jax.distill.model_flops import image_flops
+from zeroseg_jax.distill.plan import Plan, make_plan
 from zeroseg_jax.distill.teacher import make_teacher
 from zeroseg_jax.distill.views import view_boxes
 from zeroseg_jax.errors import InputError
@@ -50,16 +46,19 @@ from zeroseg_jax.models.siglip import SiglipConfig
 from zeroseg_jax.models.student_config import make_student_config
 
 TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4, v5p:2x2x4 or h100:2x8"
+    "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4, v5p:2x2x4, h100:2x8 or rtx4090:1x1"
 )
-HLO = flags.DEFINE_string("hlo", "", "file for the text of the compiled program")
+PROGRAM = flags.DEFINE_string("program", "", "file for the text of the compiled program")
 JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the table")
-ROW = flags.DEFINE_bool("row", False, "print one row of the table in docs/performance.md instead")
 
 GIB = 2**30
 SMALL_PART = 16
 """Images; smaller parts are not proposed before recomputation is. Parts of 16 and of 64 images take 10.0 and 9.5
 million cycles an image on v5e, by the compiler's count; one part of 256 with `dots` takes 10.1."""
+KEPT = {"none": 1.0, "dots": 0.25, "full": 0.12}
+"""What recomputation leaves of the activations, roughly: 37.6, 8.0 and 3.1 GiB of 256 images on v5e."""
+MARGIN = 0.9
+"""The part of a chip's memory that proposed settings may fill, since what they save is only estimated."""
 
 WITHOUT_GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 """Options of the GPU compiler: nothing can be tried out, so matrix products are cuBLAS's."""
@@ -83,15 +82,16 @@ def topology_mesh(where: Slice, axes: ConfigDict) -> Mesh:
 
 def describe(where: Slice) -> Sequence[jax.Device]:
     """The devices of a slice, as their compiler describes them."""
-    extra = "cuda" if where.kind == "h100" else "tpu"
+    extra = "cuda" if where.kind in GPUS else "tpu"
     modules = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13") if extra == "cuda" else ("libtpu",)
     if not any(is_installed(module) for module in modules):
         raise InputError(f"the compiler for {where.kind} is not installed; pip install 'jax[{extra}]'")
-    if where.kind == "h100":
-        shape = "x".join(map(str, (1, *where.shape)))
-        return topologies.get_topology_desc(platform="cuda", topology=shape, target_config=H100).devices
+    if where.kind in GPUS:
+        shape, gpu = "x".join(map(str, (1, *where.shape))), target_config(GPUS[where.kind])
+        return topologies.get_topology_desc(platform="cuda", topology=shape, target_config=gpu).devices
+    alone = {"chips_per_host_bounds": [1, 1, 1]} if where.chips == 1 else {}
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=where.name).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=where.name, **alone).devices
     except jax.errors.JaxRuntimeError as error:
         if "lockfile" not in str(error):
             raise
@@ -108,8 +108,8 @@ def is_installed(module: str) -> bool:
         return False
 
 
-def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
-    """The train step of zeroseg_jax/distill/step.py, traced for `mesh` with shapes alone; also its parameter count."""
+def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Plan]:
+    """The train step of zeroseg_jax/distill/step.py, traced for `mesh` with shapes alone, and its plan."""
     sizes = clip_sizes(config)
     dtype = jnp.dtype(config.dtype)
     clip = ClipEncoder(nnx.eval_shape(lambda: make_model(sizes, dtype)))
@@ -125,8 +125,7 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, int]:
     whole = sharding.replicated(mesh)
     frozen = jax.eval_shape(lambda params: with_kernels_in(dtype, params), teacher.params)
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), frozen)
-    traced = plan.train_step.trace(plan.state, batch, frozen)
-    return traced, sum(leaf.size for leaf in jax.tree.leaves(plan.state["params"]))
+    return plan.train_step.trace(plan.state, batch, frozen), plan
 
 
 def clip_sizes(config: ConfigDict) -> CLIPConfig | SiglipConfig:
@@ -135,42 +134,57 @@ def clip_sizes(config: ConfigDict) -> CLIPConfig | SiglipConfig:
     return CLIPS[path] if path in CLIPS else read_clip_config(path)
 
 
-def fit(config: ConfigDict, topology: str, hlo: str = "") -> dict[str, Any]:
-    """Compiles, and returns the figures that the table shows; bytes and FLOPs are those of one chip and one step.
+def fit(config: ConfigDict, topology: str, program_file: str = "") -> dict[str, Any]:
+    """Compiles, and returns the figures that the table shows; bytes are those of one chip.
 
-    The compiled program's text goes to the file `hlo`, if there is one.
+    The compiled program's text goes to `program_file`, if there is one.
     """
     validate(config)
     where = parse_topology(topology)
     mesh = topology_mesh(where, config.mesh)
     sharding.check_batch(config.batch_size // config.optimizer.accumulate, mesh)
-    traced, parameters = trace_step(config, mesh)
-    flops, model = matmul_flops(traced.jaxpr) / where.chips, flops_of_image(config) * config.batch_size / where.chips
-    images = config.batch_size // sharding.batch_parts(mesh)
+    traced, plan = trace_step(config, mesh)
+    flops = config.batch_size * flops_of_image(config) / where.chips
+    compute = flops / where.chip.flops
     result: dict[str, Any] = {"topology": topology, "chips": where.chips, "mesh": list(mesh.devices.shape)}
-    result |= {"batch_size": config.batch_size, "parameters": parameters, "limit": where.chip.memory}
+    result |= {"batch_size": config.batch_size, "limit": where.chip.memory}
+    result |= {"parameters": sum(leaf.size for leaf in jax.tree.leaves(plan.state["params"]))}
     result |= {"remat": config.student.remat, "accumulate": config.optimizer.accumulate}
-    result |= {"flops": flops, "flops_by_model": flops / model}
+    result |= {"flops": flops, "compute_seconds": compute, "images_per_second": config.batch_size / compute}
+    result |= {"chip_hours": compute * config.steps * where.chips / 3600}
     began = time.process_time()
     try:
-        compiled = traced.lower().compile(WITHOUT_GPU if where.kind == "h100" else None)
+        compiled = traced.lower().compile(WITHOUT_GPU if where.kind in GPUS else None)
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([GM]) of", str(error)) or re.search(r"\(([\d.]+)([GM])\) exceeds", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
-            raise
-        peak = float(used[1]) * (GIB if used[2] == "G" else 2**20)
-        return result | {"temporaries": peak} | verdict(peak, config, where.chip, images)
-    result |= {"compile_cpu_seconds": time.process_time() - began}
-    memory, text = compiled.memory_analysis(), read_text(compiled, where)
-    result |= {"arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes}
-    result |= {"temporaries": memory.temp_size_in_bytes, "peak": memory.peak_memory_in_bytes}
-    result |= {"program": memory.generated_code_size_in_bytes}
-    if hlo:
-        Path(hlo).write_text(text, encoding="utf-8")
-    program = parse(text)
-    result["collectives"] = {kind: each._asdict() for kind, each in collectives(program).items()}
-    result["main_memory_bytes"] = main_memory_bytes(program)
-    return result | roofline(result, config, where.chip) | verdict(result["peak"], config, where.chip, images)
+        result["peak"] = bytes_wanted(error)
+    else:
+        result["compile_cpu_seconds"] = time.process_time() - began
+        memory = compiled.memory_analysis()
+        result |= {"arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes}
+        result |= {"peak": memory.peak_memory_in_bytes, "program": memory.generated_code_size_in_bytes}
+        if program_file:
+            Path(program_file).write_text(read_text(compiled, where), encoding="utf-8")
+    images = config.batch_size // sharding.batch_parts(mesh)
+    fits = result["peak"] <= where.chip.memory
+    change = "" if fits else advice(config, result["peak"], state_bytes(plan), where.chip.memory, images)
+    return result | {"verdict": "fits" if fits else "too large", "change": change}
+
+
+def bytes_wanted(error: jax.errors.JaxRuntimeError) -> float:
+    """The memory for which the compiler found no room; raises `error` again if it says something else."""
+    used = re.search(r"Used ([\d.]+)([GM]) of", str(error)) or re.search(r"\(([\d.]+)([GM])\) exceeds", str(error))
+    if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
+        raise error
+    return float(used[1]) * (GIB if used[2] == "G" else 2**20)
+
+
+def state_bytes(plan: Plan) -> float:
+    """Bytes that one chip needs whatever it does: the train state, and gradients of the size of the parameters."""
+
+    def held(tree: Any) -> float:
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    return held(plan.state) + held(plan.state["params"])
 
 
 def read_text(compiled: Any, where: Slice) -> str:
@@ -178,9 +192,9 @@ def read_text(compiled: Any, where: Slice) -> str:
     try:
         return compiled.as_text()
     except jax.errors.JaxRuntimeError as error:
-        told = str(error).splitlines()[0][:150]
+        said = str(error).splitlines()[0][:150]
         raise InputError(
-            f"jaxlib cannot read what the compiler for {where.kind} made ({told}); pip install 'jax[tpu]', which brings"
+            f"jaxlib cannot read what the compiler for {where.kind} made ({said}); pip install 'jax[tpu]', which brings"
             " the compiler of its own age"
         ) from error
 
@@ -188,98 +202,61 @@ def read_text(compiled: Any, where: Slice) -> str:
 def flops_of_image(config: ConfigDict) -> float:
     """What the model should cost for one image, by its sizes."""
     clip = clip_sizes(config)
-    student = student_flops(make_student_config(config, clip.embed_dim), config.loss.mae > 0)
-    if config.teacher.source == "cache":
-        return student
     boxes = view_boxes(config.views.grids, config.views.windows)
-    return student + teacher_flops(clip, boxes, config.image_size, config.views.local_size)
+    return image_flops(config, make_student_config(config, clip.embed_dim), clip, boxes)
 
 
-def roofline(result: dict[str, Any], config: ConfigDict, chip: Chip) -> dict[str, float]:
-    """Estimates: the seconds of a step's arithmetic, memory and network at the chip's peaks, and what follows from the
-    longest. An all-reduce sends its bytes about twice."""
-    sent = sum(each["bytes"] * (2 if kind == "all-reduce" else 1) for kind, each in result["collectives"].items())
-    compute, network = result["flops"] / chip.flops, sent / chip.network
-    memory = result["main_memory_bytes"] / chip.bandwidth
-    step = max(compute, memory, network)
-    return {
-        "compute_seconds": compute,
-        "memory_seconds": memory,
-        "network_seconds": network,
-        "images_per_second": config.batch_size / step,
-        "chip_hours": step * config.steps * result["chips"] / 3600,
-    }
+def advice(config: ConfigDict, peak: float, fixed: float, limit: float, images: int) -> str:
+    """The settings that should fit, by what they are expected to save: what slows the step least comes first.
 
-
-def verdict(peak: float, config: ConfigDict, chip: Chip, images: int) -> dict[str, str]:
-    """`fits`, or `too large` and the setting to change: what slows the step least first. A chip has `images` a step."""
-    if peak <= chip.memory:
-        return {"verdict": "fits", "change": ""}
-    parts, stronger = config.optimizer.accumulate, {"none": "dots", "dots": "full"}.get(config.student.remat)
-    split = images % (2 * parts) == 0
+    `peak`, `fixed` and `limit` are bytes of one chip: those of the present settings, those that stay whatever is set,
+    and those that there are. A chip has `images` a step.
+    """
     if config.teacher.source == "online" and config.teacher.chunk == 0:
-        change = "--config.teacher.chunk=2"
-    elif stronger and not (split and images >= 2 * parts * SMALL_PART):
-        change = f"--config.student.remat={stronger}"
-    elif split:
-        change = f"--config.optimizer.accumulate={2 * parts}"
-    elif config.mesh.fsdp == 1:
-        change = "--config.mesh.data=1 --config.mesh.fsdp=-1"
-    else:
-        change = f"--config.batch_size={config.batch_size // 2}"
-    return {"verdict": "too large", "change": change}
+        return "--config.teacher.chunk=2"
+    activations = max(peak - fixed, 0) / KEPT[config.student.remat]
+    parts = [n for n in range(config.optimizer.accumulate, images + 1) if images % n == 0]
+    few = [n for n in parts if n == config.optimizer.accumulate or images // n >= SMALL_PART]
+    stronger = list(KEPT)[list(KEPT).index(config.student.remat) :]
+    choices = [(stronger[0], n) for n in few] + [(remat, few[-1]) for remat in stronger[1:]]
+    choices += [(stronger[-1], n) for n in parts if n not in few]
+    now = config.optimizer.accumulate
+    for remat, n in choices[1:]:
+        if fixed + activations * KEPT[remat] * now / n <= MARGIN * limit:
+            changes = [f"--config.student.remat={remat}"] if remat != config.student.remat else []
+            return " ".join(changes + ([f"--config.optimizer.accumulate={n}"] if n != now else []))
+    if config.mesh.fsdp == 1:
+        return "--config.mesh.data=1 --config.mesh.fsdp=-1"
+    return f"--config.batch_size={config.batch_size // 2}"
 
 
 def table(result: dict[str, Any]) -> Table:
     """The figures for a reader."""
     parts = f"{result['batch_size']} images a step in {result['accumulate']} part(s)"
-    shown = Table(title=f"{result['topology']}, {parts}, remat {result['remat']}")
-    shown.add_column("per chip")
-    shown.add_column("", justify="right")
-    for name in ("arguments", "outputs", "temporaries", "peak", "limit"):
+    figures = Table(title=f"{result['topology']}, {parts}, remat {result['remat']}")
+    figures.add_column("per chip")
+    figures.add_column("", justify="right")
+    for name in ("arguments", "temporaries", "peak", "limit"):
         if name in result:
-            shown.add_row(f"memory: {name}", f"{result[name] / GIB:.2f} GiB")
-    shown.add_row("matmul FLOPs a step", f"{result['flops'] / 1e12:.2f} TFLOP")
-    shown.add_row("of them by the model's sizes", f"{1 / result['flops_by_model']:.1%}")
-    for kind, traffic in result.get("collectives", {}).items():
-        shown.add_row(f"{kind}, {traffic['times']} a step", f"{traffic['bytes'] / 1e6:.1f} MB")
-    if "compute_seconds" in result:
-        shown.add_row("estimate: arithmetic at peak", f"{1e3 * result['compute_seconds']:.1f} ms")
-        shown.add_row("estimate: main memory at peak", f"{1e3 * result['memory_seconds']:.1f} ms")
-        shown.add_row("estimate: network at peak", f"{1e3 * result['network_seconds']:.1f} ms")
-        shown.add_row("estimate: images/s of all chips, at most", f"{result['images_per_second']:.0f}")
-        shown.add_row("estimate: chip-hours of the run, at least", f"{result['chip_hours']:.1f}")
-        shown.add_row("compile, CPU-seconds", f"{result['compile_cpu_seconds']:.0f}")
-        shown.add_row("size of the program", f"{result['program'] / 2**20:.0f} MiB")
-    shown.add_row("verdict", result["verdict"] + (f": try {result['change']}" if result["change"] else ""))
-    return shown
-
-
-def row(name: str, result: dict[str, Any]) -> str:
-    """A line of the first table in docs/performance.md: config, slice, remat, parts, GiB of a chip (peak and limit),
-    estimated ms of arithmetic, memory and network, images/s at most, chip-hours at least."""
-    peak = result["peak"] if "peak" in result else result["temporaries"]
-    memory = f"{peak / GIB:.2f} of {result['limit'] / GIB:.2f}"
-    memory += "" if result["verdict"] == "fits" else f", {result['verdict']}"
-    cells = [name, result["topology"], result["remat"], str(result["accumulate"]), memory]
-    if "collectives" in result:
-        times = [result[f"{kind}_seconds"] for kind in ("compute", "memory", "network")]
-        cells.append(" / ".join(f"{1e3 * seconds:.0f}" for seconds in times))
-        cells += [f"{result['images_per_second']:.0f}", f"{result['chip_hours']:.0f}"]
-    else:
-        cells += [""] * 3
-    return f"| {' | '.join(cells)} |"
+            figures.add_row(f"memory: {name}", f"{result[name] / GIB:.2f} GiB")
+    figures.add_row("FLOPs a step, by the model's sizes", f"{result['flops'] / 1e12:.2f} TFLOP")
+    figures.add_row("estimate: a step at the chip's peak", f"{1e3 * result['compute_seconds']:.1f} ms")
+    figures.add_row("estimate: images/s of all chips, at most", f"{result['images_per_second']:.0f}")
+    figures.add_row("estimate: chip-hours of the run, at least", f"{result['chip_hours']:.1f}")
+    if "compile_cpu_seconds" in result:
+        figures.add_row("compile, CPU-seconds", f"{result['compile_cpu_seconds']:.0f}")
+        figures.add_row("size of the program", f"{result['program'] / 2**20:.0f} MiB")
+    figures.add_row("verdict", result["verdict"] + (f": try {result['change']}" if result["change"] else ""))
+    return figures
 
 
 def main(argv: list[str]) -> None:
     del argv
     try:
-        result = fit(load_config(command.CONFIG.value, command.overrides), TOPOLOGY.value, HLO.value)
+        result = fit(load_config(command.CONFIG.value, command.overrides), TOPOLOGY.value, PROGRAM.value)
     except InputError as error:
         command.fail(str(error))
-    if ROW.value:
-        print(row(Path(command.CONFIG.value).stem, result))
-    elif JSON.value:
+    if JSON.value:
         print(json.dumps(result))
     else:
         Console().print(table(result))

@@ -233,3 +233,11 @@ def test_random_overrides_are_taken_or_told(seed=0, runs=600):
 def test_values_out_of_range_are_told_before_anything_is_read(key, text, told, tmp_path):
     with pytest.raises(InputError, match=f"{key} is .*{told}"):
         load_config(write(tmp_path, ""), [(key, text)])
+
+
+def test_a_config_file_with_variants(tmp_path):
+    path = write(tmp_path, "    config.steps = {'': 1, 'long': 7}[size]\n")
+    path.write_text(path.read_text().replace("get_config()", "get_config(size='')"))
+    assert (load_config(path).steps, load_config(f"{path}:long").steps) == (1, 7)
+    with pytest.raises(InputError, match=r"has one variant only; leave out the :long"):
+        load_config(f"{write(tmp_path, '')}:long")

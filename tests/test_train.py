@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +16,18 @@ from flax import nnx
 from zeroseg_jax.checkpoint import Checkpoints, load_student
 from zeroseg_jax.config import set_key, to_json
 from zeroseg_jax.distill import plan
-from zeroseg_jax.errors import InputError
+from zeroseg_jax.errors import InputError, NotFiniteError
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip_encoder import load_clip
-from zeroseg_jax.train import NotFiniteError, train
+from zeroseg_jax.train import train
 
 
 def metrics(workdir) -> list[dict]:
     """The lines of metrics.jsonl without the times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {key: value for key, value in line.items() if key not in ("images_per_second", "data_wait")} for line in lines
-    ]
+    times = {"step_seconds", "images_per_second", "data_wait", "mfu"}
+    assert all(times < line.keys() for line in lines[1:2])
+    return [{key: value for key, value in line.items() if key not in times} for line in lines]
 
 
 def saved(workdir, step: int):
@@ -42,16 +43,40 @@ def saved(workdir, step: int):
     }, position
 
 
-def test_a_run_leaves_what_it_should(tiny_config, tmp_path, caplog):
+class WandbError(Exception):
+    """Stands in for wandb.Error."""
+
+
+@pytest.fixture
+def wandb(monkeypatch) -> list:
+    """A stand-in for wandb in its place; what it is called with."""
+    calls: list = []
+    run = SimpleNamespace(
+        log=lambda values, step: calls.append((step, values)), finish=lambda exit_code: calls.append(exit_code)
+    )
+    module = SimpleNamespace(init=lambda **options: (calls.append(options), run)[1], Error=WandbError)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return calls
+
+
+def test_a_run_leaves_what_it_should(tiny_config, tmp_path, caplog, wandb):
     config = tiny_config
-    config.checkpoint_every = 7
+    config.checkpoint_every, config.profile_steps, config.wandb = 7, "4:5", "zeroseg"
+    caplog.set_level("INFO")
     assert train(config, tmp_path / "run") is None
+    assert list((tmp_path / "run/profile").glob("plugins/profile/*/*.xplane.pb"))
+    assert "17 steps in 0:0" in caplog.text and "goodput" in caplog.text
     assert json.loads((tmp_path / "run/config.json").read_text()) == to_json(config)
     assert list((tmp_path / "run").glob("events.out.tfevents*"))
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["14", "17"]
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, 18))
     assert {"loss", "global", "match", "mae", "ground", "grad_norm", "param_norm", "lr"} < set(lines[0])
+    assert [line["epoch"] for line in lines] == [step * 4 / 20 for step in range(1, 18)]
+    assert (wandb[0]["project"], wandb[0]["name"], wandb[0]["resume"]) == ("zeroseg", "run", "allow")
+    assert wandb[0]["config"] == to_json(config) and wandb[-1] == 0
+    assert [step for step, _ in wandb[1:-1]] == list(range(1, 18))
+    assert {"step": 1} | wandb[1][1] == lines[0] and "step_seconds" in wandb[2][1]
     first, last = (np.mean([line["loss"] for line in part]) for part in (lines[:5], lines[-5:]))
     assert last < 0.9 * first
 
@@ -59,6 +84,7 @@ def test_a_run_leaves_what_it_should(tiny_config, tmp_path, caplog):
     assert read.steps == 17 and read.views.grids == (1, 2)
     assert jax.jit(lambda x: student(x).segments)(jnp.zeros((2, 16, 24, 3))).shape == (2, 4, 8)
 
+    config.profile_steps = ""
     train(config, tmp_path / "run")  # complete: nothing is left to do
     assert metrics(tmp_path / "run") == lines
 

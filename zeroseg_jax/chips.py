@@ -1,40 +1,50 @@
 """Memory and peak rates of some accelerators, from their makers' data sheets."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 
 class Chip(NamedTuple):
-    """One chip. The rates are peaks, which no real program reaches."""
+    """One chip. The rate is a peak that no program reaches."""
 
-    memory: float
-    """Bytes that a program may use."""
-    flops: float
-    """bfloat16 FLOP/s."""
-    bandwidth: float
-    """Bytes/s of the chip's main memory."""
-    network: float
-    """Bytes/s in one direction, over all links of the chip."""
+    memory: float  # bytes that a program may use
+    flops: float  # bfloat16 FLOP/s, dense
 
 
-# Sources: cloud.google.com/tpu/docs/{v5e,v5p,v6e}, and NVIDIA's data sheet of the H100 SXM. The memory of a TPU is the
-# part that its compiler lets a program use. The memory of the H100 is 95 % of the total. The data sheets add up both
-# directions of a link; these numbers are half of that.
+# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, and NVIDIA's data sheets (SXM cards; of the RTX 4090 with float32 sums).
+# Memory of the TPUs is what their compiler grants (of v4 all of it); of the GPUs 95 % of what the driver leaves.
 CHIPS = {
-    "v5e": Chip(15.75 * 2**30, 197e12, 819e9, 100e9),
-    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 300e9),
-    "v6e": Chip(31.24 * 2**30, 918e12, 1640e9, 224e9),
-    "h100": Chip(0.95 * 79.1 * 2**30, 989e12, 3352e9, 450e9),
+    "v4": Chip(32 * 2**30, 275e12),
+    "v5e": Chip(15.75 * 2**30, 197e12),
+    "v5p": Chip(95 * 2**30, 459e12),
+    "v6e": Chip(31.24 * 2**30, 918e12),
+    "a100": Chip(0.95 * 79.2 * 2**30, 312e12),
+    "h100": Chip(0.95 * 79.1 * 2**30, 989e12),
+    "h200": Chip(0.95 * 139.8 * 2**30, 989e12),
+    "l4": Chip(0.95 * 22.0 * 2**30, 121e12),
+    "rtx4090": Chip(0.95 * 23.5 * 2**30, 165e12),
 }
 
-# JAX has two names for each TPU
+# as JAX calls them; newer TPUs have two names each
 _KINDS = {
+    "TPU v4": "v4",
     **dict.fromkeys(("TPU v5e", "TPU v5 lite"), "v5e"),
     **dict.fromkeys(("TPU v5p", "TPU v5"), "v5p"),
     **dict.fromkeys(("TPU v6e", "TPU v6 lite"), "v6e"),
+    **dict.fromkeys(("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), "a100"),
     "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H200": "h200",
+    "NVIDIA L4": "l4",
+    "NVIDIA GeForce RTX 4090": "rtx4090",
 }
 
 
 def find_chip(device_kind: str) -> Chip | None:
     """The chip that JAX calls `device_kind`, or None for an unknown one, such as a CPU."""
     return CHIPS.get(_KINDS.get(device_kind, ""))
+
+
+def peak_flops(devices: Sequence[Any]) -> float | None:
+    """bfloat16 FLOP/s of JAX devices of one kind at their peak; None for a kind that is not known here."""
+    chip = find_chip(devices[0].device_kind)
+    return chip.flops * len(devices) if chip else None

@@ -64,6 +64,7 @@ RANGES: dict[str, Number] = {
     "steps": whole(1),
     "batch_size": whole(1, 2**24),
     "image_size": whole(0, 4096),
+    "embed_dim": whole(1, 65536),
     "checkpoint_every": whole(1),
     "keep_checkpoints": whole(1),
     "log_every": whole(1),
@@ -109,7 +110,6 @@ RANGES: dict[str, Number] = {
     "optimizer.accumulate": whole(1),
     "eval.limit": whole(0),
     # of a config that trains a teacher
-    "embed_dim": whole(1, 65536),
     "segment_size": PIXELS,
     "name_steps": whole(0),
     "fixed_scale_steps": whole(0),
@@ -126,6 +126,19 @@ RANGES: dict[str, Number] = {
 }
 """Of every key with a number; the options of inference in `eval` are checked by `segment.options`."""
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dtype": ("float32", "bfloat16"),
+    "teacher.source": ("online", "cache"),
+    "data.augment": ("crop", "center", "none"),
+    "student.assignment": ("soft", "hard"),
+    "student.encoder": ("mae", "clip"),
+    "student.remat": ("none", "dots", "full"),
+    "loss.distance": ("l1", "cosine"),
+    "loss.ground_pool": ("unit", "raw"),
+    "optimizer.reduce_dtype": ("compute", "float32"),
+}
+"""Of keys whose value is one of a few words."""
+
 NAME = 255
 """Letters of a file's name, at most, on all file systems that are in use."""
 NOT_PATHS = ("eval.labels", "eval.templates", "templates", "eval.background")
@@ -136,6 +149,8 @@ def check_ranges(values: dict[str, Any]) -> None:
     for key, value in values.items():
         if key in RANGES and not RANGES[key].allows(value):
             raise InputError(f"{key} is {value!r}; it must be {RANGES[key]}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise InputError(f"{key} is {value!r}; it must be one of {', '.join(CHOICES[key])}")
         if isinstance(value, str):
             _check_text(key, value)
     for key in ("data.scale", "data.ratio"):

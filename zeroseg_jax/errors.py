@@ -11,3 +11,10 @@ class InputError(ValueError):
     def __str__(self) -> str:
         # file names that are not UTF-8 contain surrogates, which cannot be printed or logged
         return super().__str__().encode("utf-8", "backslashreplace").decode()
+
+
+class NotFiniteError(RuntimeError):
+    """A training step whose loss, loss terms or gradient are not finite numbers: the run diverged.
+
+    Its message is one sentence. The commands print it on stderr and end with exit status 3.
+    """

@@ -1,12 +1,13 @@
 """Distils a student, from the config to the results: `train` is read from top to bottom.
 
-Which state a run starts from: the newest checkpoint of the workdir, else MAE weights (`config.init.mae`) or the image
-tower of the teacher (`config.student.encoder`), else scratch.
+A run starts from the newest checkpoint of its workdir. Without one it starts from an earlier student
+(`config.init.student`), the image tower of the teacher (`config.student.encoder`), MAE weights (`config.init.mae`), or
+from scratch.
 """
 
 import contextlib
 import math
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,31 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
 from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder, write_student
-from zeroseg_jax.config import validate
+from zeroseg_jax.config import to_json, validate
 from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
 from zeroseg_jax.data.sources.open import ImageSource, open_held_out, open_source
 from zeroseg_jax.distill.forecast import forecast
+from zeroseg_jax.distill.model_flops import image_flops
 from zeroseg_jax.distill.plan import Plan, make_plan
+from zeroseg_jax.distill.step import TrainState
 from zeroseg_jax.distill.teacher import Teacher, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
+from zeroseg_jax.errors import NotFiniteError
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.baselines import check_baselines
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.evaluate.photo_gallery import draw_photo_gallery, read_gallery_labels
-from zeroseg_jax.log import RunLog
+from zeroseg_jax.log import RunLog, start_wandb
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.models.student_config import make_student_config, with_teacher_sizes
 from zeroseg_jax.models.weights.mae import check_mae, load_mae
+from zeroseg_jax.monitor import Goodput, Profiler, Watchdog, parse_steps
 from zeroseg_jax.processes import Preemption
 from zeroseg_jax.progress import announced
 from zeroseg_jax.segment.io import load, load_earlier_student
 from zeroseg_jax.segment.options import from_config
 from zeroseg_jax.workdir import check_workdir, hold, open_workdir
-
-
-class NotFiniteError(RuntimeError):
-    """The loss, one of its terms or the gradient of a step is not a finite number."""
 
 
 def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
@@ -56,6 +57,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
         NotFiniteError: the run diverged; the message names the step, the terms and the last good checkpoint.
         Preempted: SIGTERM or Ctrl-C came; the step it stopped after is saved.
     """
+    goodput = Goodput()
     # ---- Config, devices, workdir
     config = with_teacher_sizes(config)
     validate(config)
@@ -96,7 +98,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     # ---- All is checked; from here on the run writes
     with open_workdir(config, workdir):
         write_student(workdir, plan.student)
-        distil(config, workdir, mesh, plan, teacher, source, batches, earlier)
+        distil(config, workdir, mesh, plan, teacher, source, batches, earlier, goodput)
         if not config.eval.dataset:
             if config.data.held_out and jax.process_index() == 0:
                 draw_photo_gallery(load(workdir), open_held_out(config.data), labels, workdir / "gallery.png")
@@ -113,75 +115,110 @@ def distil(
     source: ImageSource,
     batches: TrainIterator,
     earlier: Student | None,
+    goodput: Goodput,
 ) -> None:
     """Takes the steps of `train`, from the newest checkpoint to the last."""
     # ---- The teacher's embeddings, where they are stored
+    flops = config.batch_size * image_flops(config, plan.student, teacher.sizes, teacher.boxes)
     cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
     if cached:
-        teacher = teacher._replace(params=None)  # nobody asks it anything, and its weights would take memory
+        teacher = teacher._replace(params=None)  # its weights are not needed any more, and would take memory
     teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
 
-    with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints, batches, Preemption() as preemption:
-        # ---- State: the newest checkpoint, else MAE or teacher weights, else scratch
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
+        stack.enter_context(batches)
+        preemption = stack.enter_context(Preemption())
+        profiler = stack.enter_context(Profiler(parse_steps(config.profile_steps), workdir))
+        wandb = start_wandb(config.wandb, workdir, to_json(config))
+
+        # ---- State
         start = checkpoints.latest or 0
         if start:
             state, position = checkpoints.restore(start, plan.state)
             batches.set_state(position)
             logging.info("resumed at step %d of %d", start, config.steps)
         else:
-            state = jax.jit(plan.initial_state, out_shardings=plan.shardings)()
-            if earlier:
-                state["params"] = jax.device_put(nnx.to_pure_dict(nnx.state(earlier)), plan.shardings["params"])
-                logging.info("started from the student %s", config.init.student)
-            elif config.student.encoder == "clip":
-                place = plan.shardings["params"]["encoder"]["tower"]
-                # read again, because `teacher.params` need not be float32
-                tower = nnx.state(load_clip(config.teacher.path).model.vision_tower)
-                state["params"]["encoder"]["tower"] = jax.device_put(nnx.to_pure_dict(tower), place)
-                del tower
-            elif config.init.mae:
-                student = nnx.merge(plan.graphdef, state["params"])
-                parts = load_mae(student, config.init.mae)
-                state["params"] = nnx.to_pure_dict(nnx.state(student))
-                logging.info("started the %s from %s", " and ".join(parts), config.init.mae)
+            state = first_state(config, plan, earlier)
+
+        log = RunLog(
+            workdir,
+            start=start,
+            steps=config.steps,
+            images_per_step=config.batch_size,
+            images=len(source),
+            flops_per_step=flops,
+            waited=lambda: batches.waited,
+            wandb=wandb,
+        )
+        stack.enter_context(log)
+        watchdog = stack.enter_context(Watchdog())
+
+        def settle(step: int, arrays: dict[str, jax.Array]) -> None:
+            metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
+            if not all(math.isfinite(value) for value in metrics.values()):
+                raise NotFiniteError(not_finite(step, metrics, checkpoints, workdir))
+            if step % config.log_every == 0 or step in (start + 1, config.steps):
+                log.write(step, metrics)
 
         # ---- Loop. The metrics of a step are fetched while the next one runs
         waiting: tuple[int, dict[str, jax.Array]] | None = None
-        begun, waited = time.monotonic(), lambda: batches.profile.waited
-        with RunLog(workdir, start=start, steps=config.steps, images_per_step=config.batch_size, waited=waited) as log:
-
-            def settle(step: int, arrays: dict[str, jax.Array]) -> None:
-                metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
-                if not all(math.isfinite(value) for value in metrics.values()):
-                    raise NotFiniteError(not_finite(step, metrics, checkpoints, workdir))
-                if step % config.log_every == 0 or step in (start + 1, config.steps):
-                    log.write(step, metrics)
-
-            for step in range(start + 1, config.steps + 1):
-                batch = next(batches)
-                with batches.profile.stage("transfer"):
-                    host = {"image": batch["image"]}
-                    if cached:
-                        host["teacher"] = cached(batch["index"], batch["epoch"], batch["flip"])
-                    arrays = sharding.to_devices(host, mesh)
-                with announced("compiling the training step") if step == start + 1 else contextlib.nullcontext():
-                    state, metrics = plan.train_step(state, arrays, teacher_params)
-                if waiting:
-                    settle(*waiting)
-                waiting = step, metrics
-                stop = preemption.after(step)
-                if step % config.checkpoint_every == 0 or step == config.steps or stop:
-                    settle(*waiting)  # a state that a bad step has made is never saved
-                    waiting = None
+        goodput.started()
+        for step in range(start + 1, config.steps + 1):
+            batch = next(batches)
+            host = {"image": batch["image"]}
+            if cached:
+                host["teacher"] = cached(batch["index"], batch["epoch"], batch["flip"])
+            arrays = sharding.to_devices(host, mesh)
+            profiler.before(step)
+            with compiling(goodput) if step == start + 1 else contextlib.nullcontext():
+                state, metrics = plan.train_step(state, arrays, teacher_params)
+            profiler.after(step, metrics)
+            if waiting:
+                settle(*waiting)
+            waiting = step, metrics
+            stop = preemption.after(step)
+            if step % config.checkpoint_every == 0 or step == config.steps or stop:
+                settle(*waiting)  # a state that a bad step has made is never saved
+                waiting = None
+                with goodput.other("saving"):
                     checkpoints.save(step, state, batches.get_state())
-                if stop:
-                    checkpoints.wait()
-                    raise preemption.stopped(f"after step {step} of {config.steps}, which is saved")
-        checkpoints.wait()
-        if config.data.profile:
-            batches.profile.print(time.monotonic() - begun)
-        if batches.broken:
-            logging.warning("%d broken images were skipped; the log above names them", len(batches.broken))
+            watchdog.step()
+            if stop:
+                checkpoints.wait()
+                raise preemption.stopped(f"after step {step} of {config.steps}, which is saved")
+        with goodput.other("saving"):
+            checkpoints.wait()
+    goodput.add("data", batches.waited)
+    logging.info("%s", goodput.summary(config.steps - start))
+    if batches.broken:
+        logging.warning("%d broken images were skipped; the log above names them", len(batches.broken))
+
+
+@contextlib.contextmanager
+def compiling(goodput: Goodput) -> Iterator[None]:
+    """Around the first step: says that it compiles, and counts the time."""
+    with announced("compiling the training step"), goodput.other("compiling"):
+        yield
+
+
+def first_state(config: ConfigDict, plan: Plan, earlier: Student | None) -> TrainState:
+    """The state before the first step: from an `earlier` student, the teacher's tower, MAE's weights, or scratch."""
+    state = jax.jit(plan.initial_state, out_shardings=plan.shardings)()
+    if earlier:
+        state["params"] = jax.device_put(nnx.to_pure_dict(nnx.state(earlier)), plan.shardings["params"])
+        logging.info("started from the student %s", config.init.student)
+    elif config.student.encoder == "clip":
+        place = plan.shardings["params"]["encoder"]["tower"]
+        # read again, because `teacher.params` need not be float32
+        tower = nnx.state(load_clip(config.teacher.path).model.vision_tower)
+        state["params"]["encoder"]["tower"] = jax.device_put(nnx.to_pure_dict(tower), place)
+    elif config.init.mae:
+        student = nnx.merge(plan.graphdef, state["params"])
+        parts = load_mae(student, config.init.mae)
+        state["params"] = nnx.to_pure_dict(nnx.state(student))
+        logging.info("started the %s from %s", " and ".join(parts), config.init.mae)
+    return state
 
 
 def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, workdir: Path) -> str:

@@ -26,7 +26,7 @@ from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.pipeline import train_iterator
 from zeroseg_jax.data.sources.captions import open_pairs
 from zeroseg_jax.distill.step import make_optimizer
-from zeroseg_jax.errors import InputError
+from zeroseg_jax.errors import InputError, NotFiniteError
 from zeroseg_jax.evaluate.crop_classification import classify_crops
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
@@ -119,7 +119,7 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             saving = step % config.checkpoint_every == 0 or step == config.steps or stop
             if step % config.log_every == 0 or saving:
                 if not np.isfinite(loss):
-                    raise FloatingPointError(f"the loss of step {step} is {loss}; lower config.optimizer.lr")
+                    raise NotFiniteError(f"the loss of step {step} is {loss}; lower optimizer.lr, or look at the data")
                 log.write(step, {"loss": float(loss), "logit_scale": float(jnp.exp(state["params"]["logit_scale"]))})
             if saving:
                 checkpoints.save(step, state, {"naming": naming, "batches": batches.get_state()})

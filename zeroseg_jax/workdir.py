@@ -18,17 +18,19 @@ from ml_collections import ConfigDict
 from zeroseg_jax.config import flatten, from_json, read_config, to_json
 from zeroseg_jax.errors import InputError
 
-# What may differ between the config of a workdir and the config of the run that resumes it: none of it changes what
-# the next step computes. Everything else (`steps` too: it sets the schedule) asks for a workdir of its own.
-HARMLESS = (
+# Keys that may differ between the config of a workdir and the config of the run that resumes it, because they do not
+# change what the next step computes. All others (`steps` too: it sets the schedule) ask for a workdir of their own.
+MAY_CHANGE = (
     "eval",
     "model",
     "mesh",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "profile_steps",
+    "wandb",
     "data.workers",
-    "data.profile",
+    "data.profile",  # of runs from before it was removed
     "teacher.cache",
 )
 
@@ -91,7 +93,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
         InputError: another process holds it, it is no folder, it cannot be written to, or it holds checkpoints of a
-            config that differs in more than the harmless keys.
+            config that differs in more than the keys that may change.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -117,7 +119,7 @@ def _check_config(config: ConfigDict, workdir: Path) -> None:
         return
     before, now = flatten(read_config(workdir)), flatten(from_json(to_json(config)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    changed = [key for key in changed if not any(key == h or key.startswith(h + ".") for h in HARMLESS)]
+    changed = [key for key in changed if not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)]
     if changed:
         listed = ", ".join(f"{key} ({before.get(key)!r} there, {now.get(key)!r} now)" for key in changed)
         raise InputError(f"{workdir} holds a run with a different config: {listed}; choose another --workdir")

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "launch"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import fit
 import jax
 import numpy as np
-from collectives import collectives
-from flops import matmul_flops
-from hlo import parse
+from compiled import matmul_flops, moved_bytes
 from jax.sharding import AxisType, Mesh
 from rich.console import Console
 from rich.table import Table
@@ -51,11 +50,12 @@ def compile_row(path: Path, devices: int = 1, fsdp: int = 1, **changes: Any) -> 
         (config[groups[0]] if groups else config)[name] = value
     grid = np.array(jax.devices()[:devices]).reshape(devices // fsdp, fsdp, 1)
     mesh = Mesh(grid, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
-    traced, parameters = fit.trace_step(config, mesh)
+    traced, plan = fit.trace_step(config, mesh)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(plan.state["params"]))
     began = time.process_time()
     compiled = traced.lower().compile()
     seconds, memory = time.process_time() - began, compiled.memory_analysis()
-    moved = {kind: each.bytes for kind, each in collectives(parse(compiled.as_text())).items()}
+    moved = moved_bytes(compiled.as_text())
     return {
         "flops": matmul_flops(traced.jaxpr) / devices,
         "state_bytes": memory.argument_size_in_bytes,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zeroseg_jax.data.augment import Augmentation, center_box, random_box
-from zeroseg_jax.data.decode import Picture, decode_reduced
+from zeroseg_jax.data.augment import Augmentation, center_box, mirrored, random_box
+from zeroseg_jax.data.decode import EncodedImage, Picture
 from zeroseg_jax.data.resize import resize
 from zeroseg_jax.errors import InputError
 
@@ -21,27 +21,42 @@ def picture(height: int, width: int) -> Picture:
     return Picture(noise(height, width), (height, width), 1)
 
 
+def shown(augmentation: Augmentation, image: Picture, epoch: int, index: int) -> tuple[np.ndarray, bool]:
+    """The image as the pipeline shows it in `epoch`, and whether it is mirrored."""
+    box, flip = augmentation.draw(image.extent, epoch, index)
+    pixels = augmentation.crop(image, box)
+    return mirrored(pixels) if flip else pixels, flip
+
+
+def reused(augmentation: Augmentation, image: Picture) -> Picture:
+    """What the pipeline keeps of an image."""
+    pixels = augmentation.crop(image, augmentation.draw(image.extent, 0, 0)[0])
+    kept = augmentation.reusable(image, pixels)
+    assert kept is not None
+    return kept
+
+
 def test_same_seed_epoch_and_index_give_the_same():
     image = picture(50, 70)
     augmentation = Augmentation(16, seed=3)
-    first, flip = augmentation.finish(image, 2, 7)
-    again, same_flip = Augmentation(16, seed=3).finish(image, 2, 7)
+    first, flip = shown(augmentation, image, 2, 7)
+    again, same_flip = shown(Augmentation(16, seed=3), image, 2, 7)
     assert np.array_equal(first, again) and flip == same_flip
     for seed, epoch, index in [(4, 2, 7), (3, 1, 7), (3, 2, 8)]:
-        assert not np.array_equal(first, Augmentation(16, seed=seed).finish(image, epoch, index)[0])
+        assert not np.array_equal(first, shown(Augmentation(16, seed=seed), image, epoch, index)[0])
 
 
 def test_without_crop_only_the_flip_is_random():
     augmentation = Augmentation(16, augment="none")
-    prepared = augmentation.prepare(picture(50, 70))
+    prepared = reused(augmentation, picture(50, 70))
     whole = resize(noise(50, 70), 16)
     flips = []
     for index in range(400):
-        pixels, flip = augmentation.finish(prepared, 0, index)
+        pixels, flip = shown(augmentation, prepared, 0, index)
         assert np.array_equal(pixels, whole[:, ::-1] if flip else whole)
         flips.append(flip)
     assert 0.4 < np.mean(flips) < 0.6
-    assert not any(Augmentation(16, augment="none", flip=False).finish(prepared, 0, i)[1] for i in range(20))
+    assert not any(shown(Augmentation(16, augment="none", flip=False), prepared, 0, i)[1] for i in range(20))
 
 
 def largest_centred_square(pixels: np.ndarray) -> Image.Image:
@@ -65,11 +80,11 @@ def test_center_is_pillows_resize_of_the_largest_centred_square(height, width):
     square = largest_centred_square(image.pixels)
     left, top, right, bottom = center_box((height, width))
     assert np.array_equal(image.pixels[top:bottom, left:right], square)
-    prepared = augmentation.prepare(image)
+    prepared = reused(augmentation, image)
     for epoch, index in [(0, 0), (3, 5)]:
-        found, flip = augmentation.finish(prepared, epoch, index)
+        found, flip = shown(augmentation, prepared, epoch, index)
         assert not flip
-        again, _ = augmentation.finish(image, epoch, index)  # without `prepare`, as nothing but memory asks for it
+        again, _ = shown(augmentation, image, epoch, index)  # from the whole picture
         assert np.array_equal(found, again)
         # Pillow may look at pixels beside the square too, which `crop` would hide from it
         expected = Image.fromarray(image.pixels).resize(
@@ -82,8 +97,8 @@ def test_center_is_pillows_resize_of_the_largest_centred_square(height, width):
 
 def test_center_flips_where_asked():
     augmentation = Augmentation(16, augment="center")
-    upright = augmentation.prepare(picture(50, 70))
-    flips = [augmentation.finish(upright, 0, index) for index in range(40)]
+    upright = reused(augmentation, picture(50, 70))
+    flips = [shown(augmentation, upright, 0, index) for index in range(40)]
     assert {flip for _, flip in flips} == {True, False}
     assert all(np.array_equal(pixels[:, ::-1] if flip else pixels, upright.pixels) for pixels, flip in flips)
 
@@ -92,12 +107,12 @@ def test_a_centre_crop_decodes_at_a_fraction():
     """An eighth of a 501 x 703 JPEG has 62 pixels: too few for 64, enough for 16."""
     for size, fraction in [(64, 4), (16, 8), (300, 1)]:
         data, augmentation = photo(501, 703), Augmentation(size, augment="center", flip=False)
-        reduced = decode_reduced(data, "a", lambda *extent, a=augmentation: a.reduction(a.draw(extent, 0, 0)[0]))
+        reduced = EncodedImage(data, "a").decode(augmentation.reduction(augmentation.draw((501, 703), 0, 0)[0]))
         assert reduced.reduction == fraction
-        square = largest_centred_square(decode_reduced(data, "a").pixels)
+        square = largest_centred_square(EncodedImage(data, "a").decode().pixels)
         assert square.size == (501, 501)
         expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), float)
-        found = augmentation.finish(augmentation.prepare(reduced), 0, 0)[0].astype(float)
+        found = shown(augmentation, reused(augmentation, reduced), 0, 0)[0].astype(float)
         assert np.abs(found - expected).mean() < 2
         error = {dx: np.square(found - np.roll(expected, dx, 1))[2:-2, 2:-2].mean() for dx in (-1, 0, 1)}
         assert error[0] < 0.2 * min(error[-1], error[1])
@@ -105,13 +120,13 @@ def test_a_centre_crop_decodes_at_a_fraction():
 
 def test_stored_crops_come_again_whatever_the_seed():
     image = picture(50, 70)
-    crops = [Augmentation(16, flip=False, seed=s, stored_crops=3).finish(image, e, 7)[0] for e, s in enumerate([0] * 6)]
+    crops = [shown(Augmentation(16, flip=False, seed=s, stored_crops=3), image, e, 7)[0] for e, s in enumerate([0] * 6)]
     assert all(np.array_equal(crops[e], crops[e + 3]) for e in range(3))
     assert len({crop.tobytes() for crop in crops}) == 3
     other = Augmentation(16, seed=5, stored_crops=3)
     flips = set()
     for epoch in range(0, 30, 3):
-        pixels, flip = other.finish(image, epoch, 7)
+        pixels, flip = shown(other, image, epoch, 7)
         assert np.array_equal(pixels[:, ::-1] if flip else pixels, crops[0])
         flips.add(flip)
     assert flips == {True, False}
@@ -134,14 +149,14 @@ def photo(height: int, width: int, **options) -> bytes:
 def test_a_reduced_decode_is_close_to_the_full_one():
     """As close as another resampling filter: a level or two of 255 on average, nowhere shifted."""
     data, augmentation = photo(501, 703), Augmentation(64, flip=False)
-    full, seen = decode_reduced(data, "a"), set()
+    full, seen = EncodedImage(data, "a").decode(), set()
     for index in range(12):
         box, _ = augmentation.draw((501, 703), 0, index)
-        reduced = decode_reduced(data, "a", lambda height, width, box=box: augmentation.reduction(box))
+        reduced = EncodedImage(data, "a").decode(augmentation.reduction(box))
         assert reduced.extent == full.extent == (501, 703)
         assert reduced.pixels.shape[1] == -(-703 // reduced.reduction)
         seen.add(reduced.reduction)
-        expected, found = (augmentation.finish(p, 0, index)[0].astype(float) for p in (full, reduced))
+        expected, found = (shown(augmentation, p, 0, index)[0].astype(float) for p in (full, reduced))
         assert np.abs(found - expected).mean() < 2
         inner = found[4:-4, 4:-4]
         error = {dx: np.square(inner - np.roll(expected, dx, 1)[4:-4, 4:-4]).mean() for dx in (-1, 0, 1)}
@@ -152,11 +167,11 @@ def test_a_reduced_decode_is_close_to_the_full_one():
 def test_what_is_turned_or_no_jpeg_is_decoded_whole():
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = decode_reduced(photo(300, 400, exif=exif), "a", lambda height, width: 4)
+    turned = EncodedImage(photo(300, 400, exif=exif), "a").decode(4)
     assert (turned.extent, turned.reduction, turned.pixels.shape) == ((400, 300), 1, (400, 300, 3))
     buffer = io.BytesIO()
     Image.fromarray(noise(30, 40)).save(buffer, "PNG")
-    assert decode_reduced(buffer.getvalue(), "a", lambda height, width: 4).reduction == 1
+    assert EncodedImage(buffer.getvalue(), "a").decode(4).reduction == 1
 
 
 def test_boxes_keep_scale_and_ratio():

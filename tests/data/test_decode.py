@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from zeroseg_jax.data import decode
-from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced, read_image
+from zeroseg_jax.data.decode import BrokenImage, EncodedImage, decode_image, read_image
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks.masks import decode_mask
 
@@ -167,7 +167,7 @@ def test_jpegs_for_training_are_what_pillow_decodes(data, reduction):
             pytest.skip("too small for that")
         image.draft(None, (width // reduction, height // reduction))
         expected = np.asarray(image.convert("RGB"))
-    found = decode_reduced(data, "a", lambda height, width: reduction)
+    found = EncodedImage(data, "a").decode(reduction)
     assert found.extent == (height, width) and found.reduction == reduction
     assert np.array_equal(found.pixels, expected)
 
@@ -178,7 +178,7 @@ def test_damaged_jpegs_are_shown_or_named_as_pillow_does(data, monkeypatch):
 
     def outcome(damaged: bytes) -> tuple:
         try:
-            found = decode_reduced(damaged, "a", lambda height, width: 2)
+            found = EncodedImage(damaged, "a").decode(2)
         except BrokenImage as error:
             return (error.reason,)
         return found.pixels.shape, found.pixels.tobytes(), found.extent, found.reduction

@@ -186,11 +186,11 @@ def test_every_parameter_gets_a_finite_gradient(student, images, noise):
         ({"heads": 3}, "heads=3"),
         ({"segment_tokens": (4,)}, "same length"),
         ({"mask_ratio": 0.95}, "leaves none of 16 patches visible"),
-        ({"mask_ratio": 1.0}, "leaves none"),
-        ({"assignment": "firm"}, "must be soft or hard"),
+        ({"mask_ratio": 1.0}, "below 1"),
+        ({"assignment": "firm"}, "must be one of soft, hard"),
         ({"tau": 0.0}, "above 0"),
         ({"pool_depth": -1}, "at least 0"),
-        ({"remat": "some"}, "none, dots or full"),
+        ({"remat": "some"}, "none, dots, full"),
     ],
 )
 def test_impossible_sizes(changes, match):

@@ -12,16 +12,20 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
+from zeroseg_jax.distill import plan as distill_plan
+from zeroseg_jax.distill import teacher as distill_teacher
 from zeroseg_jax.distill.plan import make_plan
 from zeroseg_jax.distill.teacher import load_teacher, make_teacher
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.layers import Attention
 from zeroseg_jax.ops import flash_attention
 from zeroseg_jax.ops.attention import attend
-from zeroseg_jax.ops.flash_attention import flash_attend, has_flash_attention
+from zeroseg_jax.ops.flash_attention import best_attention, flash_attend
 from zeroseg_jax.sharding import make_mesh
 
-on_gpu = pytest.mark.skipif(not has_flash_attention(jnp.bfloat16), reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda")
+on_gpu = pytest.mark.skipif(
+    best_attention(jnp.bfloat16) == "plain", reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda"
+)
 
 
 @pytest.fixture
@@ -76,7 +80,8 @@ def test_a_step_with_it_is_a_step_with_plain_attention(tiny_config, monkeypatch)
         return plan.train_step(jax.jit(plan.initial_state)(), batch, teacher.params)[1]
 
     found = metrics()
-    monkeypatch.setattr(flash_attention, "has_flash_attention", lambda dtype: False)
+    for module in (distill_plan, distill_teacher):
+        monkeypatch.setattr(module, "best_attention", lambda dtype: "plain")
     for name, value in metrics().items():
         np.testing.assert_allclose(found[name], value, rtol=0.02, err_msg=name)
 
@@ -99,34 +104,33 @@ def test_where_the_compiler_splits_heads_it_is_plain_attention(monkeypatch):
 
 
 def test_only_bfloat16_on_nvidia_gpus_has_it(monkeypatch):
-    assert not has_flash_attention(jnp.bfloat16)  # on this CPU
+    assert best_attention(jnp.bfloat16) == "plain"  # on this CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     capability = {"compute_capability": "9.0"}
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**capability)])
-    assert has_flash_attention("bfloat16") and has_flash_attention(jnp.bfloat16)
-    assert not has_flash_attention("float32") and not has_flash_attention(None)
+    assert best_attention("bfloat16") == best_attention(jnp.bfloat16) == "cudnn"
+    assert best_attention("float32") == best_attention(None) == "plain"
     capability["compute_capability"] = "7.5"
-    assert not has_flash_attention(jnp.bfloat16)
+    assert best_attention(jnp.bfloat16) == "plain"
     capability["compute_capability"] = "gfx942"  # AMD
-    assert not has_flash_attention(jnp.bfloat16)
+    assert best_attention(jnp.bfloat16) == "plain"
     capability.clear()
-    assert not has_flash_attention(jnp.bfloat16)
+    assert best_attention(jnp.bfloat16) == "plain"
 
 
 def test_the_models_of_a_run_have_it_and_the_clip_of_its_teacher_has_not(stand_in, monkeypatch, tiny_config):
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
     plain = load_teacher(tiny_config)
-    calls = []
-    monkeypatch.setattr(flash_attention, "has_flash_attention", lambda dtype: True)
-    monkeypatch.setattr(flash_attention, "flash_attend", lambda *inputs: (calls.append(1), flash_attend(*inputs))[1])
     clip = load_clip(tiny_config.teacher.path)
-    teacher = make_teacher(clip, plain.boxes)
+    teacher = make_teacher(clip, plain.boxes, attention="cudnn")
     found, expected = teacher.embed(teacher.params, images), plain.embed(plain.params, images)
-    assert calls
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert implementations(clip.model) == {"plain"}
+
+    monkeypatch.setattr(distill_plan, "best_attention", lambda dtype: "cudnn")
     plan = make_plan(tiny_config, teacher, make_mesh(tiny_config.mesh))
-    modules = [module for _, module in nnx.iter_graph(nnx.merge(plan.graphdef, plan.state["params"]))]
-    assert {module.attend is attend for module in modules if isinstance(module, Attention)} == {False}
-    calls.clear()
-    clip.vision(jnp.zeros((1, 8, 8, 3)))
-    assert not calls
+    assert implementations(nnx.merge(plan.graphdef, plan.state["params"])) == {"cudnn"}
+
+
+def implementations(model: nnx.Module) -> set[str]:
+    return {module.implementation for _, module in nnx.iter_graph(model) if isinstance(module, Attention)}

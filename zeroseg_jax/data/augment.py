@@ -8,14 +8,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from zeroseg_jax.config_ranges import check_ranges
 from zeroseg_jax.data.decode import Picture
 from zeroseg_jax.data.resize import resize
-from zeroseg_jax.errors import InputError
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
-AUGMENTS = ("crop", "center", "none")
-"""What `data.augment` may be."""
 _STORED = 3
 """Keeps the stored crops' random streams apart from the others'."""
 
@@ -46,16 +44,8 @@ class Augmentation:
     stored_crops: int = 0
 
     def __post_init__(self) -> None:
-        if self.augment not in AUGMENTS:
-            raise InputError(f"data.augment is {self.augment!r}; it must be one of {', '.join(AUGMENTS)}")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; it must be at least 0")
-        low, high = self.scale
-        if not 0 < low <= high <= 1:
-            raise InputError(f"data.scale is {self.scale}; it must be two increasing shares above 0 and at most 1")
-        low, high = self.ratio
-        if not 0 < low <= high:
-            raise InputError(f"data.ratio is {self.ratio}; it must be two increasing positive numbers")
+        values = {"augment": self.augment, "scale": tuple(self.scale), "ratio": tuple(self.ratio)}
+        check_ranges({"seed": self.seed} | {f"data.{name}": value for name, value in values.items()})
 
     @classmethod
     def from_config(cls, data: Any, image_size: int, seed: int, stored_crops: int = 0) -> "Augmentation":
@@ -63,8 +53,8 @@ class Augmentation:
         return cls(
             image_size,
             augment=data.augment,
-            scale=_bounds("data.scale", data.scale),
-            ratio=_bounds("data.ratio", data.ratio),
+            scale=tuple(data.scale),
+            ratio=tuple(data.ratio),
             flip=data.flip,
             seed=seed,
             stored_crops=stored_crops,
@@ -73,14 +63,14 @@ class Augmentation:
     def draw(self, extent: tuple[int, int], epoch: int, index: int) -> tuple[Box, bool]:
         """The part of image `index`, of `extent` (height, width), that `epoch` shows, and whether it is mirrored."""
         rng = np.random.default_rng((self.seed, epoch, index))
-        mirrored = bool(self.flip and rng.random() < 0.5)
+        flip = bool(self.flip and rng.random() < 0.5)
         if self.augment == "none":
-            return (0, 0, extent[1], extent[0]), mirrored
+            return (0, 0, extent[1], extent[0]), flip
         if self.augment == "center":
-            return center_box(extent), mirrored
+            return center_box(extent), flip
         if self.stored_crops:
             rng = np.random.default_rng((epoch % self.stored_crops, index, _STORED))
-        return random_box(rng, extent, self.scale, self.ratio), mirrored
+        return random_box(rng, extent, self.scale, self.ratio), flip
 
     def reduction(self, box: Box) -> int:
         """The largest of 1, 2, 4 and 8 by which an image may be made smaller before `box` of it is resized.
@@ -90,36 +80,26 @@ class Augmentation:
         shorter = min(box[2] - box[0], box[3] - box[1])
         return next(factor for factor in (8, 4, 2, 1) if factor == 1 or shorter >= factor * self.size)
 
-    def keeps(self, picture: Picture) -> bool:
-        """Whether `prepare` of it is what every epoch starts from: none decodes the image at a reduced size."""
-        return self.augment != "crop" or min(picture.extent) < 2 * self.size
+    def crop(self, picture: Picture, box: Box) -> UInt8[np.ndarray, "s s 3"]:
+        """`box`, which is in pixels of the stored image, of a picture that may be decoded smaller, resized."""
+        if self.augment == "none":  # all pixels, also those that rounding adds to a smaller picture
+            return resize(picture.pixels, self.size)
+        left, top, right, bottom = (side / picture.reduction for side in box)
+        return resize(picture.pixels, self.size, (left, top, right, bottom))
 
-    def prepare(self, picture: Picture) -> Picture:
-        """The part that is the same in every epoch: the resize, where no crop is random."""
-        if self.augment == "crop":
-            return picture
-        box = _reduced(center_box(picture.extent), picture) if self.augment == "center" else None
-        return Picture(resize(picture.pixels, self.size, box), (self.size, self.size), 1)
+    def reusable(self, picture: Picture, pixels: UInt8[np.ndarray, "s s 3"]) -> Picture | None:
+        """What other epochs can start from, None if each decodes for itself; `pixels` are a crop of `picture`.
 
-    def finish(self, picture: Picture, epoch: int, index: int) -> tuple[UInt8[np.ndarray, "s s 3"], bool]:
-        """What `draw` says; returns the pixels and whether they are mirrored."""
-        box, mirrored = self.draw(picture.extent, epoch, index)
-        pixels = resize(picture.pixels, self.size, _reduced(box, picture))
-        if mirrored:  # Pillow does it in half of numpy's time
-            pixels = np.asarray(Image.fromarray(pixels).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-        return pixels, mirrored
+        Where no crop is random the pixels themselves. Otherwise the whole picture, if it is never decoded smaller.
+        """
+        if self.augment != "crop":
+            return Picture(pixels, (self.size, self.size), 1)
+        return picture if min(picture.extent) < 2 * self.size else None
 
 
-def _reduced(box: Box, picture: Picture) -> tuple[float, float, float, float]:
-    """A box of the stored image in the decoded pixels."""
-    left, top, right, bottom = box
-    return left / picture.reduction, top / picture.reduction, right / picture.reduction, bottom / picture.reduction
-
-
-def _bounds(key: str, value: Any) -> tuple[float, float]:
-    if len(value) != 2:
-        raise InputError(f"{key} is {tuple(value)}; it must be two numbers, the smaller first")
-    return float(value[0]), float(value[1])
+def mirrored(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with left and right exchanged, in half of numpy's time."""
+    return np.asarray(Image.fromarray(pixels).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
 def center_box(extent: tuple[int, int]) -> Box:
@@ -140,7 +120,7 @@ def random_box(
     """
     height, width = extent
     for _ in range(10):
-        area = height * width * rng.uniform(*scale)
+        area = height * width * rng.uniform(scale[0], scale[1])
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:

@@ -34,7 +34,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.augment import Augmentation, center_box
-from zeroseg_jax.data.decode import BrokenImage, decode_image, decode_reduced
+from zeroseg_jax.data.decode import BrokenImage, EncodedImage, decode_image
 from zeroseg_jax.data.sources.open import CaptionedSource, Subset, open_source
 from zeroseg_jax.data.text import is_text, read_json, readable
 from zeroseg_jax.data.workers import usable_cpus
@@ -211,10 +211,12 @@ def _record(source: CaptionedSource, i: int, crop: Augmentation | None, quality:
 
 def _squared(data: bytes, key: str, crop: Augmentation, quality: int) -> bytes:
     """The centred square of an encoded image, as a JPEG. A JPEG that has this size already is returned as it is."""
-    picture = decode_reduced(data, key, lambda height, width: crop.reduction(center_box((height, width))))
+    image = EncodedImage(data, key)
+    box = center_box(image.extent)
+    picture = image.decode(crop.reduction(box))
     if picture.extent == (crop.size, crop.size) and data.startswith(b"\xff\xd8"):
         return data
-    pixels = crop.prepare(picture).pixels
+    pixels = crop.crop(picture, box)
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "444")
 
 

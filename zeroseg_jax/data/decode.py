@@ -79,29 +79,52 @@ def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
         BrokenImage: `data` is empty, truncated, damaged, not an image, or has more pixels than Pillow considers safe.
             The message names `key`.
     """
-    return decode_reduced(data, key).pixels
-
-
-def decode_reduced(data: bytes, key: str, reduction: Callable[[int, int], int] | None = None) -> Picture:
-    """Like `decode_image`, but may decode a JPEG at a fraction of its size, which is faster.
-
-    `reduction` is a function of height and width that returns 1, 2, 4 or 8. Other formats, and JPEGs that EXIF turns,
-    are decoded at full size.
     """
     with _named_damage(data, key), open_picture(data) as image:
-        if reduction and image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) == 1:
-            extent = image.height, image.width
-            factor = reduction(*extent)
-            pixels = _decode_jpeg(data, extent, factor) if image.mode == "RGB" else None
+        return _upright_pixels(image)
+
+
+class EncodedImage:
+    """An image of the training: its size is known from the header before its pixels are decoded.
+
+    So the part to show can be chosen first, and a JPEG be decoded at a fraction of its size, which takes a fraction of
+    the time. JPEGs that EXIF turns, and other formats, are decoded whole at once.
+
+    Raises:
+        BrokenImage: as `decode_image`.
+    """
+
+    def __init__(self, data: bytes, key: str):
+        self._data, self._key = data, key
+        with _named_damage(data, key):
+            self._image = open_picture(data)
+            self._pixels = None if self._is_plain_jpeg() else _upright_pixels(self._image)
+        shape = (self._image.height, self._image.width) if self._pixels is None else self._pixels.shape[:2]
+        self.extent: tuple[int, int] = shape
+        """Height and width of the upright image."""
+
+    def _is_plain_jpeg(self) -> bool:
+        return self._image.format == "JPEG" and self._image.getexif().get(ORIENTATION, 1) == 1
+
+    def decode(self, reduction: int = 1) -> Picture:
+        """The image, each side of a JPEG smaller by `reduction`: 1, 2, 4 or 8. Call it once."""
+        if self._pixels is not None:
+            return Picture(self._pixels, self.extent, 1)
+        with _named_damage(self._data, self._key):
+            pixels = _decode_jpeg(self._data, self.extent, reduction) if self._image.mode == "RGB" else None
             if pixels is None:
-                if factor > 1:
-                    image.draft(None, (image.width // factor, image.height // factor))
-                image.load()
-                pixels = np.asarray(to_rgb(image))
-            return Picture(pixels, extent, factor)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return Picture(np.asarray(to_rgb(image)), (image.height, image.width), 1)
+                if reduction > 1:
+                    self._image.draft(None, (self._image.width // reduction, self._image.height // reduction))
+                self._image.load()
+                pixels = np.asarray(to_rgb(self._image))
+            return Picture(pixels, self.extent, reduction)
+
+
+def _upright_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes Pillow's image and turns it as EXIF says."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(to_rgb(image))
 
 
 def read_orientation(data: bytes, key: str) -> int:

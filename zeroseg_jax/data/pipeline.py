@@ -20,9 +20,8 @@ import grain
 import numpy as np
 from absl import logging
 
-from zeroseg_jax.data.augment import Augmentation
-from zeroseg_jax.data.decode import BrokenImage, Picture, decode_reduced
-from zeroseg_jax.data.profile import InputProfile, Laps
+from zeroseg_jax.data.augment import Augmentation, mirrored
+from zeroseg_jax.data.decode import BrokenImage, EncodedImage, Picture
 from zeroseg_jax.data.read_ahead import Batch, ReadAhead
 from zeroseg_jax.data.sources.open import ImageSource
 from zeroseg_jax.data.workers import resolve_workers, starting_workers
@@ -54,42 +53,28 @@ class _Loader:
         self._cache: dict[int, Picture] = {}
         self._room = cache_bytes
 
-    def pixels(self, index: int, epoch: int, laps: Laps) -> tuple[np.ndarray, bool]:
+    def pixels(self, index: int, epoch: int) -> tuple[np.ndarray, bool]:
         """Image `index` as `epoch` shows it, and whether it is mirrored; raises BrokenImage."""
-        picture = self._cache.get(index)
-        if picture is None:
-            data = self.source.read(index)
-            laps.lap("read")
-            picture = self._decoded(data, index, epoch)
-            laps.lap("decode")
-            if self.augmentation.keeps(picture):
-                picture = self._kept(index, self.augmentation.prepare(picture))
-        pixels = self.augmentation.finish(picture, epoch, index)
-        laps.lap("augment")
-        return pixels
+        image = self._cache.get(index) or self._open(index)
+        box, flip = self.augmentation.draw(image.extent, epoch, index)
+        picture = image if isinstance(image, Picture) else image.decode(self.augmentation.reduction(box))
+        pixels = self.augmentation.crop(picture, box)
+        if index not in self._cache:
+            self._keep(index, self.augmentation.reusable(picture, pixels))
+        return mirrored(pixels) if flip else pixels, flip
 
-    def _decoded(self, data: bytes | np.ndarray, index: int, epoch: int) -> Picture:
-        def reduction(height: int, width: int) -> int:
-            box, _ = self.augmentation.draw((height, width), epoch, index)
-            return self.augmentation.reduction(box)
+    def _open(self, index: int) -> EncodedImage | Picture:
+        data = self.source.read(index)
+        return Picture(data, data.shape[:2], 1) if isinstance(data, np.ndarray) else EncodedImage(data, "")
 
-        if isinstance(data, np.ndarray):
-            return Picture(data, data.shape[:2], 1)
-        try:
-            return decode_reduced(data, "", reduction)
-        except BrokenImage as error:  # only now the key: a record would be read once more for it
-            raise BrokenImage(self.source.key(index), error.reason) from error
-
-    def _kept(self, index: int, picture: Picture) -> Picture:
+    def _keep(self, index: int, picture: Picture | None) -> None:
         # Images come in random order, so those that came first are as good to keep as any.
-        if picture.pixels.nbytes <= self._room:
+        if picture is not None and picture.pixels.nbytes <= self._room:
             self._room -= picture.pixels.nbytes
             self._cache[index] = picture
-        return picture
 
     def training(self, position: int) -> Batch:
         """The example at `position` of the stream."""
-        laps = Laps()
         (epoch, place), seed = divmod(position, len(self.source)), self.augmentation.seed
         index = int(permutation(seed, epoch, len(self.source))[place])
         replacements = None
@@ -97,33 +82,32 @@ class _Loader:
         used = index
         while failures < _TRIES:
             try:
-                image, mirrored = self.pixels(used, epoch, laps)
-                return _example(image, used, notes, laps, epoch=np.int32(epoch), flip=np.bool_(mirrored))
+                image, flip = self.pixels(used, epoch)
+                return _example(image, used, notes, epoch=np.int32(epoch), flip=np.bool_(flip))
             except BrokenImage as error:
                 notes = _NO_NOTES.copy() if notes is _NO_NOTES else notes
                 notes[failures] = (used, error.reason.encode()[:200])
                 failures += 1
                 replacements = replacements or np.random.default_rng((seed, epoch, index, _REPLACE))
                 used = int(replacements.integers(len(self.source)))
-        return _example(self._blank(), used, notes, laps, epoch=np.int32(epoch), flip=np.bool_(False))
+        return _example(self._blank(), used, notes, epoch=np.int32(epoch), flip=np.bool_(False))
 
     def ordered(self, images: Sequence[int], position: int) -> Batch:
         """The example at `position` of the stored crops of `images`, those of an image one after the other.
 
         Positions past the end and broken images are not valid.
         """
-        laps = Laps()
         place, crop = divmod(position, max(self.augmentation.stored_crops, 1))
         if place >= len(images):
-            return _example(self._blank(), -1, _NO_NOTES, laps, valid=np.bool_(False))
+            return _example(self._blank(), -1, _NO_NOTES, valid=np.bool_(False))
         index = int(images[place])
         try:
-            image, _ = self.pixels(index, crop, laps)
-            return _example(image, index, _NO_NOTES, laps, valid=np.bool_(True))
+            image, _ = self.pixels(index, crop)
+            return _example(image, index, _NO_NOTES, valid=np.bool_(True))
         except BrokenImage as error:
             notes = _NO_NOTES.copy()
             notes[0] = (index, error.reason.encode()[:200])
-            return _example(self._blank(), index, notes, laps, valid=np.bool_(False))
+            return _example(self._blank(), index, notes, valid=np.bool_(False))
 
     def _blank(self) -> np.ndarray:
         return np.zeros((self.augmentation.size, self.augmentation.size, 3), np.uint8)
@@ -140,8 +124,8 @@ def _example_bytes(augmentation: Augmentation) -> int:
     return augmentation.size**2 * 3 + _NO_NOTES.nbytes + 1024
 
 
-def _example(image: np.ndarray, index: int, notes: np.ndarray, laps: Laps, **rest: Any) -> Batch:
-    return {"image": image, "index": np.int32(index), "notes": notes, "seconds": laps.seconds, **rest}
+def _example(image: np.ndarray, index: int, notes: np.ndarray, **rest: Any) -> Batch:
+    return {"image": image, "index": np.int32(index), "notes": notes, **rest}
 
 
 class _BrokenCount:
@@ -184,9 +168,10 @@ class _BrokenCount:
 class TrainIterator(Iterator[Batch]):
     """What `train_iterator` returns."""
 
-    def __init__(self, start: Callable[[int], ReadAhead], stride: int, count: _BrokenCount, workers: int):
+    def __init__(self, start: Callable[[int], ReadAhead], stride: int, count: _BrokenCount):
         self._start, self._stride, self._count = start, stride, count
-        self.profile = InputProfile(workers)
+        self.waited = 0.0
+        """Seconds that the caller of `next` has waited so far."""
         self._next_index = 0
         self._batches: ReadAhead | None = None
 
@@ -199,15 +184,12 @@ class TrainIterator(Iterator[Batch]):
                     batch = next(self._batches)
             else:
                 batch = next(self._batches)
-            with self.profile.stage("batch"):
-                batch = self._count.take(batch)
+            batch = self._count.take(batch)
         except BaseException:
             self.close()  # else the workers would outlive the run that fails
             raise
         self._next_index += self._stride
-        self.profile.seconds += batch.pop("seconds").sum(axis=0)
-        self.profile.images += len(batch["index"])
-        self.profile.waited += time.perf_counter() - since
+        self.waited += time.perf_counter() - since
         return batch
 
     @property
@@ -278,7 +260,7 @@ def train_iterator(
         return ReadAhead(examples, batch_size, workers, _example_bytes(augmentation))
 
     count = _BrokenCount(source, max_broken_share, process_count, log)
-    return TrainIterator(start, batch_size * process_count, count, workers)
+    return TrainIterator(start, batch_size * process_count, count)
 
 
 def ordered_batches(
@@ -314,8 +296,6 @@ def ordered_batches(
         with starting_workers():
             first = list(itertools.islice(batches, 1))
         for batch in itertools.chain(first, batches):
-            batch = broken.take(batch)
-            del batch["seconds"]
-            yield batch
+            yield broken.take(batch)
     finally:
         batches.close()

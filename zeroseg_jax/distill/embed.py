@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float16, UInt8
 from ml_collections import ConfigDict
 
-from zeroseg_jax.chips import find_chip
+from zeroseg_jax.chips import peak_flops
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.pipeline import ordered_batches
 from zeroseg_jax.data.sources.open import ImageSource
@@ -91,9 +91,7 @@ class Speed:
     """A progress bar with images per second, their FLOPs, and their share of the chips' peak where it is known."""
 
     def __init__(self, total: int, flops: int | float):
-        kinds = [device.device_kind for device in jax.local_devices()]
-        chip = find_chip(kinds[0])
-        self.flops, self.peak = flops, chip.flops * len(kinds) if chip else None
+        self.flops, self.peak = flops, peak_flops(jax.local_devices())
         self._done = 0
         self._first: tuple[int, float] | None = None
         self._bar = ProgressBar("embed", total)

@@ -1,11 +1,12 @@
 """What student and teacher should cost: FLOPs of their matrix products for one image, from their sizes alone.
 
-Held against the count of the traced program (`matmul_flops` of launch/flops.py), it shows work that nobody asked for.
+Held against the count of the traced program (`tests/compiled.py`), it shows work that nobody asked for.
 Norms, softmaxes and the losses are left out; they are less than a hundredth.
 """
 
 import numpy as np
 from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.views import view_sizes
 from zeroseg_jax.models.clip import CLIPConfig
@@ -28,6 +29,16 @@ def _mlp(tokens: int, inputs: int, hidden: int, outputs: int) -> int:
 
 def _block(tokens: int, width: int, hidden: int) -> int:
     return _attention(tokens, tokens, width) + _mlp(tokens, width, hidden, width)
+
+
+def image_flops(
+    config: ConfigDict, student: StudentConfig, teacher: CLIPConfig | SiglipConfig, boxes: Float[np.ndarray, "v 4"]
+) -> int:
+    """One image in a training step of `config`: the student, and with online teaching the teacher on the views."""
+    flops = student_flops(student, config.loss.mae > 0)
+    if config.teacher.source == "online":
+        flops += teacher_flops(teacher, boxes, config.image_size, config.views.local_size)
+    return flops
 
 
 def teacher_flops(

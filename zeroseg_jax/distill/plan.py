@@ -14,7 +14,7 @@ from zeroseg_jax.distill.step import TrainState, make_optimizer, make_state, mak
 from zeroseg_jax.distill.teacher import Teacher
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.models.student_config import make_student_config
-from zeroseg_jax.ops.flash_attention import use_flash_attention
+from zeroseg_jax.ops.flash_attention import best_attention
 
 
 class Plan(NamedTuple):
@@ -43,9 +43,8 @@ def make_plan(config: ConfigDict, teacher: Teacher, mesh: Mesh) -> Plan:
     optimizer = make_optimizer(config.optimizer, config.steps)
 
     def make() -> Student:
-        student = Student(sizes, rngs=nnx.Rngs(config.seed), dtype=jnp.dtype(config.dtype))
-        use_flash_attention(student, config.dtype)
-        return student
+        dtype = jnp.dtype(config.dtype)
+        return Student(sizes, attention=best_attention(dtype), rngs=nnx.Rngs(config.seed), dtype=dtype)
 
     def initial_state() -> TrainState:
         return make_state(nnx.to_pure_dict(nnx.state(make())), optimizer)

@@ -16,9 +16,9 @@ from zeroseg_jax.distill.views import crop_views, view_boxes, view_sizes
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIPConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, load_clip
-from zeroseg_jax.models.layers import with_kernels_in
+from zeroseg_jax.models.layers import Attention, AttentionKind, with_kernels_in
 from zeroseg_jax.models.siglip import SiglipConfig
-from zeroseg_jax.ops.flash_attention import use_flash_attention
+from zeroseg_jax.ops.flash_attention import best_attention
 from zeroseg_jax.ops.normalise import unit
 
 
@@ -43,12 +43,19 @@ def load_teacher(config: ConfigDict) -> Teacher:
     dtype = jnp.dtype(config.dtype)
     clip = load_clip(config.teacher.path, dtype=dtype)
     boxes = view_boxes(config.views.grids, config.views.windows)
-    teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk, local_size=config.views.local_size)
+    size = config.views.local_size
+    teacher = make_teacher(clip, boxes, chunk=config.teacher.chunk, local_size=size, attention=best_attention(dtype))
     # they are never updated, so that float32 would only cost memory, and time to convert them in every step
     return teacher._replace(params=with_kernels_in(dtype, teacher.params))
 
 
-def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int = 0, local_size: int = 0) -> Teacher:
+def make_teacher(
+    clip: ClipEncoder,
+    boxes: Float[np.ndarray, "v 4"],
+    chunk: int = 0,
+    local_size: int = 0,
+    attention: AttentionKind = "plain",
+) -> Teacher:
     """`clip` looking at the views `boxes`, of `chunk` images at once (0: of the whole batch).
 
     Views of a part of the image are made `local_size` pixels wide, if that is given, instead of the size that the
@@ -59,7 +66,7 @@ def make_teacher(clip: ClipEncoder, boxes: Float[np.ndarray, "v 4"], chunk: int 
     """
     tower = nnx.merge(*nnx.split(clip.model))  # modules of its own, with the same weights; `clip` stays as it is
     del tower.text_tower, tower.text_projection  # neither memory nor transfers for the text side
-    use_flash_attention(tower, tower.vision_tower.dtype)
+    tower.set_attributes(Attention, implementation=attention)
     graphdef, state = nnx.split(tower)
     normalise = clip.preprocessing.normalise  # not `clip.normalise`: `embed` would keep all of `clip` alive
     precision = "high" if tower.vision_tower.dtype == jnp.bfloat16 else "highest"  # bfloat16 keeps 8 bits of a view

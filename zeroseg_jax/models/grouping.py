@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.lax import optimization_barrier
 from jaxtyping import Array, Float, Key
 
-from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, kept_gelu, linear
+from zeroseg_jax.models.layers import MLP, Attention, Remat, Transformer, linear
 from zeroseg_jax.ops.layer_norm import LayerNorm, layer_norm
 
 
@@ -81,7 +80,7 @@ class TokenMixer(nnx.Module):
     """An MLP over the token axis, from n tokens to m."""
 
     def __init__(self, tokens: int, hidden: int, out: int, *, dtype: Any = None, rngs: nnx.Rngs):
-        self.mlp = MLP(tokens, hidden, out=out, activation=kept_gelu, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(tokens, hidden, out=out, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
         return self.mlp(x.swapaxes(1, 2)).swapaxes(1, 2)
@@ -93,7 +92,7 @@ class CrossAttention(nnx.Module):
     def __init__(self, width: int, heads: int, mlp_width: int, *, norm_eps: float, dtype: Any = None, rngs: nnx.Rngs):
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, mlp_width, activation=kept_gelu, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, mlp_width, dtype=dtype, rngs=rngs)
         self.post_norm = layer_norm(width, norm_eps, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b s d"], context: Float[Array, "b n d"]) -> Float[Array, "b s d"]:
@@ -153,15 +152,14 @@ class GroupingBlock(nnx.Module):
         self.mixer = TokenMixer(group_tokens, width // 2, segments, dtype=dtype, rngs=rngs)
         self.cross = CrossAttention(width, heads, mlp_width or 4 * width, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
         self.assignment = AssignAttention(width, config, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, 4 * width, activation=kept_gelu, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, 4 * width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, tokens: Float[Array, "b n d"], groups: Float[Array, "b g d"], key: Keys | None = None
     ) -> Grouping:
-        # kept apart: each is read by several products, which would all norm it again, in programs of their own
-        tokens, groups = optimization_barrier((self.token_norm(tokens), self.group_norm(groups)))
-        segments = optimization_barrier(self.segment_norm(self.mixer(groups)))
-        segments = optimization_barrier(self.cross(segments, tokens))
+        tokens, groups = self.token_norm(tokens), self.group_norm(groups)
+        segments = self.segment_norm(self.mixer(groups))
+        segments = self.cross(segments, tokens)
         merged, assignment = self.assignment(segments, tokens, key)
         merged = merged + segments  # without this residual all segments stay alike
         return Grouping(merged + self.mlp(self.output_norm(merged)), assignment)

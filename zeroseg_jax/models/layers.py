@@ -15,10 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.ops.attention import attend
+from zeroseg_jax.ops.flash_attention import flash_attend
 from zeroseg_jax.ops.layer_norm import layer_norm
 
 Activation = Callable[[Array], Array]
 Remat = Literal["none", "dots", "full"]
+AttentionKind = Literal["plain", "cudnn"]
 _DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
@@ -43,24 +45,6 @@ def gelu(x: Array) -> Array:
 def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
     return gelu(x), tangent * _gelu_slope(x)
-
-
-@jax.custom_jvp
-def kept_gelu(x: Array) -> Array:
-    """`gelu` that training computes once and keeps, together with its slope: two arrays instead of one.
-
-    Of `gelu` a TPU's compiler makes value and slope again in each of the three matrix products that read them, which
-    takes fewer cycles than to keep them, but larger programs. So transformers have `gelu`, and the layers that are few,
-    where cycles hardly count and the time to compile does, this one.
-    """
-    return gelu(x)
-
-
-@kept_gelu.defjvp
-def _kept_gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (tangent,) = primals, tangents
-    value, slope = jax.lax.optimization_barrier((gelu(x), _gelu_slope(x)))
-    return value, tangent * slope
 
 
 def _gelu_slope(x: Array) -> Array:
@@ -120,14 +104,16 @@ class MLP(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention; queries from `x`, keys and values from `context` (self-attention when it is None).
 
-    `attend` is `attend.attend`, unless `flash_attention.use_flash_attention` has put another in its place.
+    `implementation` is "plain", or "cudnn" for training on NVIDIA GPUs (`ops.flash_attention`).
     """
 
-    def __init__(self, width: int, heads: int, *, dtype: Any = None, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, heads: int, *, implementation: AttentionKind = "plain", dtype: Any = None, rngs: nnx.Rngs
+    ):
         if width % heads:
             raise InputError(f"attention width {width} is not divisible by {heads} heads")
         self.heads = heads
-        self.attend: Callable[..., Array] = attend
+        self.implementation = implementation
         self.query = linear(width, width, dtype=dtype, rngs=rngs)
         self.key = linear(width, width, dtype=dtype, rngs=rngs)
         self.value = linear(width, width, dtype=dtype, rngs=rngs)
@@ -145,7 +131,8 @@ class Attention(nnx.Module):
         def split(y: Array) -> Array:
             return y.reshape(*y.shape[:2], self.heads, -1)
 
-        y = self.attend(split(self.query(x)), split(self.key(context)), split(self.value(context)), mask)
+        attend_by = flash_attend if self.implementation == "cudnn" else attend
+        y = attend_by(split(self.query(x)), split(self.key(context)), split(self.value(context)), mask)
         return self.out(y.reshape(x.shape))
 
 

@@ -7,7 +7,7 @@ say how a segment token becomes a feature in CLIP's space. Here the same MLP doe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +15,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from zeroseg_jax.config_ranges import check_ranges
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, Keys, compose_assignments
-from zeroseg_jax.models.layers import MLP, Remat, Transformer, kept_gelu
+from zeroseg_jax.models.layers import MLP, Attention, AttentionKind, Remat, Transformer
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.ops.layer_norm import layer_norm
+
+_NOT_IN_GROUP = ("image_size", "embed_dim")
+"""The sizes that a run's config has outside its group `student`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class StudentConfig:
         return cls(**{"pool_depth": 0, **sizes})
 
     def __post_init__(self) -> None:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        check_ranges({name if name in _NOT_IN_GROUP else f"student.{name}": x for name, x in values.items()})
         widths = [(self.width, self.heads, "heads"), (self.width, self.segment_heads, "segment_heads")]
         if self.decoder_depth:
             widths.append((self.decoder_width, self.decoder_heads, "decoder_heads"))
@@ -92,8 +98,6 @@ class StudentConfig:
                 f"segment_tokens {self.segment_tokens} and segment_depths {self.segment_depths} must be of the same"
                 " length, one number for each stage"
             )
-        if self.pool_depth < 0:
-            raise InputError(f"student.pool_depth is {self.pool_depth}; it must be at least 0")
         if self.tower and (self.patch_size % self.tower.patch_size or self.width != self.tower.width):
             raise InputError(
                 f"a CLIP tower of width {self.tower.width} and patches of {self.tower.patch_size} pixels cannot be the"
@@ -101,16 +105,10 @@ class StudentConfig:
                 " multiple of the tower's"
             )
         patches = (self.image_size // self.patch_size) ** 2
-        if not 0 <= self.mask_ratio < 1 or int(patches * (1 - self.mask_ratio)) == 0:
+        if int(patches * (1 - self.mask_ratio)) == 0:
             raise InputError(
                 f"mask_ratio {self.mask_ratio} leaves none of {patches} patches visible; set a smaller one"
             )
-        if self.assignment not in ("soft", "hard"):
-            raise InputError(f"assignment is {self.assignment!r}; it must be soft or hard")
-        if self.remat not in ("none", "dots", "full"):
-            raise InputError(f"remat is {self.remat!r}; it must be none, dots or full")
-        if self.tau <= 0:
-            raise InputError(f"tau is {self.tau}; the temperature of the assignment must be above 0")
 
 
 class TowerEncoder(nnx.Module):
@@ -156,9 +154,12 @@ class StudentOutput(NamedTuple):
 
 
 class Student(nnx.Module):
-    """The student model. `dtype` is the dtype of the computation; parameters, softmaxes and outputs are float32."""
+    """The student model. `dtype` is the dtype of the computation; parameters, softmaxes and outputs are float32.
 
-    def __init__(self, config: StudentConfig, *, rngs: nnx.Rngs, dtype: Any = None):
+    `attention` is the implementation of all its attention layers, as `layers.Attention` names it.
+    """
+
+    def __init__(self, config: StudentConfig, *, attention: AttentionKind = "plain", rngs: nnx.Rngs, dtype: Any = None):
         self.config = config
         common: dict[str, Any] = {"dtype": dtype, "remat": config.remat, "rngs": rngs}
         options = common | {"norm_eps": config.norm_eps}
@@ -180,9 +181,8 @@ class Student(nnx.Module):
         pool = config.pool_depth, config.width, config.segment_heads, 4 * config.width
         self.pool = Transformer(*pool, **options) if config.pool_depth else None
         self.norm = layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
-        self.projection = MLP(
-            config.width, config.projection_width, out=config.embed_dim, activation=kept_gelu, dtype=dtype, rngs=rngs
-        )
+        self.projection = MLP(config.width, config.projection_width, out=config.embed_dim, dtype=dtype, rngs=rngs)
+        self.set_attributes(Attention, implementation=attention)
 
     def __call__(
         self,

@@ -6,16 +6,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from zeroseg_jax.config_ranges import check_ranges
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.clip_encoder import read_clip_config
 from zeroseg_jax.models.hf_config import read_fields
 from zeroseg_jax.models.siglip import SiglipConfig
 from zeroseg_jax.models.student import StudentConfig
-
-_NOT_IN_GROUP = ("image_size", "embed_dim")
-"""The sizes that a run's config has outside its group `student`."""
 
 
 def with_teacher_sizes(config: ConfigDict) -> ConfigDict:
@@ -59,7 +55,6 @@ def read_student_config(values: Any, where: str, remedy: str) -> StudentConfig:
     """
     try:
         sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        check_ranges({name if name in _NOT_IN_GROUP else f"student.{name}": value for name, value in sizes.items()})
         if sizes.get("tower"):
             sizes["tower"] = VisionConfig(**_checked_tower(sizes["tower"]))
         return StudentConfig.from_saved(sizes)

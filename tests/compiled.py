@@ -1,7 +1,36 @@
-"""FLOPs of a traced function, from its jaxpr: the compiler's own count takes the body of a loop once."""
+"""What traced and compiled programs do: FLOPs by their jaxpr, and bytes that devices send to each other by their text.
+
+The compiler's own count of FLOPs takes the body of a loop once.
+"""
 
 import math
+import re
+from collections import Counter
 from typing import Any
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
+
+
+def moved_bytes(text: str) -> dict[str, int]:
+    """Bytes of the results of each kind of collective in a compiled program, each counted once, also in a loop."""
+    moved: Counter[str] = Counter()
+    channels = set()  # a fused asynchronous operation is printed more than once
+    for line in text.splitlines():
+        match = re.search(rf" = (.+?) ({'|'.join(KINDS)})(-start)?\(", line)
+        if not match:
+            continue
+        shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
+        channel = re.search(r"channel_id=\d+", line)
+        key = channel and (channel[0], str(shapes))
+        if key and key in channels:
+            continue
+        channels.add(key)
+        sizes = [BYTES.get(kind, 4) * math.prod(int(n) for n in dims.split(",") if n) for kind, dims in shapes]
+        if match[3] and match[2] == "all-gather":  # operands and results
+            sizes = sizes[len(sizes) // 2 :]
+        moved[match[2]] += sum(sizes)
+    return dict(moved)
 
 
 def matmul_flops(jaxpr: Any) -> float:

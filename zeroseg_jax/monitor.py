@@ -1,0 +1,126 @@
+"""What watches a training run: a trace of some steps, a watchdog for steps that hang, and the share of useful time."""
+
+import contextlib
+import faulthandler
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+from absl import logging
+
+from zeroseg_jax.errors import InputError
+
+STDERR = 2
+"""The file descriptor; `sys.stderr` may be something else, in a notebook for example."""
+
+
+def parse_steps(text: str) -> tuple[int, int] | None:
+    """ "10:15" -> (10, 15), the first and the last step to trace; "" -> None. Raises InputError for anything else."""
+    if not text:
+        return None
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        raise InputError(f"profile_steps is {text!r}; it must be the first and the last step to trace, such as 10:15")
+    return int(first), int(last)
+
+
+class Profiler:
+    """Writes a trace of the steps `first` to `last` into WORKDIR/profile, for xprof; `steps` as `parse_steps` has it.
+
+    It is a context manager. Each process writes the trace of its own devices.
+    """
+
+    def __init__(self, steps: tuple[int, int] | None, workdir: Path):
+        self._steps, self._folder = steps, workdir / "profile"
+        self._is_tracing = False
+
+    def before(self, step: int) -> None:
+        if self._steps and self._steps[0] <= step <= self._steps[1] and not self._is_tracing:
+            jax.profiler.start_trace(str(self._folder))
+            self._is_tracing = True
+
+    def after(self, step: int, result: Any) -> None:
+        """`result` are arrays of the step: the trace ends when they are computed."""
+        if self._is_tracing and self._steps and step >= self._steps[1]:
+            jax.block_until_ready(result)
+            self._stop()
+            logging.info("wrote a trace; look at it with: xprof --logdir=%s", self._folder)
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._is_tracing = False
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._is_tracing:
+            self._stop()
+
+
+class Watchdog:
+    """Prints the stacks of all threads on stderr when a step takes `factor` times the median of those before it.
+
+    It is a context manager. Steps shorter than `least` seconds never count as hanging, and nothing is printed until
+    three steps have ended, since the first one compiles.
+    """
+
+    def __init__(self, factor: float = 20.0, least: float = 60.0):
+        self._factor, self._least = factor, least
+        self._seconds: deque[float] = deque(maxlen=100)
+        self._last: float | None = None
+
+    def step(self) -> None:
+        """To be called after each step."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._seconds.append(now - self._last)
+        self._last = now
+        if len(self._seconds) >= 3:
+            limit = max(self._factor * median(self._seconds), self._least)
+            # a thread of its own, which needs no lock of Python, so that it also prints where one is held for ever
+            faulthandler.dump_traceback_later(limit, file=STDERR)
+
+    def __enter__(self) -> "Watchdog":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+
+class Goodput:
+    """The share of a run's wall time that is spent in steps, and what the rest is spent on."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._other: Counter[str] = Counter()
+
+    def add(self, what: str, seconds: float) -> None:
+        """Counts seconds that were not spent in steps."""
+        self._other[what] += seconds  # type: ignore[assignment]  # Counter is typed for whole numbers
+
+    def started(self) -> None:
+        """Counts all time up to now for the start."""
+        self.add("start", time.monotonic() - self._begun)
+
+    @contextlib.contextmanager
+    def other(self, what: str) -> Iterator[None]:
+        """Counts the time of its body, which is not spent in steps."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(what, time.monotonic() - since)
+
+    def summary(self, steps: int) -> str:
+        """As "17 steps in 0:02:05, 81 % of the time in steps (start 12 %, compiling 5 %, data 2 %)"."""
+        total = max(time.monotonic() - self._begun, 1e-9)
+        share = max(1 - sum(self._other.values()) / total, 0.0)
+        rest = ", ".join(f"{what} {seconds / total:.0%}" for what, seconds in self._other.items())
+        hours, minutes, seconds = int(total) // 3600, int(total) // 60 % 60, int(total) % 60
+        took = f"{hours}:{minutes:02d}:{seconds:02d}"
+        return f"{steps} steps in {took}, goodput {share:.0%} of the time in steps" + (f" ({rest})" if rest else "")
