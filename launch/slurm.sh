@@ -25,10 +25,18 @@ set -euo pipefail
 : "${DATA:?set it to the folder of the images}"
 [ $# -gt 0 ] || { echo "give the arguments of main.py, such as --config=configs/vitb16.py" >&2; exit 2; }
 
-# One process for each GPU, of which each sees all of its machine, as JAX expects. One that fails ends the others itself.
+tasks=${SLURM_NTASKS_PER_NODE:-} gpus=${SLURM_GPUS_ON_NODE:-}
+if [ -n "$tasks" ] && [ -n "$gpus" ] && [ "$tasks" != "$gpus" ]; then
+  echo "a machine has $gpus GPUs and $tasks tasks, but JAX takes one task for each GPU;" \
+    "give sbatch --gpus-per-node=$gpus --ntasks-per-node=$gpus" >&2
+  exit 2
+fi
+
+# One process for each GPU; each sees all GPUs of its machine, as JAX expects. One that fails ends the others itself.
+# Since SLURM 22.05 srun does not take over --cpus-per-task.
 export JAX_COMPILATION_CACHE_DIR=$WORKDIR/jax_cache # a restart does not compile again
 status=0
-srun --label --gpu-bind=none --wait=120 "$VENV/bin/python" main.py --distributed --preempted_status=75 \
+srun --label --gpu-bind=none --wait=120 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" "$VENV/bin/python" main.py --distributed --preempted_status=75 \
   --workdir="$WORKDIR" --config.data.root="$DATA" "$@" || status=$?
 if [ "$status" -eq 75 ]; then
   echo "stopped and saved; the job goes back into the queue"

@@ -39,7 +39,7 @@ class RunLog:
         steps: int,
         images_per_step: int,
         images: int = 0,
-        flops_per_step: float = 0.0,
+        flops_per_step: int | float = 0,
         waited: Callable[[], float] = lambda: 0.0,
         wandb: Any = None,
     ):
