@@ -217,7 +217,7 @@ def main(argv: list[str]) -> None:
     except InputError as error:
         processes.exit_process(" ".join(str(error).split()), 2)
     except NotFiniteError as error:
-        processes.exit_process(str(error), DIVERGED_STATUS)
+        processes.exit_process(str(error), processes.DIVERGED)
     except processes.Preempted as error:
         if jax.process_index() == 0:
             print(f"{error}; the same command goes on from there", file=sys.stderr)
@@ -232,8 +232,6 @@ def main(argv: list[str]) -> None:
         processes.exit_process(traceback.format_exc(), 1)
 
 
-DIVERGED_STATUS = 3
-"""Exit status of a run whose loss is not finite any more, for a launcher that does not start it again."""
 STOPPED = "stopped by Ctrl-C; the same command goes on from what is saved"
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from main import DIVERGED_STATUS
+from zeroseg_jax.processes import DIVERGED
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -252,7 +252,7 @@ def test_gke_applies_a_jobset(tools):
     assert {"implicit-dirs", "file-cache:max-size-mb:-1", "metadata-cache:ttl-secs:-1"} < set(options)
     # bad input and a run that diverged are not started again
     (failed,) = job["spec"]["podFailurePolicy"]["rules"]
-    assert failed["onExitCodes"]["values"] == [2, DIVERGED_STATUS]
+    assert failed["onExitCodes"]["values"] == [2, DIVERGED]
     assert "cloud.google.com/gke-spot" not in pod["nodeSelector"]
 
 

@@ -23,6 +23,8 @@ SHUTDOWN_SECONDS = 3600
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit status after Ctrl-C, the same as in a shell."""
+DIVERGED = 3
+"""The exit status of a run whose loss is no longer finite, for launchers that do not start it again."""
 
 
 class Preempted(Exception):

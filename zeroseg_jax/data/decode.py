@@ -79,7 +79,6 @@ def decode_image(data: bytes, key: str) -> UInt8[np.ndarray, "h w 3"]:
         BrokenImage: `data` is empty, truncated, damaged, not an image, or has more pixels than Pillow considers safe.
             The message names `key`.
     """
-    """
     with _named_damage(data, key), open_picture(data) as image:
         return _upright_pixels(image)
 
