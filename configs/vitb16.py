@@ -1,6 +1,9 @@
 """ZeroSeg's published recipe: a ViT-B/16 student, CLIP ViT-L/14 as the teacher, ImageNet-1k, 80 epochs of 4096.
 
     python main.py --config=configs/vitb16.py --workdir=DIR --config.data.root=TFDS_DATA_FOLDER --distributed
+    python main.py --config=configs/vitb16.py:24gb ...      # on one GPU of 24 GB
+    python main.py --config=configs/vitb16.py:8x80gb ...    # on 8 A100s or H100s of 80 GB
+    python main.py --config=configs/vitb16.py:16xv5e ...    # on 16 chips of TPU v5e
 
 `TFDS_DATA_FOLDER` holds `imagenet2012`, prepared in ArrayRecord format; `--distributed` is for TPU pods and clusters.
 CLIP and MAE weights come from the Hugging Face hub, or from folders given as `--config.teacher.path` and
@@ -35,13 +38,26 @@ hours. Nobody has run this recipe at full length with this code, so no accuracy 
 from ml_collections import ConfigDict
 
 from zeroseg_jax.config import default_config
+from zeroseg_jax.errors import InputError
 
 IMAGES = 1_281_167
 EPOCHS = 80
 WARMUP_EPOCHS = 20
+DEVICES = {
+    "": {},
+    "24gb": {"accumulate": 64, "chunk": 4},
+    "8x80gb": {"accumulate": 2, "chunk": 8},
+    "16xv5e": {"accumulate": 4, "chunk": 1},
+}
+"""Parts that a device splits its images into, and images that pass the teacher at once, by the devices. The batch of
+4096 images and the results are the same for all."""
 
 
-def get_config() -> ConfigDict:
+def get_config(devices: str = "") -> ConfigDict:
+    if devices not in DEVICES:
+        raise InputError(
+            f"configs/vitb16.py has no settings for {devices!r}; choose {', '.join(filter(None, DEVICES))}"
+        )
     config = default_config()
     config.batch_size = 4096
     config.steps = EPOCHS * IMAGES // config.batch_size
@@ -60,7 +76,8 @@ def get_config() -> ConfigDict:
     config.views.grids = (1, 2, 3, 4)
     config.teacher.path = "openai/clip-vit-large-patch14"
     config.teacher.source = "cache"
-    config.teacher.chunk = 1  # 30 views at once: small parts stay in a TPU's fast memory; 8 suits a GPU
+    # 30 views an image: small parts stay in a TPU's fast memory; more at once suit a GPU
+    config.teacher.chunk = DEVICES[devices].get("chunk", 1)
 
     # the student's sizes are the defaults of StudentConfig
     config.init.mae = "facebook/vit-mae-base"
@@ -73,6 +90,7 @@ def get_config() -> ConfigDict:
     config.optimizer.lr = 1.5e-4 * config.batch_size / 256
     config.optimizer.betas = (0.9, 0.95)
     config.optimizer.weight_decay = 0.05
+    config.optimizer.accumulate = DEVICES[devices].get("accumulate", 1)
     config.optimizer.warmup_steps = WARMUP_EPOCHS * IMAGES // config.batch_size
 
     config.eval.dataset = ""

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.config import flatten, load_config
 from zeroseg_jax.distill.views import local_views, view_boxes
+from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.student_config import make_student_config
 
 ROOT = Path(__file__).parents[1]
@@ -82,3 +83,14 @@ def test_vitb16_has_what_the_paper_says():
     assert config.batch_size == 4096 and config.steps == 80 * images // 4096
     assert config.optimizer.warmup_steps == 20 * images // 4096
     assert config.optimizer.lr == pytest.approx(1.5e-4 * 4096 / 256)
+
+
+@pytest.mark.parametrize(("devices", "parts"), [("24gb", 64), ("8x80gb", 2), ("16xv5e", 4)])
+def test_the_papers_recipe_on_other_devices(devices, parts):
+    path = ROOT / "configs/vitb16.py"
+    plain, config = load_config(path), load_config(f"{path}:{devices}")
+    assert config.optimizer.accumulate == parts
+    different = {key for key, value in flatten(config).items() if value != flatten(plain)[key]}
+    assert different <= {"optimizer.accumulate", "teacher.chunk"}
+    with pytest.raises(InputError, match="has no settings for '9xh100'; choose 24gb, 8x80gb, 16xv5e"):
+        load_config(f"{path}:9xh100")

@@ -4,8 +4,8 @@ The train state is a plain dict `{"params", "opt", "step"}` of arrays; the posit
 as JSON. A checkpoint becomes visible only when it is complete, so a killed run leaves whole ones behind, and it is
 always restored into a tree of shapes and shardings, so the mesh may differ from the one that saved it.
 
-A checkpoint holds the SHA-256 of its files in `SHA256SUMS`. They are compared whenever one is read, and a damaged one
-is not used: the newest that is sound takes its place, and the log says so.
+A checkpoint holds the SHA-256 of its files in `SHA256SUMS`. They are compared whenever a checkpoint is read. A damaged
+one is not used: the newest sound one takes its place, and the log says so.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class Checkpoints:
         self._checkpointer = training.Checkpointer(
             self.folder,
             context=context,
-            # which steps are saved is the training loop's to say
+            # the training loop decides which steps are saved
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
@@ -96,28 +96,28 @@ class Checkpoints:
         self._checkpointer.wait()
 
     def _add_sums(self) -> None:
-        """Called by orbax in process 0 when all processes have written, before the checkpoint gets its name."""
+        """orbax calls it in process 0 when all processes have written, before the checkpoint gets its name."""
         (unfinished,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         _wait_for_description(unfinished / METADATA, self._description)
         write_sums(unfinished / SUMS, sums_of(unfinished, _files(unfinished), _digest))
 
     def _settle(self) -> int | None:
-        """Sets aside what is no sound checkpoint, in process 0, and returns the newest step that is one."""
-        found, reason = -1, ""
+        """Process 0 sets aside what is not a sound checkpoint; returns the newest step that is one."""
+        newest, reason = -1, ""
         if jax.process_index() == 0:
             try:
                 _set_foreign_aside(self.folder)
-                found = next(sound_steps(self.folder), -1)
+                newest = next(sound_steps(self.folder), -1)
                 for step in _steps(self.folder):
-                    if step > found >= 0:
+                    if step > newest >= 0:
                         _set_aside(self.folder / str(step), "damaged")
             except InputError as error:
-                found, reason = -2, str(error)
+                newest, reason = -2, str(error)
         if jax.process_count() > 1:
-            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
-        if found == -2:
+            newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+        if newest == -2:
             raise InputError(reason or f"the checkpoints in {self.folder} are damaged; process 0 names the damage")
-        return None if found < 0 else found
+        return None if newest < 0 else newest
 
 
 def checkpoint_folder(workdir: str | Path) -> Path:
@@ -134,27 +134,27 @@ def sound_steps(folder: Path) -> Iterator[int]:
     Raises:
         InputError: there are checkpoints, and all of them are damaged.
     """
-    damaged, found = {}, False
+    damaged, any_sound = {}, False
     for step in _steps(folder):
         if damage := find_damage(folder / str(step)):
             damaged[step] = damage
             logging.error("the checkpoint of step %d in %s is damaged, so it is not used: %s", step, folder, damage)
             continue
-        if damaged and not found:
+        if damaged and not any_sound:
             logging.error("step %d is the newest sound checkpoint in %s; it is used instead", step, folder)
-        found = True
+        any_sound = True
         yield step
-    if damaged and not found:
-        told = "; ".join(f"step {step}: {damage}" for step, damage in damaged.items())
+    if damaged and not any_sound:
+        reasons = "; ".join(f"step {step}: {damage}" for step, damage in damaged.items())
         raise InputError(
-            f"no checkpoint in {folder} is sound ({told}); put a copy in its place, or remove {folder} to train anew"
+            f"no checkpoint in {folder} is sound ({reasons}); put a copy in its place, or remove {folder} to train anew"
         )
 
 
 def find_damage(checkpoint: Path) -> str:
     """What differs from the checksums of a checkpoint, "" if nothing does.
 
-    One without checksums, which earlier versions wrote, is sound as far as this tells; the log says so.
+    Earlier versions wrote no checksums. Such a checkpoint counts as sound, and the log says that it is unchecked.
     """
     if not (checkpoint / COMMITTED).is_file():
         return f"{COMMITTED} is missing"
@@ -166,17 +166,17 @@ def find_damage(checkpoint: Path) -> str:
         for what, some in (("missing", expected.keys() - names), ("not in its list of files", names - expected.keys())):
             if some:
                 return f"{min(some)} is {what}"
-        found = sums_of(checkpoint, names, _digest)
+        actual = sums_of(checkpoint, names, _digest)
     except OSError as error:
         return f"{error.filename} cannot be read ({error.strerror})"
-    different = sorted(name for name in names if found[name] != expected[name])
+    different = sorted(name for name in names if actual[name] != expected[name])
     return f"the checksum of {different[0]} differs" if different else ""
 
 
 def _files(checkpoint: Path) -> set[str]:
     """The files with checksums. The mark of completion is made after them, and says nothing."""
-    found = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
-    return found - {SUMS, COMMITTED}
+    names = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
+    return names - {SUMS, COMMITTED}
 
 
 def _digest(path: Path) -> str:
@@ -207,17 +207,17 @@ def _wait_for_description(path: Path, expected: dict[str, Any], seconds: float =
 
 def _steps(folder: Path) -> list[int]:
     """The steps whose checkpoints are in `folder`, sound or damaged, newest first."""
-    found = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir() and _has_files(path)]
-    return sorted((int(path.name) for path in found if str(int(path.name)) == path.name), reverse=True)
+    folders = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir() and _has_files(path)]
+    return sorted((int(path.name) for path in folders if str(int(path.name)) == path.name), reverse=True)
 
 
 def _has_files(folder: Path) -> bool:
-    """Whether `folder` is a checkpoint, or what damage has left of one."""
+    """Whether `folder` is a checkpoint, or the remains of one."""
     return any((folder / name).exists() for name in (METADATA, SUMS, COMMITTED, "state"))
 
 
 def _set_foreign_aside(folder: Path) -> None:
-    """orbax takes every folder that has a number for its name for a checkpoint."""
+    """orbax believes that every folder whose name is a number is a checkpoint."""
     for path in list(folder.glob("*")):
         if path.name.isdecimal() and not (path.is_dir() and _has_files(path)):
             _set_aside(path, "foreign")
@@ -233,7 +233,7 @@ def _set_aside(path: Path, why: str) -> None:
 
 @contextlib.contextmanager
 def _told(checkpoint: Path) -> Iterator[None]:
-    """One sentence for what orbax raises for a checkpoint: exceptions of many types, but for those of the device."""
+    """Turns what orbax raises, exceptions of many types, into one sentence; errors of the device pass."""
     try:
         yield
     except (InputError, jax.errors.JaxRuntimeError):

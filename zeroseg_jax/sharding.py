@@ -1,8 +1,8 @@
 """Where arrays live: the mesh, and one table that says how each parameter is split over it.
 
-The models know nothing of meshes. A parameter is found in `TABLE` by the end of its path, so the optimiser's moments,
-whose paths end alike, follow the parameter they belong to. Stacked transformer parameters have a leading layer axis,
-which is never split.
+The models do not know the mesh. `TABLE` has the ends of the parameters' paths. The optimiser's moments have paths with
+the same ends, so they are split as their parameters. Stacked transformer parameters have a leading layer axis, which is
+never split.
 """
 
 import re
@@ -103,9 +103,8 @@ def gathered(shardings: Any) -> Any:
 
 
 def over_batch(shardings: Any) -> Any:
-    """The PartitionSpecs of the shardings over `BATCH_AXES`: how a function on one device's images returns such a tree
-    (`sum_over_devices`)."""
-    return jax.tree.map(lambda each: _only(each.spec, BATCH_AXES), shardings)
+    """The PartitionSpecs over `BATCH_AXES`: which parts `sum_over_devices` leaves on a device."""
+    return jax.tree.map(lambda sharding: _only(sharding.spec, BATCH_AXES), shardings)
 
 
 def _only(spec: P, axes: tuple[str, ...]) -> P:

@@ -37,14 +37,14 @@ class Augmentation:
 
     size: int
     augment: str = "crop"
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[int | float, ...] = (0.2, 1.0)
+    ratio: tuple[int | float, ...] = (3 / 4, 4 / 3)
     flip: bool = True
     seed: int = 0
     stored_crops: int = 0
 
     def __post_init__(self) -> None:
-        values = {"augment": self.augment, "scale": tuple(self.scale), "ratio": tuple(self.ratio)}
+        values = {"augment": self.augment, "scale": self.scale, "ratio": self.ratio}
         check_ranges({"seed": self.seed} | {f"data.{name}": value for name, value in values.items()})
 
     @classmethod
@@ -112,7 +112,10 @@ def center_box(extent: tuple[int, int]) -> Box:
 
 
 def random_box(
-    rng: np.random.Generator, extent: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+    rng: np.random.Generator,
+    extent: tuple[int, int],
+    scale: tuple[int | float, ...],
+    ratio: tuple[int | float, ...],
 ) -> Box:
     """A random box inside an image of `extent` (height, width).
 

@@ -81,18 +81,18 @@ def ground_loss(
     """Pulls the mean segment of each view, weighted by how much of each segment lies there, to the view's embedding.
 
     `pool="unit"` gives every segment unit length before the mean, "raw" lets longer ones count for more. A view without
-    a visible patch has no say; the others of its image count for more, so that all images count alike.
+    a visible patch does not count; the others of its image count for more, so that all images count alike.
     """
     inside = jnp.asarray(patch_weights).T[visible]  # (b, k, v)
     shares = jnp.einsum("bkv,bks->bvs", inside, assignment.astype(jnp.float32), precision="highest")
     total = shares.sum(axis=-1)
-    seen = total > 1e-6
-    shares = shares / jnp.where(seen, total, 1.0)[..., None]
+    has_patches = total > 1e-6
+    shares = shares / jnp.where(has_patches, total, 1.0)[..., None]
     if pool not in ("raw", "unit"):
         raise InputError(f"the pooling of the ground loss is {pool!r}; set loss.ground_pool to 'raw' or 'unit'")
     segments = unit(segments) if pool == "unit" else segments.astype(jnp.float32)
     pooled = jnp.einsum("bvs,bsd->bvd", shares, segments, precision="highest")
-    return _weighted_mean(distance(pooled, teacher, kind), seen * _view_weights(view_weights, teacher))
+    return _weighted_mean(distance(pooled, teacher, kind), has_patches * _view_weights(view_weights, teacher))
 
 
 def mae_loss(

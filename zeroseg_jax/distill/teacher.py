@@ -1,4 +1,4 @@
-"""The frozen teacher: CLIP's image tower, shown the views of an image."""
+"""The frozen teacher: CLIP's image tower, which embeds the views of an image."""
 
 import dataclasses
 import hashlib
@@ -56,7 +56,7 @@ def make_teacher(
     local_size: int = 0,
     attention: AttentionKind = "plain",
 ) -> Teacher:
-    """`clip` looking at the views `boxes`, of `chunk` images at once (0: of the whole batch).
+    """A teacher that embeds the views `boxes` with `clip`, those of `chunk` images at once (0: of the whole batch).
 
     Views of a part of the image are made `local_size` pixels wide, if that is given, instead of the size that the
     teacher was made for; it costs less, and the teacher sees less.
@@ -64,7 +64,7 @@ def make_teacher(
     Raises:
         InputError: `local_size` is not a number of whole patches.
     """
-    tower = nnx.merge(*nnx.split(clip.model))  # modules of its own, with the same weights; `clip` stays as it is
+    tower = nnx.merge(*nnx.split(clip.model))  # new modules with the same weights; `clip` does not change
     del tower.text_tower, tower.text_projection  # neither memory nor transfers for the text side
     tower.set_attributes(Attention, implementation=attention)
     graphdef, state = nnx.split(tower)
@@ -79,12 +79,12 @@ def make_teacher(
     order = np.argsort(np.concatenate(list(groups.values())))
 
     def embed_part(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
-        tower, found = nnx.merge(graphdef, params), []
+        tower, groups_embedded = nnx.merge(graphdef, params), []
         for side, chosen in groups.items():
             views = crop_views(images.astype(jnp.float32) / 255, boxes[chosen], side, precision=precision)
             embeddings = tower.vision(normalise(views).reshape(-1, side, side, 3))
-            found.append(embeddings.reshape(len(images), len(chosen), -1))
-        return unit(jnp.concatenate(found, axis=1)[:, order])
+            groups_embedded.append(embeddings.reshape(len(images), len(chosen), -1))
+        return unit(jnp.concatenate(groups_embedded, axis=1)[:, order])
 
     def embed(params: Any, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b v d"]:
         batch = len(images)

@@ -74,12 +74,12 @@ class TeacherCache:
 
     def _read(self, records: Any) -> np.ndarray:
         try:
-            found = self._records.__getitems__([int(i) for i in records])
+            encoded = self._records.__getitems__([int(i) for i in records])
         except RuntimeError as error:  # damage since the start: ArrayRecord checks what it reads
             raise InputError(
                 f"a shard in {self._folder} cannot be read ({error}); start again, which computes it anew"
             ) from error
-        return np.stack([np.frombuffer(record, np.float16).reshape(self._shape) for record in found])
+        return np.stack([np.frombuffer(record, np.float16).reshape(self._shape) for record in encoded])
 
 
 def cache_folder(config: ConfigDict, workdir: Path) -> Path:
@@ -121,7 +121,7 @@ def open_cache(teacher: Teacher, source: ImageSource, config: ConfigDict, workdi
 
 
 def _anywhere(here: bool) -> bool:
-    """Whether it is so in any process."""
+    """Whether it is true in any process."""
     return bool(np.any(multihost_utils.process_allgather(np.array(here))) if jax.process_count() > 1 else here)
 
 
@@ -170,19 +170,19 @@ def manifest(teacher: Teacher, source: ImageSource, config: ConfigDict) -> dict[
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "manifest.json").read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        if not isinstance(manifest, dict):
+            raise ValueError(f"it holds a {type(manifest).__name__}")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{folder / 'manifest.json'} is damaged ({error}), so nobody knows what the embeddings beside it are of;"
+            f"{folder / 'manifest.json'} is damaged ({error}), so it is unknown what the embeddings beside it are of;"
             f" remove {folder}, and they are computed again"
         ) from error
-    return found
+    return manifest
 
 
-def _check_manifest(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    there, here = _flat(found), _flat(wanted)
+def _check_manifest(present: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    there, here = _flat(present), _flat(wanted)
     keys = [key for key in here | there if there.get(key) != here.get(key)]
     if not any(key.startswith(("teacher.weights", "teacher.configuration")) for key in keys):
         keys = [key for key in keys if key != "teacher.path"]  # the same teacher may lie in another folder
@@ -190,9 +190,9 @@ def _check_manifest(found: dict[str, Any], wanted: dict[str, Any], folder: Path)
         keys = [key for key in keys if key not in ("data.scale", "data.ratio")]
     if not keys:
         return
-    told = [f"{key} ({_difference(key, there.get(key), here.get(key))})" for key in keys]
+    differences = [f"{key} ({_difference(key, there.get(key), here.get(key))})" for key in keys]
     raise InputError(
-        f"the teacher's embeddings in {folder} differ from what the config asks for in {', '.join(told)};"
+        f"the teacher's embeddings in {folder} differ from what the config asks for in {', '.join(differences)};"
         " set teacher.cache to another folder, or remove this one"
     )
 
@@ -260,12 +260,12 @@ def embed_images(
     images = [i for shard in missing for i in parts[shard]]
     done, broken, allowed = 0, 0, config.data.max_broken_share * len(source) * crops
     # one pass over all shards, so that the devices do not wait where one ends
-    with contextlib.closing(embed_in_order(teacher, source, config, augmentation, images)) as found:
+    with contextlib.closing(embed_in_order(teacher, source, config, augmentation, images)) as crops_embedded:
         for shard in missing:
             unfinished = shard.with_name(f"{shard.name}.tmp")
             # random access; floats hardly shrink
             writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
-            for embedded in itertools.islice(found, len(parts[shard]) * crops):
+            for embedded in itertools.islice(crops_embedded, len(parts[shard]) * crops):
                 for embedding in embedded.embeddings:
                     writer.write(embedding.tobytes())
                 done, broken = done + 1, broken + (not embedded.valid)
