@@ -144,3 +144,18 @@ def test_a_second_ctrl_c_ends_at_once():
         assert running.stderr.readline() == "\n" and "saving after this step" in running.stderr.readline()
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=20) == 130
+
+
+def test_a_run_that_diverged_has_a_status_of_its_own():
+    """So launchers can tell it from a machine that was lost, and do not start it again."""
+    code = """
+import sys, main
+from absl import app
+from zeroseg_jax.errors import NotFiniteError
+def run(*_):
+    raise NotFiniteError("step 3 is not finite")
+main.run, sys.argv = run, ["main.py", "--config=configs/demo.py"]
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "step 3 is not finite\n")
