@@ -34,8 +34,9 @@ def quick_gelu(x: Array) -> Array:
 def gelu(x: Array) -> Array:
     """The exact GELU of torch, `x (1 + erf(x / sqrt 2)) / 2`, computed in float32; one array is kept for the gradient.
 
-    float32 needs erfc for its last digits. For bfloat16 erf is as exact and cheaper: TPU v5e's compiler counts 22 %
-    fewer cycles for an MLP of 256 images than with `jax.nn.gelu(approximate=False)`, which takes erfc.
+    float32 needs erfc for its last digits; for bfloat16 erf is as exact and cheaper. JAX's own gradient keeps several
+    float32 arrays. Without this one, the gradient of the encoder's 12 blocks takes 23 % more cycles and 89 % more
+    memory for temporaries, that of the decoder's 8 blocks 13 % and 63 % (64 images a chip, compiled for TPU v5e).
     """
     y = x.astype(jnp.float32)
     return (y * _normal_cdf(y, x.dtype)).astype(x.dtype)

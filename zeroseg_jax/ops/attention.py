@@ -1,8 +1,7 @@
 """Scaled dot-product attention with a gradient of its own, which keeps the shares in the dtype of the computation.
 
-Left to JAX, the softmax keeps its float32 result and the product with the values a rounded copy of it. With this one
-the reconstruction decoder of 64 images takes 42 % less memory for temporaries on TPU v5e (a part of it by the layer
-norm's own gradient) and 13 % fewer cycles.
+JAX's own gradient also keeps the float32 softmax. Without this one, the gradient of the encoder's 12 blocks takes 8 %
+more cycles and 11 % more memory for temporaries (64 images a chip of 79 tokens each, compiled for TPU v5e).
 """
 
 import jax
