@@ -1,4 +1,4 @@
-"""The exported function, in a process that does not know this package."""
+"""The exported function, in a process that does not know this package, and in onnxruntime."""
 
 import json
 import subprocess
@@ -86,3 +86,30 @@ def test_bad_arguments(model, tmp_path, arguments, words):
 def test_a_place_that_cannot_be_written(model, tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         model.export(tmp_path / "none/x.jax", LABELS)
+
+
+@pytest.mark.parametrize("options", [{}, {"guide": 0.0}, {"flip": True}], ids=str)
+@pytest.mark.parametrize("size", [16, (12, 20)])
+def test_onnx(model, tmp_path, options, size):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model.export(tmp_path / "segment.onnx", LABELS, image_size=size, background=0.28, **options)
+    session = onnxruntime.InferenceSession(tmp_path / "segment.onnx")
+    height, width = (size, size) if isinstance(size, int) else size
+    images = np.random.default_rng(0).integers(0, 256, (4, height, width, 3), dtype=np.uint8)
+    found = np.concatenate([session.run(["label_map"], {"images": image[None]})[0] for image in images])
+    expected = np.asarray(model.segment_fn(size, LABELS, background=0.28, **options)(images))
+    assert found.dtype == np.int32 and found.shape == expected.shape
+    assert (found == expected).mean() >= 0.995
+    assert len(np.unique(expected)) > 1
+    about = json.loads((tmp_path / "segment.onnx.json").read_text())
+    assert about["inputs"] == {"images": f"uint8 (1, {height}, {width}, 3)"}
+
+
+def test_onnx_asks_for_labels_and_its_package(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs the package jax2onnx; pip install jax2onnx, or zeroseg_jax\[onnx\]"):
+        model.export(tmp_path / "x.onnx", LABELS)
+    monkeypatch.setattr(export, "find_spec", lambda name: True)
+    with pytest.raises(InputError, match=r"x\.onnx needs labels"):
+        model.export(tmp_path / "x.onnx")

@@ -1,8 +1,8 @@
-"""The segment function as a file of StableHLO, which runs without this package."""
+"""The segment function as a file that runs without this package: StableHLO for JAX, or ONNX."""
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from zeroseg_jax.segment.prompts import Background, Templates, check_background,
 from zeroseg_jax.segment.segmenter import Segmenter
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+PACKAGES = {"jax": ("flatbuffers", "export"), "onnx": ("jax2onnx", "onnx")}
+"""What each format needs: the module, and the extra that installs it."""
 
 
 def export(
@@ -31,9 +33,14 @@ def export(
     background: Background = None,
     **options: Any,
 ) -> None:
-    """Writes the function of `Segmenter.segment_fn`, weights included, for batches of any size on CPU, GPU and TPU.
+    """Writes the function of `Segmenter.segment_fn`, weights included.
 
-    The file at `path` is a `jax.export.Exported`. It needs jax and flatbuffers, and not this package:
+    A `path` that ends in .onnx is written as ONNX, for one image: uint8 (1, H, W, 3) -> int32 (1, H, W). The inputs are
+    named `images` and `embeddings`, the output `label_map`. It runs in onnxruntime and needs neither JAX nor this
+    package.
+
+    Any other file is a `jax.export.Exported`, for batches of any size on CPU, GPU and TPU. It needs jax and flatbuffers
+    but not this package:
 
         segment = jax.export.deserialize(open(path, "rb").read()).call
         label_map = segment(images)  # uint8 (B, H, W, 3) -> int32 (B, H, W)
@@ -42,25 +49,30 @@ def export(
 
         label_map = segment(images, embeddings)  # float32 (C, D), for any number of labels
 
-    PATH.json beside it tells the shapes, the labels and the options.
+    ONNX needs the labels. PATH.json tells the shapes, the labels and the options.
 
     Args:
-        path: where it is written, such as "segment.jax"; the folder must exist.
+        path: where it is written, such as "segment.jax" or "segment.onnx"; the folder must exist.
         image_size: (height, width) of the images, or the side of squares; None is the model's own.
         labels, templates, background, options: as for `Segmenter.segment`.
 
     Raises:
-        InputError: flatbuffers is not installed, a label or option cannot be used, or `path` cannot be written.
+        InputError: a package is not installed, a label or option cannot be used, or `path` cannot be written.
     """
-    if find_spec("flatbuffers") is None:
-        raise InputError("exporting needs the package flatbuffers; pip install flatbuffers, or zeroseg_jax[export]")
+    path = Path(path).expanduser()
+    form = "onnx" if path.suffix.lower() == ".onnx" else "jax"
+    package, extra = PACKAGES[form]
+    if find_spec(package) is None:
+        raise InputError(f"exporting needs the package {package}; pip install {package}, or zeroseg_jax[{extra}]")
+    if form == "onnx" and labels is None:
+        raise InputError(f"{path.name} needs labels; only a file of StableHLO, such as x.jax, takes them when it runs")
     height, width = read_size(model.method.image_size if image_size is None else image_size)
-    chosen, path = model.changed(options), Path(path).expanduser()
+    chosen = model.changed(options)
     labels, templates, background = kept(labels), kept(templates), kept(background)
     phrases, threshold = check_background(background)
-    how = templates, chosen.normalise_prompts
-    beside = model.embed_labels(phrases, *how) if phrases else np.zeros((0, model.clip.embed_dim), np.float32)
-    known = None if labels is None else model.embed_labels(labels, *how)
+    prompts = templates, chosen.normalise_prompts
+    beside = model.embed_labels(phrases, *prompts) if phrases else np.zeros((0, model.clip.embed_dim), np.float32)
+    known = None if labels is None else model.embed_labels(labels, *prompts)
     run = make_function(model.method, (height, width), chosen, threshold > 0)
 
     def segment(
@@ -70,26 +82,45 @@ def export(
         texts = model.make_texts(given, jnp.asarray(beside), chosen.scale, threshold)
         return run(model.method.params, texts, images)
 
-    inputs: dict[str, tuple[str, Any]] = {"images": (f"b, {height}, {width}, 3", np.uint8)}
+    batch = "1" if form == "onnx" else "b"
+    inputs: dict[str, tuple[str, Any]] = {"images": (f"{batch}, {height}, {width}, 3", np.uint8)}
     if known is None:
         inputs["embeddings"] = (f"c, {model.clip.embed_dim}", np.float32)
-    scope = jax_export.SymbolicScope()
-    shapes = [
-        jax.ShapeDtypeStruct(jax_export.symbolic_shape(shape, scope=scope), dtype) for shape, dtype in inputs.values()
-    ]
-    exported = jax_export.export(jax.jit(segment), platforms=PLATFORMS)(*shapes)
     about = {
         "jax": jax.__version__,
-        "platforms": PLATFORMS,
+        "platforms": PLATFORMS if form == "jax" else ("onnxruntime",),
         "inputs": {name: f"{np.dtype(dtype)} ({shape})" for name, (shape, dtype) in inputs.items()},
-        "output": f"int32 (b, {height}, {width})",
+        "output": f"int32 ({batch}, {height}, {width})",
         "labels": None if labels is None else list(labels),
         "templates": model.templates if templates is None else resolve_templates(templates),
         "background": background if isinstance(background, str) else phrases or threshold or None,
         "options": dataclasses.asdict(chosen),
     }
+    content = _onnx(segment, height, width) if form == "onnx" else _stable_hlo(segment, list(inputs.values()))
     try:
-        path.write_bytes(exported.serialize())
+        path.write_bytes(content)
         Path(f"{path}.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); give a file in a folder that exists") from error
+
+
+def _stable_hlo(function: Callable[..., Any], inputs: Sequence[tuple[str, Any]]) -> bytes:
+    """A serialised `jax.export.Exported` for inputs of these shapes, which may have symbolic sizes, and dtypes."""
+    scope = jax_export.SymbolicScope()
+    shapes = [jax.ShapeDtypeStruct(jax_export.symbolic_shape(shape, scope=scope), dtype) for shape, dtype in inputs]
+    return bytes(jax_export.export(jax.jit(function), platforms=PLATFORMS)(*shapes).serialize())
+
+
+def _onnx(function: Callable[..., Any], height: int, width: int) -> bytes:
+    """A serialised ONNX model for one image of that size."""
+    from jax2onnx import to_onnx
+
+    shapes = [jax.ShapeDtypeStruct((1, height, width, 3), np.uint8)]
+    model = to_onnx(
+        lambda images: function(images),
+        shapes,
+        model_name="zeroseg_jax",
+        input_names=["images"],
+        output_names=["label_map"],
+    )
+    return model.SerializeToString()

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.ops.resize import Kernel, resize_matrix
 from zeroseg_jax.segment.decode import ROWS, Guide, Texts, View, label_pixels
 from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options
@@ -72,8 +72,13 @@ def make_function(method: Method, image_size: ImageSize, options: Options, thres
     ) -> UInt8[Array, "b h w 3"]:
         if images.shape[1:3] == size:
             return images
-        found = jax.image.resize(images.astype(jnp.float32), (images.shape[0], *size, 3), how, antialias)
-        return jnp.clip(found.round(), 0, 255).astype(jnp.uint8)
+        kernel: Kernel = "bicubic" if how == "bicubic" else "bilinear"
+        rows, columns = (
+            resize_matrix(old, new, kernel=kernel, antialias=antialias)
+            for old, new in zip(images.shape[1:3], size, strict=True)
+        )
+        resized = jnp.einsum("yh,xw,bhwc->byxc", rows, columns, images.astype(jnp.float32), precision="highest")
+        return jnp.clip(resized.round(), 0, 255).astype(jnp.uint8)
 
     def view(params: Any, images: UInt8[Array, "b y x 3"], layout: Layout, mirrored: bool) -> View:
         how = ("linear", False) if options.window else ("bicubic", True)
