@@ -3,14 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment import Segmenter, tiles
-from zeroseg_jax.segment.decode import ROWS, Guide, View, label_pixels
+from zeroseg_jax.segment.decode import Guide, View, label_pixels
 from zeroseg_jax.segment.methods import DenseClipMethod
 from zeroseg_jax.segment.options import change, encodes
-from zeroseg_jax.segment.windows import how_inside, resize, spread
+from zeroseg_jax.segment.windows import shrink_to_cells, upsampling_matrices
 
 LABELS = ["cat", "grass", "sky", "photo", "on"]
 whole = jax.jit(label_pixels, static_argnums=(3, 4))
@@ -20,22 +19,18 @@ def as_a_whole(model, encoded, background, options):
     """One call of `label_pixels` for the image as it stands."""
     chosen = change(model.options, options)
     texts, threshold = model._texts_of(LABELS, None, background, chosen)
-    (height, width), cells = encoded.pixels.shape[:2], encoded.views[0].layout.cells
-    padded, views, guide = -(-height // ROWS) * ROWS, [], None
+    sizes, cells, views, guide = encoded.pixels.shape[:2], encoded.views[0].layout.cells, [], None
     for view in encoded.views:
-        inside = how_inside(chosen, view.encoding.assignment is None)
-        rows = spread(view.layout, 0, *((cells[0], None) if chosen.guide else (height, padded)), inside)
-        columns = spread(view.layout, 1, cells[1] if chosen.guide else width, None, inside)
-        columns = columns[..., ::-1] if view.mirrored else columns
+        dense = view.encoding.assignment is None
+        outputs = cells if chosen.guide else sizes
+        rows, columns = upsampling_matrices(view.layout, outputs, chosen, dense, view.mirrored)
         views.append(View(jax.tree.map(lambda x: x[None], view.encoding), rows[None], columns[None]))
     if chosen.guide:
-        pixels = np.pad(encoded.pixels, ((0, padded - height), (0, 0), (0, 0)))
-        maps = np.pad(resize_matrix(cells[0], height), ((0, padded - height), (0, 0))), resize_matrix(cells[1], width)
-        guide = Guide(
-            pixels[None], resize(encoded.pixels, cells, Image.Resampling.BILINEAR)[None], *(m[None] for m in maps)
-        )
+        maps = [resize_matrix(n, m)[None] for n, m in zip(cells, sizes, strict=True)]
+        small = np.asarray(shrink_to_cells(encoded.pixels, cells), np.float32)
+        guide = Guide(encoded.pixels[None], small[None], *maps)
     found = jax.device_get(whole(tuple(views), texts, guide, chosen.labelling, threshold))
-    return [None if x is None else x[0] for x in found], height
+    return [None if x is None else x[0] for x in found]
 
 
 @pytest.mark.parametrize(
@@ -57,12 +52,24 @@ def test_tiles_give_what_the_whole_image_does(model, monkeypatch, segments, opti
     for shape in ((37, 30), (21, 50)):
         image = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
         encoded = model.encode(image, **{name: value for name, value in options.items() if encodes(name)})
-        (label_map, segments_map, scores, probability), height = as_a_whole(model, encoded, background, options)
+        label_map, segments_map, scores, probability = as_a_whole(model, encoded, background, options)
         found = model.label([encoded], LABELS, background=background, **options)[0]
         assert len(np.unique(found.segments)) > 2
-        assert np.mean(found.label_map == label_map[:height]) > 0.999  # rounding decides between equal scores
-        assert np.mean(found.segments == segments_map[:height]) > 0.999
+        assert np.mean(found.label_map == label_map) > 0.999  # rounding decides between equal scores
+        assert np.mean(found.segments == segments_map) > 0.999
         np.testing.assert_allclose(found.scores, scores[:, : len(LABELS)], atol=1e-5)
         assert (found.probability is None) == (probability is None)
         if probability is not None:
-            assert np.mean(np.abs(found.probability - probability[:height]) < 1e-3) > 0.995
+            assert np.mean(np.abs(found.probability - probability) < 1e-3) > 0.995
+
+
+@pytest.mark.parametrize("segments", [True, False])
+@pytest.mark.parametrize("size", [(16, 16), (32, 16), (16, 24)])
+def test_the_jitted_function_gives_the_same_pixels(model, segments, size):
+    """Where nothing is resized, `segment` and `segment_fn` differ nowhere."""
+    model = model if segments else Segmenter(DenseClipMethod(model.clip, 16), model.clip, templates="name")
+    image = np.random.default_rng(4).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for options in ({}, {"guide": 0.0}, {"flip": True, "background": ["hat"], "scale": 20.0}):
+        expected = model.segment(image, LABELS, **options).label_map
+        found = np.asarray(model.segment_fn(size, LABELS, **options)(image[None])[0])
+        np.testing.assert_array_equal(found, expected)

@@ -11,7 +11,7 @@ from zeroseg_jax.segment import Options, Segmenter
 from zeroseg_jax.segment.methods import DenseClipMethod
 from zeroseg_jax.segment.options import ModelOptions
 from zeroseg_jax.segment.segmenter import resize_plainly
-from zeroseg_jax.segment.windows import lay_out, spread
+from zeroseg_jax.segment.windows import lay_out, resize, resize_traced, upsampling_matrix
 
 LABELS = ["cat", "grass", "sky", "photo", "on"]
 
@@ -27,7 +27,7 @@ def test_layouts_are_whole_patches_of_about_the_same_aspect(height, width, slide
         slides = slide and max(height, width) > 1.25 * min(height, width)
         assert layout.window == ((size, size) if slides else layout.shape)
         for axis, outputs in enumerate((height, width)):
-            np.testing.assert_allclose(spread(layout, axis, outputs).sum(axis=(1, 2)), 1, atol=1e-5)
+            np.testing.assert_allclose(upsampling_matrix(layout, axis, outputs).sum(axis=(1, 2)), 1, atol=1e-5)
         views = layout.cut(np.zeros((1, *layout.shape, 3), np.uint8))
         assert len(views) == len(layout) and {view.shape for view in views} == {(1, *layout.window, 3)}
         assert not any(start % patch for axis in layout.starts for start in axis)
@@ -51,6 +51,14 @@ def test_images_are_resized_for_windows_as_mmcv_does(shape):
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     expected = torch.nn.functional.interpolate(tensor, shape, mode="bilinear")[0].permute(1, 2, 0).numpy()
     assert np.abs(resize_plainly(image, shape) - expected).max() <= 0.51  # rounded
+
+
+@pytest.mark.parametrize("shape", [(44, 61), (20, 13), (37, 70)])
+def test_images_are_resized_under_jit_as_by_pillow(shape):
+    image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    for fit, plainly in ((resize, False), (resize_plainly, True)):
+        found = np.asarray(resize_traced(jax.numpy.asarray(image)[None], shape, plainly)[0])
+        assert np.mean(found == fit(image, shape)) > 0.999 and np.abs(found - fit(image, shape).astype(int)).max() <= 1
 
 
 def test_layouts_of_the_papers():
@@ -77,13 +85,13 @@ def test_windows_are_averaged_by_hand():
     """Windows of two patches, of two pixels each, over six pixels; the middle two are in both."""
     layout = lay_out(4, 6, 4, 2, Options(window=4, stride=2))
     assert layout.shape == (4, 6) and layout.starts == ((0,), (0, 2))
-    found = spread(layout, 1, 6).reshape(6, 4)
+    found = upsampling_matrix(layout, 1, 6).reshape(6, 4)
     inside = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
     expected = np.zeros((6, 4))
     expected[:4, :2] += inside
     expected[2:, 2:] += inside
     np.testing.assert_allclose(found, expected / np.array([1, 1, 2, 2, 1, 1])[:, None], atol=1e-6)
-    nearest = spread(layout, 1, 6, inside="nearest").reshape(6, 4) * np.array([1, 1, 2, 2, 1, 1])[:, None]
+    nearest = upsampling_matrix(layout, 1, 6, inside="nearest").reshape(6, 4) * np.array([1, 1, 2, 2, 1, 1])[:, None]
     np.testing.assert_array_equal(nearest, np.eye(4)[[0, 0, 1, 1, 3, 3]] + np.eye(5, 4)[[4, 4, 2, 2, 4, 4]])
 
 

@@ -22,7 +22,7 @@ clearly better than 1e-2."""
 
 def fit(
     maps: Float[Array, "b h w c"],
-    guide: UInt8[Array | np.ndarray, "b h w 3"],
+    guide: UInt8[Array | np.ndarray, "b h w 3"] | Float[Array | np.ndarray, "b h w 3"],
     radius: float,
     boxes: tuple[Array | np.ndarray, Array | np.ndarray] | None = None,
 ) -> Float[Array, "b h w 4*c"]:

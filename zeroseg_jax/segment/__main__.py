@@ -20,7 +20,7 @@ from typing import Any
 
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.image_like import to_pixels
-from zeroseg_jax.data.sources.folder import OTHER_IMAGES, FolderSource, count_others
+from zeroseg_jax.data.sources.folder import OTHER_IMAGES, FolderSource
 from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
@@ -96,7 +96,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[st
         path = Path(source).expanduser()
         if path.is_dir():
             folder = FolderSource(path, "all")
-            others += count_others(path)
+            others += folder.others
             each = [(folder.path(i), folder.key(i)) for i in range(len(folder))]
         elif path.exists():
             each = [(path, path.name)]

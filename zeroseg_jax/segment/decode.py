@@ -21,9 +21,9 @@ from zeroseg_jax.segment.scoring import (
     Texts,
     View,
     critical_thresholds,
-    harden,
     join,
     last_threshold,
+    own_pixels,
     score,
     tells_probability,
 )
@@ -48,8 +48,8 @@ class Guide(NamedTuple):
     """Images whose edges the maps are to follow. The `View`s enlarge to its cells, and it enlarges to pixels."""
 
     pixels: UInt8[Array | np.ndarray, "b y x 3"]
-    small: UInt8[Array | np.ndarray, "b h w 3"]
-    """The same at the size of the cells, `guided_filter.CELLS` along the side of a patch."""
+    small: Float[Array | np.ndarray, "b h w 3"]
+    """The same, from 0 to 255, at the size of the cells, `guided_filter.CELLS` along the side of a patch."""
     rows: Float[Array | np.ndarray, "b y h"]
     columns: Float[Array | np.ndarray, "b x w"]
 
@@ -57,7 +57,7 @@ class Guide(NamedTuple):
 class Cells(NamedTuple):
     """What the guided filter is fitted to."""
 
-    image: UInt8[Array | np.ndarray, "b h w 3"]
+    image: Float[Array | np.ndarray, "b h w 3"]
     """`Guide.small`."""
     boxes: tuple[Float[Array | np.ndarray, "h h"], Float[Array | np.ndarray, "w w"]] | None = None
     """`guided_filter.mean_over_box` of both axes, where some of the cells are padding; None: none is."""
@@ -93,7 +93,7 @@ def label_pixels(
     """Scores the segments, mixes the scores over the patches, enlarges them, and takes the best label of each pixel.
 
     The scores of several views, and of windows that overlap, are averaged. With a `guide` the enlarged maps follow its
-    edges (`guided_filter.fit`). `threshold` says whether `texts.threshold` counts. y must be a multiple of ROWS.
+    edges (`guided_filter.fit`). `threshold` says whether `texts.threshold` counts.
     """
     prepared = prepare(views, texts, Cells(guide.small) if guide else None, options, threshold)
     if guide:
@@ -106,11 +106,13 @@ def label_pixels(
         return finish(prepared, wide, *part, texts, options)
 
     b, y = place.rows[0].shape[:2]
-    by_rows = jax.tree.map(
-        lambda x: jnp.moveaxis(jnp.asarray(x).reshape(b, y // ROWS, ROWS, *x.shape[2:]), 1, 0),
-        (place.rows, place.pixels),
-    )
-    labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, y, -1) for x in jax.lax.map(block, by_rows))
+
+    def in_blocks(x: Array | np.ndarray) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, -y % ROWS)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(b, -1, ROWS, *x.shape[2:]), 1, 0)
+
+    blocks = jax.lax.map(block, jax.tree.map(in_blocks, (place.rows, place.pixels)))
+    labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, -1, x.shape[-1])[:, :y] for x in blocks)
     dense = views[0].encoding.assignment is None
     segments = _nearest_patches(views[0], guide) if dense else maps.pop(0)
     return Labelled(labels, segments.astype(jnp.int32), prepared.cosines, maps[0] if maps else None)
@@ -123,7 +125,7 @@ def prepare(
     cosines = [_cosines(view.encoding.embeddings, texts) for view in views]
     dense = views[0].encoding.assignment is None
     if options.rule == "groupvit" and not dense:
-        views = tuple(view._replace(encoding=harden(view)) for view in views)
+        views = tuple(view._replace(encoding=own_pixels(view)) for view in views)
     scores = [score(c, view.encoding, texts, options, threshold) for c, view in zip(cosines, views, strict=True)]
     ruled, joined = options.rule == "groupvit", join(cosines)
 

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.ops.resize import Kernel, resize_matrix
-from zeroseg_jax.segment.decode import ROWS, Guide, Texts, View, label_pixels
+from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.segment.decode import Guide, Texts, View, label_pixels
 from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options
-from zeroseg_jax.segment.windows import Layout, how_inside, lay_out_all, spread
+from zeroseg_jax.segment.windows import Layout, lay_out_all, resize_traced, shrink_to_cells, upsampling_matrices
 
 Run = Callable[[Any, Texts, UInt8[Array, "b y x 3"]], Int32[Array, "b y x"]]
 """(params, texts, images) -> label maps."""
@@ -65,49 +65,26 @@ def make_function(method: Method, image_size: ImageSize, options: Options, thres
     """
     height, width = read_size(image_size)
     layouts = lay_out_all(height, width, method, options)
-    cells, padded = layouts[0].cells, -(-height // ROWS) * ROWS
+    cells = layouts[0].cells
 
-    def resized(
-        images: UInt8[Array, "b y x 3"], size: tuple[int, int], how: str, antialias: bool = True
-    ) -> UInt8[Array, "b h w 3"]:
-        if images.shape[1:3] == size:
-            return images
-        kernel: Kernel = "bicubic" if how == "bicubic" else "bilinear"
-        rows, columns = (
-            resize_matrix(old, new, kernel=kernel, antialias=antialias)
-            for old, new in zip(images.shape[1:3], size, strict=True)
-        )
-        resized = jnp.einsum("yh,xw,bhwc->byxc", rows, columns, images.astype(jnp.float32), precision="highest")
-        return jnp.clip(resized.round(), 0, 255).astype(jnp.uint8)
-
-    def view(params: Any, images: UInt8[Array, "b y x 3"], layout: Layout, mirrored: bool) -> View:
-        how = ("linear", False) if options.window else ("bicubic", True)
-        windows = jnp.stack(layout.cut(resized(images, layout.shape, *how)))
+    def encode(params: Any, images: UInt8[Array, "b y x 3"], layout: Layout, mirrored: bool) -> View:
+        windows = jnp.stack(layout.cut(resize_traced(images, layout.shape, plainly=bool(options.window))))
         windows = windows[:, :, :, ::-1] if mirrored else windows
-        encode = lambda window: method.encode(params, window, options.of_model)  # noqa: E731
-        found = jax.lax.map(encode, windows) if len(layout) > 1 else jax.tree.map(lambda x: x[None], encode(windows[0]))
-        encoding = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
-        inside = how_inside(options, encoding.assignment is None)
-        rows = spread(layout, 0, *((cells[0], None) if options.guide else (height, padded)), inside)
-        columns = spread(layout, 1, cells[1] if options.guide else width, None, inside)
-        columns = columns[..., ::-1] if mirrored else columns
+        one = lambda window: method.encode(params, window, options.of_model)  # noqa: E731
+        stacked = jax.lax.map(one, windows) if len(layout) > 1 else jax.tree.map(lambda x: x[None], one(windows[0]))
+        encoding = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
+        outputs, dense = cells if options.guide else (height, width), encoding.assignment is None
+        rows, columns = upsampling_matrices(layout, outputs, options, dense, mirrored)
         return View(encoding, *(jnp.broadcast_to(m, (images.shape[0], *m.shape)) for m in (rows, columns)))
 
     def run(params: Any, texts: Texts, images: UInt8[Array, "b y x 3"]) -> Int32[Array, "b y x"]:
-        views = [
-            view(params, images, layout, mirrored)
-            for layout in layouts
-            for mirrored in ((False, True) if options.flip else (False,))
-        ]
+        mirrors = (False, True) if options.flip else (False,)
+        views = tuple(encode(params, images, layout, mirrored) for layout in layouts for mirrored in mirrors)
         guide = None
         if options.guide:
-            maps = (
-                np.pad(resize_matrix(cells[0], height), ((0, padded - height), (0, 0))),
-                resize_matrix(cells[1], width),
-            )
+            maps = (resize_matrix(cells[0], height), resize_matrix(cells[1], width))
             rows, columns = (jnp.broadcast_to(m, (images.shape[0], *m.shape)) for m in maps)
-            pixels = jnp.pad(images, ((0, 0), (0, padded - height), (0, 0), (0, 0)))
-            guide = Guide(pixels, resized(images, cells, "linear"), rows, columns)
-        return label_pixels(tuple(views), texts, guide, options.labelling, threshold).label_map[:, :height]
+            guide = Guide(images, shrink_to_cells(jnp.asarray(images), cells), rows, columns)
+        return label_pixels(views, texts, guide, options.labelling, threshold).label_map
 
     return run

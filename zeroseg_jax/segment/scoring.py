@@ -17,8 +17,8 @@ from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 
-NEVER = -9.0
-"""Score of what is no text: it loses against all that is, since a cosine is at least -1."""
+PADDING = -9.0
+"""Score of padded classes, below any cosine."""
 
 
 class Texts(NamedTuple):
@@ -72,11 +72,11 @@ def score(
         product = every * few
         limit = jnp.minimum(texts.threshold, product.max(axis=(-2, -1), keepdims=True))
         hidden = jnp.where(product.max(axis=-1, keepdims=True) < limit, 1.0, 0.0)
-        background = hidden if threshold else jnp.full_like(hidden, NEVER)
-        return {"score": jnp.concatenate([background, jnp.where(known, product, NEVER)], axis=-1)}
+        background = hidden if threshold else jnp.full_like(hidden, PADDING)
+        return {"score": jnp.concatenate([background, jnp.where(known, product, PADDING)], axis=-1)}
     plain = jnp.where(kept, cosines, -1.0)
     scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, kept), plain)
-    found = {"score": jnp.where(known, scores, NEVER)}
+    found = {"score": jnp.where(known, scores, PADDING)}
     return found | ({"probability": _softmax(texts.logit_scale * cosines, kept)} if threshold else {})
 
 
@@ -128,15 +128,16 @@ def likeliest(encoding: Encoding, texts: Texts, count: int) -> Bool[Array, "b v 
     indices = jnp.arange(texts.embeddings.shape[0])
     is_label = indices < texts.labels
     fit = jnp.einsum("bvd,cd->bvc", image, texts.embeddings, precision="highest")
-    fit = jnp.where(is_label, fit, NEVER)
+    fit = jnp.where(is_label, fit, PADDING)
     ahead = fit[..., None, :] > fit[..., :, None]
     ahead |= (fit[..., None, :] == fit[..., :, None]) & (indices < indices[:, None])
     return (ahead.sum(axis=-1) < count) | ~is_label
 
 
-def harden(view: View) -> Encoding:
-    """Each pixel of a window belongs to one segment, that of which the enlarged map holds most: what were patches are
-    pixels then. `view.rows` and `view.columns` begin at these pixels."""
+def own_pixels(view: View) -> Encoding:
+    """The assignment of single pixels: each belongs to the one segment whose enlarged map is highest there.
+
+    `view.rows` and `view.columns` are those of pixels (`windows.Inside`)."""
     encoding = view.encoding
     assert encoding.assignment is not None
     b, v, n, s = encoding.assignment.shape

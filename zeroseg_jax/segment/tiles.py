@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
-from PIL import Image
 
 from zeroseg_jax.ops.guided_filter import CELLS, mean_over_box
 from zeroseg_jax.ops.resize import resize_matrix
@@ -19,7 +18,7 @@ from zeroseg_jax.segment.decode import Cells, Place, Texts, View
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.result import EncodedImage, EncodedView
-from zeroseg_jax.segment.windows import how_inside, resize, spread
+from zeroseg_jax.segment.windows import shrink_to_cells, upsampling_matrices
 
 TILE = 128
 """Rows and columns of the pixels of a tile."""
@@ -65,7 +64,7 @@ def label_image(
     if options.guide:
         cells = layout.cells[::-1] if turned else layout.cells
         size = cells[0], _room(*cells, len(layout))
-        small = resize(image.pixels, layout.cells, Image.Resampling.BILINEAR)
+        small = np.asarray(shrink_to_cells(image.pixels, layout.cells), np.float32)
         small = _pad(small.swapaxes(0, 1) if turned else small, (*size, 3))[None]
         boxes = [_pad(mean_over_box(n, CELLS * options.guide), (m, m)) for n, m in zip(cells, size, strict=True)]
         canvases = [_canvas(view, layout.cells, size, turned, options) for view in image.views]
@@ -141,10 +140,7 @@ def _canvas(
     as it lies."""
     layout, encoding = view.layout, view.encoding
     dense = encoding.assignment is None
-    inside = how_inside(options, dense)
-    maps = [spread(layout, axis, n, None, inside) for axis, n in enumerate(outputs)]
-    if view.mirrored:
-        maps[1] = maps[1][..., ::-1]
+    maps = list(upsampling_matrices(layout, outputs, options, dense, view.mirrored))
     (i, j), (h, w) = layout.counts, layout.grid
     if turned:
         maps, i, j, h, w = maps[::-1], j, i, w, h
@@ -154,7 +150,7 @@ def _canvas(
         room = _room(short, long, len(layout))
         # square windows, half over one another, are at most twice as many as squares
         shape = (1, 1, h, room) if len(layout) == 1 else (1, 2 * room // short, h, w)
-    pixels = layout.patch if inside == "pixels" else 1
+    pixels = maps[0].shape[2] // h  # along the side of a patch, where the maps are those of pixels
     rows, columns = (
         _pad(m, ((n if padded is None else padded[axis]), shape[axis], shape[2 + axis] * pixels))
         for axis, (m, n) in enumerate(zip(maps, (len(m) for m in maps), strict=True))
@@ -198,12 +194,13 @@ def _canvas(
 def _nearest_patches(image: EncodedImage, options: Options) -> Int32[np.ndarray, "h w"]:
     """Of each pixel, the patch (among those of all windows of the first view) that it takes most from."""
     view, found = image.views[0], []
-    for axis, pixels in enumerate(image.pixels.shape[:2]):
-        outputs = view.layout.cells[axis] if options.guide else pixels
-        weights = spread(view.layout, axis, outputs, None, how_inside(options, True))
-        weights = weights[..., ::-1] if view.mirrored and axis else weights
-        nearest = weights.reshape(outputs, -1).argmax(axis=-1)
-        found.append(nearest[resize_matrix(outputs, pixels).argmax(axis=-1)] if options.guide else nearest)
+    sizes = image.pixels.shape[0], image.pixels.shape[1]
+    outputs = view.layout.cells if options.guide else sizes
+    for weights, n, m in zip(
+        upsampling_matrices(view.layout, outputs, options, True, view.mirrored), outputs, sizes, strict=True
+    ):
+        nearest = weights.reshape(n, -1).argmax(axis=-1)
+        found.append(nearest[resize_matrix(n, m).argmax(axis=-1)] if options.guide else nearest)
     (row, column), (_, j), (h, w) = found, view.layout.counts, view.layout.grid
     down = row // h * (j * h * w) + row % h * w
     across = column // w * (h * w) + column % w

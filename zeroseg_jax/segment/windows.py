@@ -4,13 +4,14 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.ops.guided_filter import CELLS
-from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.ops.resize import Kernel, resize_matrix
 from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options
 
@@ -114,11 +115,18 @@ def lay_out_all(height: int, width: int, method: Method, options: Options) -> li
     return [lay_out(height, width, size, patch, options, factor) for factor in options.scales or (1.0,)]
 
 
-def how_inside(options: Options, dense: bool) -> Inside:
-    """What `spread` is to be told; `dense`: every patch is a segment of its own."""
-    if options.rule != "groupvit":
-        return "linear"
-    return "nearest" if dense else "pixels"
+def upsampling_matrices(
+    layout: Layout, outputs: tuple[int, int], options: Options, dense: bool, mirrored: bool
+) -> tuple[Float[np.ndarray, "y i h"], Float[np.ndarray, "x j w"]]:
+    """The linear maps of rows and columns from the patches of the windows to `outputs` pixels of the image.
+
+    `dense`: every patch is a segment of its own. `mirrored`: the model saw the mirror image of each window.
+    """
+    inside: Inside = "linear"
+    if options.rule == "groupvit":
+        inside = "nearest" if dense else "pixels"
+    rows, columns = (upsampling_matrix(layout, axis, n, inside) for axis, n in enumerate(outputs))
+    return rows, columns[..., ::-1] if mirrored else columns
 
 
 def _slide(shape: tuple[int, int], patch: int, options: Options) -> Layout:
@@ -140,14 +148,11 @@ def _slide(shape: tuple[int, int], patch: int, options: Options) -> Layout:
 
 
 @functools.lru_cache(maxsize=64)
-def spread(
-    layout: Layout, axis: int, outputs: int, padded: int | None = None, inside: Inside = "linear"
-) -> Float[np.ndarray, "y i h"]:
-    """The linear map from what the i windows of an image hold along an axis to `outputs` pixels of the image.
+def upsampling_matrix(layout: Layout, axis: int, outputs: int, inside: Inside = "linear") -> Float[np.ndarray, "y i h"]:
+    """The linear map from the patches of i windows along an axis to `outputs` pixels of the image.
 
-    Each window is enlarged for itself; where several cover the same, it is their mean that counts; the whole is
-    resized bilinearly to `outputs`. With `layout.unit` of a patch windows are averaged before they are enlarged, which
-    is a single resize. Rows beyond `outputs`, up to `padded`, are zero.
+    Each window is enlarged by itself, overlapping windows are averaged, and the result is resized bilinearly. With
+    `layout.unit` of a patch the windows are averaged before they are enlarged, which is a single resize.
     """
     unit = layout.unit if inside == "linear" else 1
     size, side = layout.shape[axis] // unit, layout.window[axis] // unit
@@ -164,29 +169,52 @@ def spread(
         placed[place, i] += enlarge
         covering[place] += 1
     placed /= covering
-    return (_padded(resize_matrix(size, outputs), padded) @ placed.reshape(size, -1)).reshape(-1, *placed.shape[1:])
+    return (resize_matrix(size, outputs) @ placed.reshape(size, -1)).reshape(-1, *placed.shape[1:])
 
 
-def _padded(matrix: Float[np.ndarray, "y h"], rows: int | None) -> Float[np.ndarray, "z h"]:
-    """The matrix with rows of zeros below, so that there are `rows` of them; None: as it is."""
-    return matrix if rows is None else np.pad(matrix, ((0, rows - len(matrix)), (0, 0)))
-
-
-def resize(
-    pixels: UInt8[np.ndarray, "h w 3"],
-    shape: tuple[int, int],
-    filter: Image.Resampling = Image.Resampling.BICUBIC,
-) -> UInt8[np.ndarray, "y x 3"]:
-    """To `shape` (rows, columns), with antialiasing, by Pillow."""
+def resize(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
+    """To `shape` (rows, columns) by Pillow: bicubic, with antialiasing."""
     if pixels.shape[:2] == shape:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], filter))
+    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BICUBIC))
 
 
 def resize_plainly(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
     """To `shape`, bilinearly and without antialiasing, as mmcv (which is OpenCV) does before it slides windows."""
     if pixels.shape[:2] == shape:
         return pixels
-    rows, columns = (resize_matrix(own, wanted) for own, wanted in zip(pixels.shape, shape, strict=False))
-    found = np.tensordot(columns, np.tensordot(rows, pixels.astype(np.float32), 1), (1, 1)).swapaxes(0, 1)
-    return np.rint(found).astype(np.uint8)
+    rows, columns = (resize_matrix(n, m) for n, m in zip(pixels.shape, shape, strict=False))
+    resized = np.tensordot(columns, np.tensordot(rows, pixels.astype(np.float32), 1), (1, 1)).swapaxes(0, 1)
+    return np.rint(resized).astype(np.uint8)
+
+
+def resize_traced(images: UInt8[Array, "b y x 3"], shape: tuple[int, int], plainly: bool) -> UInt8[Array, "b h w 3"]:
+    """`resize`, or `resize_plainly`, under `jax.jit`. Pillow resizes and rounds the columns before the rows."""
+    if images.shape[1:3] == shape:
+        return images
+    kernel: Kernel = "bilinear" if plainly else "bicubic"
+    rows, columns = (
+        resize_matrix(n, m, kernel=kernel, antialias=not plainly) for n, m in zip(images.shape[1:3], shape, strict=True)
+    )
+    wide = jnp.einsum("xw,bywc->byxc", columns, images.astype(jnp.float32), precision="highest")
+    wide = wide if plainly else _rounded(wide)
+    return _rounded(jnp.einsum("yh,bhxc->byxc", rows, wide, precision="highest")).astype(jnp.uint8)
+
+
+def shrink_to_cells(
+    pixels: UInt8[Array | np.ndarray, "*b y x 3"], cells: tuple[int, int]
+) -> Float[Array | np.ndarray, "*b h w 3"]:
+    """The image that the guided filter is fitted to, with values from 0 to 255: bilinear, with antialiasing.
+
+    Not rounded, so that numpy and JAX agree.
+    """
+    rows, columns = (resize_matrix(n, m, antialias=True) for n, m in zip(pixels.shape[-3:-1], cells, strict=True))
+    if isinstance(pixels, np.ndarray):
+        high = (rows @ pixels.reshape(pixels.shape[0], -1)).reshape(cells[0], -1, 3)
+        return np.einsum("xw,hwc->hxc", columns, high, optimize=True)
+    high = jnp.einsum("hy,...ywc->...hwc", rows, pixels.astype(jnp.float32), precision="highest")
+    return jnp.einsum("xw,...hwc->...hxc", columns, high, precision="highest")
+
+
+def _rounded(x: Float[Array, "b y x 3"]) -> Float[Array, "b y x 3"]:
+    return jnp.clip(jnp.round(x), 0, 255)

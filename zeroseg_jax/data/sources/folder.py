@@ -50,9 +50,9 @@ class FolderSource:
         self.root = Path(root)
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}; set data.root to a folder of images")
-        self.unread: Counter[str] = Counter()
-        """Images of formats that are not read here, by their endings."""
-        self._names, self._texts = _choose(self.root, split, self.unread)
+        self.others: Counter[str] = Counter()
+        """Files that are no images that are read here, by their endings."""
+        self._names, self._texts = _choose(self.root, split, self.others)
         if not self._names:
             raise InputError(f"the folder {root} holds no images, which are files that end in {', '.join(ENDINGS)}")
 
@@ -78,15 +78,15 @@ class FolderSource:
         return item if text is None else item | {"text": text}
 
 
-def _choose(root: Path, split: str, unread: Counter[str]) -> tuple[list[str], dict[str, str]]:
+def _choose(root: Path, split: str, others: Counter[str]) -> tuple[list[str], dict[str, str]]:
     """The sorted names of the split's images, relative to `root`, and the captions of those that have one.
 
-    Images of formats that are not read here are counted in `unread`.
+    Files that are no images that are read here are counted in `others`.
     """
     rows = _metadata(root / "metadata.jsonl")
     lists = files_by_name(root / VOC_LISTS, (".txt",))
     below = "JPEGImages" if (root / "JPEGImages").is_dir() else ""
-    names = sorted(rows) if rows else _walk(root, below, unread=unread)
+    names = sorted(rows) if rows else _walk(root, below, others=others)
     splits = sorted({row["split"] for row in rows.values() if "split" in row})
     if split in WHOLE:
         pass
@@ -95,8 +95,8 @@ def _choose(root: Path, split: str, unread: Counter[str]) -> tuple[list[str], di
     elif split in lists:
         names = _listed(lists[split], names)
     elif not rows and (root / split).is_dir():
-        unread.clear()
-        names, texts = _choose(root / split, "", unread)
+        others.clear()
+        names, texts = _choose(root / split, "", others)
         return [f"{split}/{name}" for name in names], {f"{split}/{name}": text for name, text in texts.items()}
     elif split != "train" or splits:
         known = splits or sorted(lists)
@@ -181,16 +181,10 @@ def _refuse(error: OSError) -> NoReturn:
     ) from error
 
 
-def count_others(root: Path) -> Counter[str]:
-    """How many files below `root` are no images that are read here, by their endings; hidden ones do not count."""
-    names = (Path(name).suffix.lower() for name in _walk(root, "", ("",)))
-    return Counter(ending for ending in names if ending not in ENDINGS)
-
-
-def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS, unread: Counter[str] | None = None) -> list[str]:
+def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS, others: Counter[str] | None = None) -> list[str]:
     """Every image below `root/below`, relative to `root`, links followed, hidden files and folders left out.
 
-    Images of formats that are not read here are counted in `unread`, where it is given.
+    Files that are no images that are read here are counted in `others`, where it is given.
     """
     found, seen = [], set()
     for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
@@ -205,7 +199,7 @@ def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS, unread: Co
             for name in files
             if name.lower().endswith(endings) and not hidden(name)
         ]
-        if unread is not None:
+        if others is not None:
             suffixes = (os.path.splitext(name)[1].lower() for name in files if not hidden(name))
-            unread.update(suffix for suffix in suffixes if suffix in OTHER_IMAGES)
+            others.update(suffix for suffix in suffixes if suffix not in ENDINGS)
     return sorted(found)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from absl import logging
 
-from zeroseg_jax.data.sources.folder import FolderSource
+from zeroseg_jax.data.sources.folder import OTHER_IMAGES, FolderSource
 from zeroseg_jax.data.text import is_text, readable
 from zeroseg_jax.errors import InputError
 
@@ -124,8 +124,9 @@ def _open(kind: str, root: str, split: str) -> CaptionedSource:
     # The libraries behind the other sources take a second to import; a folder needs none of them.
     if kind == "folder":
         source = FolderSource(root, split)
-        if source.unread:
-            told = ", ".join(f"{count} {ending}" for ending, count in sorted(source.unread.items()))
+        unread = {ending: count for ending, count in source.others.items() if ending in OTHER_IMAGES}
+        if unread:
+            told = ", ".join(f"{count} {ending}" for ending, count in sorted(unread.items()))
             logging.warning(
                 "%s holds images of formats that are not read: %s; they are left out, so convert them to JPEG or PNG",
                 readable(root),
