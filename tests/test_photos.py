@@ -46,10 +46,13 @@ def train(tiny_student, tiny_clip, pictures, tmp_path, monkeypatch, capsys):
     return start
 
 
-def test_a_folder_and_a_clip_give_a_student_and_a_picture(train, tmp_path):
+def test_a_folder_and_a_clip_give_a_student_and_a_picture(train, tmp_path, caplog):
+    caplog.set_level("INFO")
     (train.folder / "labels.txt").write_text("a cat\nthe grass\n")
     said = train(tmp_path / "run")
     assert said.splitlines()[-1] == f"Results: {tmp_path / 'run/gallery.png'}"
+    for line in ("training on 17 images", "to compute: ", "compiling the training step ..."):
+        assert line in caplog.text
     student = load_student(tmp_path / "run")[0]
     assert (student.config.image_size, student.config.patch_size) == (8, 4)  # the teacher's
     assert student.config.tower is not None

@@ -30,6 +30,15 @@ def test_example_i_is_scene_i(tmp_path):
     assert np.array_equal(examples[3]["image"], drawn.image)
 
 
+def test_drawing_shows_where_it_is(tmp_path, capsys, caplog):
+    with caplog.at_level("INFO"):
+        builder.prepare(tmp_path, "tiny")
+    shown = capsys.readouterr().err
+    for split in ("train", "validation", "test"):
+        assert f"draw scenes, {split} " in shown
+    assert "drawing" in caplog.text and str(tmp_path) in caplog.text
+
+
 def test_a_complete_folder_is_used_again(tmp_path, monkeypatch):
     folder = builder.prepare(tmp_path, "tiny")
     monkeypatch.setattr(builder, "_draw_all", None)

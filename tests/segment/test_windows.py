@@ -1,5 +1,10 @@
 """Layouts of images of any aspect, windows as the papers slide them, mirror images and several scales."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -221,3 +226,20 @@ def test_long_images_in_a_batch_and_in_the_jitted_function(model):
         np.testing.assert_array_equal(result.label_map, model.segment(image, labels, flip=True).label_map)
     maps = jax.device_get(model.segment_fn((16, 40), labels, flip=True)(np.stack(images)))
     assert np.mean(maps == np.stack([r.label_map for r in results[:3]])) > 0.99
+
+
+@pytest.mark.end_to_end
+def test_a_long_narrow_image_takes_little_memory(tmp_path):
+    """60 x 24,000 pixels, in a process of its own: the peak is measured over all of its life."""
+    code = """
+import resource, numpy as np, zeroseg_jax
+model = zeroseg_jax.load("demo")
+model.segment(np.zeros((96, 96, 3), np.uint8), ["grass", "snow"])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = model.segment(np.zeros((60, 24000, 3), np.uint8), ["grass", "snow"])
+assert result.label_map.shape == (60, 24000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 800e6

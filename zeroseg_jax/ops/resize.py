@@ -9,9 +9,6 @@ from jaxtyping import Array, Float
 
 Kernel = Literal["bilinear", "bicubic"]
 
-BORDER = 2
-"""Number of samples on each side that a bicubic kernel covers."""
-
 
 @overload
 def resize_matrix(
@@ -37,7 +34,7 @@ def resize_matrix(
         outputs: number of samples of the result.
         start: begin of the part, as a fraction of the line in [0, 1]. Numbers give a float32 numpy matrix, a constant
             of the compiled program. JAX arrays give one matrix for each element, computed at run time.
-        end: end of the part, in the same form.
+        end: end of the part, in the same form. JAX arrays need `antialias`.
         kernel: the bicubic kernel is by Keys (1981). Its parameter is -0.5 with `antialias`, otherwise -0.75.
         antialias: True works as in Pillow: the kernel is wider if the line becomes shorter, and it is cut off at the
             border. False works as in `torch.nn.functional.interpolate` and OpenCV: the width of the kernel is fixed,
@@ -47,16 +44,20 @@ def resize_matrix(
     first, last = xp.asarray(start)[..., None, None], xp.asarray(end)[..., None, None]
     scale = (last - first) * inputs / outputs  # input samples per output sample
     centres = first * inputs + (np.arange(outputs)[:, None] + 0.5) * scale
-    border = 0 if antialias else BORDER
-    distance = xp.abs(np.arange(-border, inputs + border) + 0.5 - centres)
-    if antialias:
-        weights = _weights(distance / xp.maximum(scale, 1.0), kernel, -0.5)
-        return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
-    weights = _weights(distance, kernel, -0.75)
-    inside = weights[..., border:-border]
-    before, after = weights[..., :border].sum(axis=-1), weights[..., -border:].sum(axis=-1)
-    edges = before[..., None] * (np.arange(inputs) == 0) + after[..., None] * (np.arange(inputs) == inputs - 1)
-    return (inside + edges).astype(np.float32)
+    if not antialias:
+        return _repeated_border(centres[:, 0], inputs, kernel)
+    weights = _weights(xp.abs(np.arange(inputs) + 0.5 - centres) / xp.maximum(scale, 1.0), kernel, -0.5)
+    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _repeated_border(centres: Float[np.ndarray, " outputs"], inputs: int, kernel: Kernel) -> Float[np.ndarray, "y x"]:
+    """The matrix without antialiasing. Only the four samples near each centre count, so a large matrix is filled in."""
+    matrix = np.zeros((len(centres), inputs), np.float32)
+    left = np.floor(centres - 0.5).astype(int)
+    for sample in (left - 1, left, left + 1, left + 2):
+        weights = _weights(np.abs(sample + 0.5 - centres), kernel, -0.75)
+        np.add.at(matrix, (np.arange(len(centres)), np.clip(sample, 0, inputs - 1)), weights)
+    return matrix
 
 
 def _weights(t: Any, kernel: Kernel, a: float) -> Any:
