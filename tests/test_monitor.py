@@ -11,9 +11,10 @@ import pytest
 
 from zeroseg_jax import log as log_module
 from zeroseg_jax.chips import CHIPS
+from zeroseg_jax.config_ranges import parse_steps
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import RunLog, start_wandb
-from zeroseg_jax.monitor import Goodput, Watchdog, parse_steps
+from zeroseg_jax.monitor import Goodput, Watchdog
 
 
 def test_the_steps_to_trace():

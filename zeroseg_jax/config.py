@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.config_ranges import check_ranges
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.monitor import parse_steps
 
 
 def default_config() -> ConfigDict:
@@ -266,7 +265,6 @@ def validate(config: ConfigDict) -> None:
         InputError: the first value that cannot work, with what to set instead.
     """
     check_ranges(flatten(config))
-    parse_steps(config.profile_steps)
     patch, size = config.student.patch_size, config.image_size
     if size % patch:
         near = max(1, round(size / patch)) * patch

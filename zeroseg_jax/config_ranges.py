@@ -156,6 +156,7 @@ def check_ranges(values: dict[str, Any]) -> None:
     for key in ("data.scale", "data.ratio"):
         if key in values and values[key][0] > values[key][1]:
             raise InputError(f"{key} is {values[key]}; the smaller number comes first")
+    parse_steps(values.get("profile_steps", ""))
     if "views.windows" in values:
         _check_windows(values["views.windows"])
 
@@ -175,3 +176,13 @@ def _check_windows(windows: Any) -> None:
             f"views.windows is {windows!r}; it must be pairs of a side and a stride, both shares of the image's side,"
             " such as ((0.5, 0.25),)"
         )
+
+
+def parse_steps(text: str) -> tuple[int, int] | None:
+    """ "10:15" -> (10, 15), the first and the last step to trace; "" -> None. Raises InputError for anything else."""
+    if not text:
+        return None
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        raise InputError(f"profile_steps is {text!r}; it must be the first and the last step to trace, such as 10:15")
+    return int(first), int(last)

@@ -12,24 +12,13 @@ from typing import Any
 import jax
 from absl import logging
 
-from zeroseg_jax.errors import InputError
-
 STDERR = 2
 """The file descriptor; `sys.stderr` may be something else, in a notebook for example."""
 
 
-def parse_steps(text: str) -> tuple[int, int] | None:
-    """ "10:15" -> (10, 15), the first and the last step to trace; "" -> None. Raises InputError for anything else."""
-    if not text:
-        return None
-    first, colon, last = text.partition(":")
-    if not (colon and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
-        raise InputError(f"profile_steps is {text!r}; it must be the first and the last step to trace, such as 10:15")
-    return int(first), int(last)
-
-
 class Profiler:
-    """Writes a trace of the steps `first` to `last` into WORKDIR/profile, for xprof; `steps` as `parse_steps` has it.
+    """Writes a trace of the steps `first` to `last` into WORKDIR/profile, for xprof; `steps` as
+    `config_ranges.parse_steps` has it.
 
     It is a context manager. Each process writes the trace of its own devices.
     """
@@ -116,8 +105,13 @@ class Goodput:
         finally:
             self.add(what, time.monotonic() - since)
 
-    def summary(self, steps: int) -> str:
-        """As "17 steps in 0:02:05, 81 % of the time in steps (start 12 %, compiling 5 %, data 2 %)"."""
+    def summary(self, steps: int, waited: float = 0.0) -> str:
+        """As "17 steps in 0:02:05, goodput 81% of the time in steps (start 12%, compiling 5%, data 2%)".
+
+        `waited` are the seconds that the steps waited for data.
+        """
+        if waited:
+            self.add("data", waited)
         total = max(time.monotonic() - self._begun, 1e-9)
         share = max(1 - sum(self._other.values()) / total, 0.0)
         rest = ", ".join(f"{what} {seconds / total:.0%}" for what, seconds in self._other.items())

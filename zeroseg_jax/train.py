@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from zeroseg_jax import sharding
 from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder, write_student
 from zeroseg_jax.config import to_json, validate
+from zeroseg_jax.config_ranges import parse_steps
 from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
 from zeroseg_jax.data.sources.open import ImageSource, open_held_out, open_source
 from zeroseg_jax.distill.forecast import forecast
@@ -38,7 +39,7 @@ from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.models.student_config import make_student_config, with_teacher_sizes
 from zeroseg_jax.models.weights.mae import check_mae, load_mae
-from zeroseg_jax.monitor import Goodput, Profiler, Watchdog, parse_steps
+from zeroseg_jax.monitor import Goodput, Profiler, Watchdog
 from zeroseg_jax.processes import Preemption
 from zeroseg_jax.progress import announced
 from zeroseg_jax.segment.io import load, load_earlier_student
@@ -185,12 +186,13 @@ def distil(
                     checkpoints.save(step, state, batches.get_state())
             watchdog.step()
             if stop:
-                checkpoints.wait()
+                with goodput.other("saving"):
+                    checkpoints.wait()
+                logging.info("%s", goodput.summary(step - start, batches.waited))
                 raise preemption.stopped(f"after step {step} of {config.steps}, which is saved")
         with goodput.other("saving"):
             checkpoints.wait()
-    goodput.add("data", batches.waited)
-    logging.info("%s", goodput.summary(config.steps - start))
+    logging.info("%s", goodput.summary(config.steps - start, batches.waited))
     if batches.broken:
         logging.warning("%d broken images were skipped; the log above names them", len(batches.broken))
 
