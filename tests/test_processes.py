@@ -86,7 +86,7 @@ RUNS = (
     "from collections.abc import Callable\nfrom typing import Any\n"
     + inspect.getsource(once)
     + """
-import json, os, shutil, signal, sys
+import json, os, shutil, signal, sys, time
 import traceback
 from absl import flags
 from pathlib import Path
@@ -111,6 +111,7 @@ def write_and_signal(self, step, metrics):
     write(self, step, metrics)
     if jax.process_index() == 1 and step == int(arguments[3]):
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)  # JAX looks for the signal once a second, and these steps take less
 
 config, folder = from_json(json.loads(Path(arguments[1]).read_text())), Path(arguments[2])
 config.mesh.update({"data": 1, "fsdp": 2, "tensor": 2})
