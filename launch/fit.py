@@ -43,7 +43,7 @@ from zeroseg_jax.models.clip import CLIPConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder, make_model, read_clip_config
 from zeroseg_jax.models.layers import with_kernels_in
 from zeroseg_jax.models.siglip import SiglipConfig
-from zeroseg_jax.models.student_config import make_student_config
+from zeroseg_jax.models.student_config import make_student_config, with_teacher_sizes
 
 TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4, v5p:2x2x4, h100:2x8 or rtx4090:1x1"
@@ -139,6 +139,7 @@ def fit(config: ConfigDict, topology: str, program_file: str = "") -> dict[str, 
 
     The compiled program's text goes to `program_file`, if there is one.
     """
+    config = with_teacher_sizes(config)
     validate(config)
     where = parse_topology(topology)
     mesh = topology_mesh(where, config.mesh)
