@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment import Segmenter, tiles
 from zeroseg_jax.segment.decode import Guide, View, label_pixels
@@ -21,10 +22,11 @@ def as_a_whole(model, encoded, background, options):
     texts, threshold = model._texts_of(LABELS, None, background, chosen)
     sizes, cells, views, guide = encoded.pixels.shape[:2], encoded.views[0].layout.cells, [], None
     for view in encoded.views:
-        dense = view.encoding.assignment is None
+        encoding = view.encoding
+        dense = encoding.assignment is None
         outputs = cells if chosen.guide else sizes
         rows, columns = upsampling_matrices(view.layout, outputs, chosen, dense, view.mirrored)
-        views.append(View(jax.tree.map(lambda x: x[None], view.encoding), rows[None], columns[None]))
+        views.append(View(jax.tree.map(lambda x: x[None], encoding), rows[None], columns[None]))
     if chosen.guide:
         maps = [resize_matrix(n, m)[None] for n, m in zip(cells, sizes, strict=True)]
         small = np.asarray(shrink_to_cells(encoded.pixels, cells), np.float32)
@@ -73,3 +75,21 @@ def test_the_jitted_function_gives_the_same_pixels(model, segments, size):
         expected = model.segment(image, LABELS, **options).label_map
         found = np.asarray(model.segment_fn(size, LABELS, **options)(image[None])[0])
         np.testing.assert_array_equal(found, expected)
+
+
+def test_photographs_of_all_shapes_share_twelve_compilations(tiny_clip):
+    compiled: list[str] = []
+
+    def count(event: str, duration: float, **rest: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    model = Segmenter(DenseClipMethod(load_clip(tiny_clip), 16), load_clip(tiny_clip), templates="name")
+    model.check(LABELS)  # which embeds the words
+    jax.monitoring.register_event_duration_secs_listener(count)
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        aspects = np.exp(rng.uniform(-0.79, 0.79, 16))
+        sizes = [(round(40 * aspect**0.5), round(40 / aspect**0.5)) for aspect in aspects]
+        model.segment_batch([rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes], LABELS)
+    assert 0 < len(compiled) <= 12

@@ -100,6 +100,10 @@ def test_windows_are_averaged_by_hand():
     np.testing.assert_array_equal(nearest, np.eye(4)[[0, 0, 1, 1, 3, 3]] + np.eye(5, 4)[[4, 4, 2, 2, 4, 4]])
 
 
+def encode(model):
+    return jax.jit(model.method.encode, static_argnums=2)
+
+
 def as_papers_do(model, image, options, factor=1.0, mirror=False):
     """Probabilities of all pixels by mmsegmentation's procedure, in loops: crop, encode, enlarge, add, resize."""
     layout = lay_out(*image.shape[:2], model.method.image_size, model.method.patch_size, options, factor)
@@ -109,7 +113,7 @@ def as_papers_do(model, image, options, factor=1.0, mirror=False):
         for x in layout.starts[1]:
             place = np.s_[y : y + layout.window[0], x : x + layout.window[1]]
             crop = pixels[place][:, ::-1] if mirror else pixels[place]
-            found = model._encode(model.method.params, crop[None], ModelOptions())
+            found = encode(model)(model.method.params, crop[None], ModelOptions())
             logits = np.exp(model.logit_scale * (np.asarray(found.embeddings[0]) @ texts.T))
             scores = logits / logits.sum(axis=-1, keepdims=True)
             scores = scores if found.assignment is None else np.asarray(found.assignment[0]) @ scores
@@ -170,7 +174,7 @@ def test_groupvits_rule_in_windows(model, image, threshold):
     for y in layout.starts[0]:
         for x in layout.starts[1]:
             place = np.s_[y : y + 16, x : x + 16]
-            found = jax.device_get(model._encode(model.method.params, pixels[place][None], ModelOptions()))
+            found = jax.device_get(encode(model)(model.method.params, pixels[place][None], ModelOptions()))
             maps = jax.image.resize(found.assignment[0].reshape(4, 4, -1), (16, 16, 4), "linear")
             logits = model.logit_scale * found.embeddings[0] @ texts.T
             kept = np.argsort(-(found.image[0] @ texts.T))[:2]

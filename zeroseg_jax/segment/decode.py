@@ -5,12 +5,12 @@ c texts, d the width of CLIP's space.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from zeroseg_jax.ops.guided_filter import CELLS, apply, fit
 from zeroseg_jax.ops.normalise import unit
@@ -63,6 +63,15 @@ class Cells(NamedTuple):
     """`guided_filter.mean_over_box` of both axes, where some of the cells are padding; None: none is."""
 
 
+class WindowsView(NamedTuple):
+    """A view of one image whose windows are still apart."""
+
+    windows: tuple[Encoding, ...]
+    """Of each window, one after the other: (s, d), (n, s), (d)."""
+    rows: Float[Array | np.ndarray, "1 y i h"]
+    columns: Float[Array | np.ndarray, "1 x j w"]
+
+
 class Prepared(NamedTuple):
     """All that is computed of images and texts before it comes to single pixels."""
 
@@ -73,7 +82,7 @@ class Prepared(NamedTuple):
     """What each segment scores, (b, s, c), where that is put in after enlarging the shares of the segments."""
     critical: Float[Array, "b t"] | None
     """`critical_thresholds`, where the probability is told by them."""
-    cosines: Float[Array, "b s c"]
+    cosines: Float[Array, "b s c"] | None
     """`Labelled.scores`."""
 
 
@@ -115,6 +124,7 @@ def label_pixels(
     labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, -1, x.shape[-1])[:, :y] for x in blocks)
     dense = views[0].encoding.assignment is None
     segments = _nearest_patches(views[0], guide) if dense else maps.pop(0)
+    assert prepared.cosines is not None
     return Labelled(labels, segments.astype(jnp.int32), prepared.cosines, maps[0] if maps else None)
 
 
@@ -144,6 +154,39 @@ def prepare(
         cells, radius = _heighten([view.rows for view in views], wide), CELLS * options.guide
         maps = ({name: fit(value, guide.image, radius, guide.boxes) for name, value in cells.items()},)
     return Prepared(maps, tables, critical, joined)
+
+
+def prepare_windows(
+    views: tuple[WindowsView, ...],
+    turned: Bool[Array, ""],
+    texts: Texts,
+    guide: Cells | None,
+    options: Labelling,
+    threshold: bool,
+) -> tuple[Prepared, Float[Array, "1 s c"]]:
+    """`prepare` for one image, with the cosines apart, whose number of segments `label_tiles` need not know.
+
+    `turned`: the image lies on its side, but square windows do not yet.
+    """
+
+    def stacked(view: WindowsView) -> View:
+        encoding: Encoding = jax.tree.map(lambda *x: jnp.stack(x)[None], *view.windows)
+        square = view.rows.shape[3] == view.columns.shape[3]
+
+        def turn(x: Any) -> Float[Array, "1 v n c"]:
+            side = round(x.shape[2] ** 0.5)
+            upright = x.reshape(*x.shape[:2], side, side, -1)
+            return jnp.where(turned, upright.swapaxes(2, 3), upright).reshape(x.shape)
+
+        if square and encoding.assignment is None:
+            encoding = encoding._replace(embeddings=turn(encoding.embeddings))
+        elif square:
+            encoding = encoding._replace(assignment=turn(encoding.assignment))
+        return View(encoding, view.rows, view.columns)
+
+    prepared = prepare(tuple(stacked(view) for view in views), texts, guide, options, threshold)
+    assert prepared.cosines is not None
+    return prepared._replace(cosines=None), prepared.cosines
 
 
 def widen(prepared: Prepared, columns: tuple[Array | np.ndarray, ...]) -> tuple[Maps, ...]:

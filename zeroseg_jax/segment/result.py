@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
@@ -18,7 +19,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import encodes
 from zeroseg_jax.segment.prompts import Background, Templates
-from zeroseg_jax.segment.windows import Layout
+from zeroseg_jax.segment.windows import Canvas, Layout
 
 SOFTWARE = "zeroseg_jax"
 """What the PNGs that are written here say in their text "Software"."""
@@ -141,13 +142,24 @@ def _write(picture: Image.Image, path: Path, form: str | None = None) -> None:
 
 
 class EncodedView(NamedTuple):
-    """What one pass of the model says of an image, at one size."""
+    """An image after one pass of the model, at one size."""
 
-    encoding: Encoding
-    """Arrays of numpy; the first axis is that of the windows, row by row."""
+    windows: tuple[Encoding, ...]
+    """Of each window, row by row; arrays on the device, with the patches on their `canvas`."""
     layout: Layout
     mirrored: bool
-    """Whether it saw the mirror image of each window."""
+    """Whether the model saw the mirror image of each window."""
+    canvas: Canvas
+
+    @property
+    def encoding(self) -> Encoding:
+        """Arrays of numpy, with an axis for the windows in front: (v, s, d), (v, n, s), (v, d)."""
+        encodings: list[Encoding] = jax.device_get(list(self.windows))
+        if encodings[0].assignment is None:
+            encodings = [x._replace(embeddings=self.canvas.lift(x.embeddings)) for x in encodings]
+        else:
+            encodings = [x._replace(assignment=self.canvas.lift(x.assignment)) for x in encodings]
+        return jax.tree.map(lambda *x: np.stack(x), *encodings)
 
 
 @dataclass(frozen=True, repr=False)

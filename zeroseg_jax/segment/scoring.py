@@ -120,18 +120,22 @@ def likeliest(encoding: Encoding, texts: Texts, count: int) -> Bool[Array, "b v 
     A window is an image of its own, as in GroupViT's evaluation. Of equal labels the first ones are kept. A method
     without an embedding of the whole image has that of the mean patch.
     """
-    image = encoding.image
-    if image is None:
-        each = encoding.assignment
-        weights = jnp.ones(encoding.embeddings.shape[:-1]) if each is None else each.sum(axis=-2)
-        image = unit(jnp.einsum("bvs,bvsd->bvd", weights, encoding.embeddings, precision="highest"))
     indices = jnp.arange(texts.embeddings.shape[0])
     is_label = indices < texts.labels
-    fit = jnp.einsum("bvd,cd->bvc", image, texts.embeddings, precision="highest")
+    fit = jnp.einsum("bvd,cd->bvc", whole_image(encoding), texts.embeddings, precision="highest")
     fit = jnp.where(is_label, fit, PADDING)
     ahead = fit[..., None, :] > fit[..., :, None]
     ahead |= (fit[..., None, :] == fit[..., :, None]) & (indices < indices[:, None])
     return (ahead.sum(axis=-1) < count) | ~is_label
+
+
+def whole_image(encoding: Encoding) -> Float[Array | np.ndarray, "*b d"]:
+    """The embedding of the image: the method's own, or that of the mean patch, at unit length."""
+    if encoding.image is not None:
+        return encoding.image
+    assignment = encoding.assignment
+    weights = jnp.ones(encoding.embeddings.shape[:-1]) if assignment is None else assignment.sum(axis=-2)
+    return unit(jnp.einsum("...s,...sd->...d", weights, encoding.embeddings, precision="highest"))
 
 
 def own_pixels(view: View) -> Encoding:

@@ -2,7 +2,8 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -11,17 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, UInt8
 
 from zeroseg_jax.data.image_like import ImageLike, to_pixels_list
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.readouts import check_readout
-from zeroseg_jax.ops.batching import BATCHES, padded, parts, sizes_for, split, stack
-from zeroseg_jax.segment.decode import Texts, label_tiles, prepare
+from zeroseg_jax.ops.batching import BATCHES, padded, sizes_for
+from zeroseg_jax.segment.decode import Texts, label_tiles, prepare_windows
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
 from zeroseg_jax.segment.methods import Encoding, Method
-from zeroseg_jax.segment.options import Options, change, encodes
+from zeroseg_jax.segment.options import ModelOptions, Options, change, encodes
 from zeroseg_jax.segment.prompts import (
     Background,
     Templates,
@@ -32,10 +33,12 @@ from zeroseg_jax.segment.prompts import (
     resolve_templates,
 )
 from zeroseg_jax.segment.result import EncodedImage, EncodedView, SegmentResult
-from zeroseg_jax.segment.scoring import pad_texts
+from zeroseg_jax.segment.scoring import pad_texts, whole_image
 from zeroseg_jax.segment.tiles import label_image
-from zeroseg_jax.segment.windows import lay_out_all, resize, resize_plainly
+from zeroseg_jax.segment.windows import Canvas, canvas_of, lay_out_all, resize, resize_plainly
 
+FULL, FEW = BATCHES[-1], 4
+"""Windows that go through the model in one call: together, or one after the other."""
 REMEMBERED = 16
 """Lists of labels whose embeddings are kept, those asked for last."""
 
@@ -67,8 +70,8 @@ class Segmenter:
         self.about = about
         self._texts: OrderedDict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = OrderedDict()
         self._meanings: dict[str, tuple[str, ...]] = {}
-        self._encode = jax.jit(method.encode, static_argnums=2)
-        self._prepare = jax.jit(prepare, static_argnums=(3, 4))
+        self._encode = jax.jit(partial(encode_windows, method.encode), static_argnums=(3, 4))
+        self._prepare = jax.jit(prepare_windows, static_argnums=(4, 5))
         self._tiles = jax.jit(label_tiles, static_argnums=4)
         self._device: jax.Device | None = None  # None: where the weights are
         self.logit_scale = clip.logit_scale
@@ -172,18 +175,25 @@ class Segmenter:
             for mirror in mirrored
             for window in cut
         ]
-        # those of a single image in few sizes: what another compiled function costs, one panorama does not bring in
-        sizes = BATCHES if len(pixels) > 1 else (BATCHES[0], BATCHES[-1])
-        encoded = iter(self._encode_windows(windows, chosen, sizes))
-        found = []
-        for p, own in zip(pixels, layouts, strict=True):
-            views = [
-                EncodedView(stack(list(islice(encoded, len(layout)))), layout, mirror)
-                for layout in own
-                for mirror in mirrored
-            ]
-            found.append(EncodedImage(p, tuple(views), self))
-        return found
+        canvases = [
+            canvas
+            for image_layouts in layouts
+            for layout in image_layouts
+            for canvas in [canvas_of(layout, chosen)] * (len(layout) * len(mirrored))
+        ]
+        encoded = iter(self._encode_windows(windows, canvases, chosen))
+        return [
+            EncodedImage(
+                image,
+                tuple(
+                    EncodedView(tuple(islice(encoded, len(layout))), layout, mirror, canvas_of(layout, chosen))
+                    for layout in image_layouts
+                    for mirror in mirrored
+                ),
+                self,
+            )
+            for image, image_layouts in zip(pixels, layouts, strict=True)
+        ]
 
     def embed_labels(
         self, labels: Iterable[str], templates: Templates | None = None, normalise: bool | None = None
@@ -288,18 +298,22 @@ class Segmenter:
 
         return push_to_hub(self, repo_id, private=private, token=token)
 
-    def _encode_windows(self, windows: Sequence[np.ndarray], chosen: Options, sizes: tuple[int, ...]) -> list[Encoding]:
-        """Images of any sizes that are whole patches, each as it is, in batches of some of `sizes`; arrays of numpy."""
-        found: dict[int, Encoding] = {}
-        for shape in sorted({window.shape for window in windows}):
-            indices = [i for i, window in enumerate(windows) if window.shape == shape]
-            patches = shape[0] * shape[1] // self.method.patch_size**2
-            for part, size in parts(len(indices), sizes_for(patches, sizes)):
-                images = [windows[i] for i in indices[part]]
+    def _encode_windows(
+        self, windows: Sequence[np.ndarray], canvases: Sequence[Canvas], chosen: Options
+    ) -> list[Encoding]:
+        """Windows of any sizes that are whole patches, each by itself. The arrays stay on the device."""
+        encodings: dict[int, Encoding] = {}
+        for canvas in sorted(set(canvases), key=lambda canvas: canvas.grid):
+            indices = [i for i, other in enumerate(canvases) if other == canvas]
+            full = FULL in sizes_for(canvas.grid[0] * canvas.grid[1])
+            while indices:
+                size = FULL if full and len(indices) >= 0.75 * FULL else FEW
+                part, indices = indices[:size], indices[size:]
+                batch, count = padded([windows[i] for i in part], size), np.int32(len(part))
                 with jax.default_device(self._device):
-                    batch = jax.device_get(self._encode(self.method.params, padded(images, size), chosen.of_model))
-                found.update(zip(indices[part], split(batch, len(images)), strict=True))
-        return [found[i] for i in range(len(windows))]
+                    found = self._encode(self.method.params, batch, count, chosen.of_model, canvas)
+                encodings.update(zip(part, found, strict=False))
+        return [encodings[i] for i in range(len(windows))]
 
     def changed(self, options: Mapping[str, Any]) -> Options:
         """The model's options with those of one call; raises InputError for what they cannot be."""
@@ -330,6 +344,38 @@ class Segmenter:
         scales = (xp.float32(x) for x in (scale, threshold, self.logit_scale))
         total = xp.asarray(count + background.shape[0], xp.int32)
         return Texts(xp.concatenate([labels, background]), count, total, *scales)
+
+
+def encode_windows(
+    encode: Callable[[Any, Array, ModelOptions], Encoding],
+    params: Any,
+    windows: UInt8[Array, "b y x 3"],
+    count: Int[Array, ""],
+    options: ModelOptions,
+    canvas: Canvas,
+) -> tuple[Encoding, ...]:
+    """The encodings of the first `count` windows, each by itself and on its canvas; those of the others mean nothing.
+
+    `FULL` windows go through the model together. Of fewer, one at a time, only those that are there are computed: how
+    many there are is known only when it runs, so that one compiled function serves all.
+    """
+
+    def some(windows: UInt8[Array, "k y x 3"]) -> Encoding:
+        encoding = encode(params, windows, options)
+        encoding = encoding._replace(image=whole_image(encoding))
+        if encoding.assignment is None:
+            return encoding._replace(embeddings=jax.vmap(canvas.lay)(jnp.asarray(encoding.embeddings)))
+        return encoding._replace(assignment=jax.vmap(canvas.lay)(jnp.asarray(encoding.assignment)))
+
+    def put(k: Array, done: Encoding) -> Encoding:
+        return jax.tree.map(lambda x, y: x.at[k].set(y[0]), done, some(jax.lax.dynamic_slice_in_dim(windows, k, 1)))
+
+    if len(windows) == FULL:
+        encodings = some(windows)
+    else:
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, windows))
+        encodings = jax.lax.fori_loop(0, count, put, empty)
+    return tuple(jax.tree.map(lambda x, k=k: x[k], encodings) for k in range(len(windows)))
 
 
 def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from jaxtyping import Float, Float32, Int32, UInt8
 
 from zeroseg_jax.ops.guided_filter import CELLS, mean_over_box
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.decode import Cells, Place, Texts, View
-from zeroseg_jax.segment.methods import Encoding
+from zeroseg_jax.segment.decode import Cells, Place, Texts, WindowsView
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.result import EncodedImage, EncodedView
-from zeroseg_jax.segment.windows import shrink_to_cells, upsampling_matrices
+from zeroseg_jax.segment.windows import room, shrink_to_cells, upsampling_matrices
 
 TILE = 128
 """Rows and columns of the pixels of a tile."""
@@ -35,14 +34,13 @@ class LabelMaps(NamedTuple):
     probability: Float32[np.ndarray, "h w"] | None
 
 
-class Canvas(NamedTuple):
-    """A view on its padded grid, lying: an upright image is turned to its side."""
+class PaddedView(NamedTuple):
+    """A view on the padded grid of all its windows, lying: an upright image is turned on its side."""
 
-    view: View
-    """For `decode.prepare`: batches of one."""
+    view: WindowsView
     rows: Float[np.ndarray, "y ..."]
     columns: Float[np.ndarray, "x ..."]
-    """From the patches of the windows to what is enlarged to: cells with the guided filter, otherwise pixels."""
+    """From the patches of the windows to cells with the guided filter, otherwise to pixels."""
     order: Int32[np.ndarray, " s"]
     """Where the segments (or patches) of the view itself stand among those of the padded one."""
     padded: int
@@ -57,28 +55,30 @@ def label_image(
     threshold: bool,
     options: Options,
 ) -> LabelMaps:
-    """The maps of one image; `prepare` and `label_tiles` are those of `decode`, jitted."""
+    """The maps of one image; `prepare` is `decode.prepare_windows` and `label_tiles` that of `decode`, both jitted."""
     layout, (height, width) = image.views[0].layout, image.pixels.shape[:2]
     turned = layout.shape[0] > layout.shape[1]
+    least = 2 if len(layout) == 1 else 4
     pixels = image.pixels.swapaxes(0, 1) if turned else image.pixels
     if options.guide:
         cells = layout.cells[::-1] if turned else layout.cells
-        size = cells[0], _room(*cells, len(layout))
+        size = cells[0], room(*cells, least)
         small = np.asarray(shrink_to_cells(image.pixels, layout.cells), np.float32)
         small = _pad(small.swapaxes(0, 1) if turned else small, (*size, 3))[None]
         boxes = [_pad(mean_over_box(n, CELLS * options.guide), (m, m)) for n, m in zip(cells, size, strict=True)]
-        canvases = [_canvas(view, layout.cells, size, turned, options) for view in image.views]
+        padded_views = [_padded_view(view, layout.cells, size, turned, options) for view in image.views]
         guide = Cells(small, (boxes[0], boxes[1]))
         enlarge = [_pad(resize_matrix(n, m), (m, k)) for n, m, k in zip(cells, pixels.shape[:2], size, strict=True)]
         rows, columns = ([each] for each in enlarge)
     else:
-        canvases = [_canvas(view, (height, width), None, turned, options) for view in image.views]
-        guide, rows, columns = None, [c.rows for c in canvases], [c.columns for c in canvases]
-    prepared = prepare(tuple(c.view for c in canvases), texts, guide, options.labelling, threshold)
+        padded_views = [_padded_view(view, (height, width), None, turned, options) for view in image.views]
+        guide, rows, columns = None, [v.rows for v in padded_views], [v.columns for v in padded_views]
+    views = tuple(v.view for v in padded_views)
+    prepared, cosines = prepare(views, np.bool_(turned), texts, guide, options.labelling, threshold)
 
-    dense = image.views[0].encoding.assignment is None
-    starts = np.cumsum([0, *(c.padded for c in canvases)])
-    order = np.concatenate([c.order + start for c, start in zip(canvases, starts, strict=False)])
+    dense = image.views[0].windows[0].assignment is None
+    starts = np.cumsum([0, *(v.padded for v in padded_views)])
+    order = np.concatenate([v.order + start for v, start in zip(padded_views, starts, strict=False)])
     own = np.zeros(starts[-1], np.int32)
     own[order] = np.arange(len(order))
     found: list[np.ndarray] = []
@@ -92,7 +92,7 @@ def label_image(
             place[:] = x[: place.shape[0], : place.shape[1]]
     label_map, *others = found
     segments = _nearest_patches(image, options) if dense else others.pop(0)
-    return LabelMaps(label_map, segments, np.asarray(prepared.cosines)[0, order], others[0] if others else None)
+    return LabelMaps(label_map, segments, np.asarray(cosines)[0, order], others[0] if others else None)
 
 
 def _run(
@@ -133,62 +133,41 @@ def _run(
         yield from take()
 
 
-def _canvas(
+def _padded_view(
     view: EncodedView, outputs: tuple[int, int], padded: tuple[int, int] | None, turned: bool, options: Options
-) -> Canvas:
+) -> PaddedView:
     """`outputs` are the rows and columns that it is enlarged to, as the image stands, and `padded` those with padding,
     as it lies."""
-    layout, encoding = view.layout, view.encoding
-    dense = encoding.assignment is None
+    layout, canvas = view.layout, view.canvas
+    dense = view.windows[0].assignment is None
     maps = list(upsampling_matrices(layout, outputs, options, dense, view.mirrored))
     (i, j), (h, w) = layout.counts, layout.grid
-    if turned:
-        maps, i, j, h, w = maps[::-1], j, i, w, h
-    shape = _power(i), _power(j), h, w
-    if not options.window:
-        short, long = (n // layout.patch for n in sorted(layout.shape))
-        room = _room(short, long, len(layout))
-        # square windows, half over one another, are at most twice as many as squares
-        shape = (1, 1, h, room) if len(layout) == 1 else (1, 2 * room // short, h, w)
     pixels = maps[0].shape[2] // h  # along the side of a patch, where the maps are those of pixels
+    windows = np.arange(i * j).reshape(i, j)
+    if turned:
+        maps, windows, i, j, h, w = maps[::-1], windows.T, j, i, w, h
+    shape = _power(i), _power(j), *canvas.padded
+    if len(layout) > 1 and not options.window:
+        # square windows, half over one another, are at most twice as many as squares
+        short, long = (n // layout.patch for n in sorted(layout.shape))
+        shape = 1, 2 * room(short, long, 4) // short, *canvas.padded
     rows, columns = (
-        _pad(m, ((n if padded is None else padded[axis]), shape[axis], shape[2 + axis] * pixels))
-        for axis, (m, n) in enumerate(zip(maps, (len(m) for m in maps), strict=True))
+        _pad(m, (len(m) if padded is None else padded[axis], shape[axis], shape[2 + axis] * pixels))
+        for axis, m in enumerate(maps)
     )
-
-    def lay(x: Any, patches: bool) -> np.ndarray:
-        """(v, ...) or (v, n, ...) on the padded grid; what is repeated there has no weight in `rows` and `columns`."""
-        counts = (*layout.counts, *layout.grid) if patches else layout.counts
-        x = np.asarray(x)
-        x = x.reshape(*counts, *x.shape[1 + patches :])
-        if turned:
-            x = np.moveaxis(x, (1, 0, 3, 2) if patches else (1, 0), (0, 1, 2, 3) if patches else (0, 1))
-        wanted = shape if patches else shape[:2]
-        x = np.pad(
-            x, [(0, m - n) for n, m in zip(x.shape, wanted, strict=False)] + [(0, 0)] * (x.ndim - len(wanted)), "edge"
-        )
-        return x.reshape(1, shape[0] * shape[1], *((shape[2] * shape[3],) if patches else ()), *x.shape[len(wanted) :])
-
-    image = encoding.image
-    if dense and image is None and options.top_classes:  # the mean patch, before some are repeated
-        mean = np.asarray(encoding.embeddings).mean(axis=1)
-        image = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
-    segments = encoding.embeddings.shape[1]
-    laid = Encoding(
-        lay(encoding.embeddings, dense),
-        None if encoding.assignment is None else lay(encoding.assignment, True),
-        None if image is None else lay(image, False),
-    )
-    if dense:
-        order = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)[:i, :j, :h, :w]
-        order = order.transpose(1, 0, 3, 2) if turned else order
-    else:
-        order = np.arange(shape[0] * shape[1] * segments, dtype=np.int32).reshape(*shape[:2], segments)[:i, :j]
-        order = order.transpose(1, 0, 2) if turned else order
-    # without the filter `prepare` asks for the shapes only
+    windows = np.pad(windows, [(0, m - n) for n, m in zip(windows.shape, shape, strict=False)], "edge")
+    parts = 1 if dense else view.windows[0].embeddings.shape[0]  # segments of a window
+    grid = shape if dense else (*shape[:2], parts)
+    order = np.arange(np.prod(grid), dtype=np.int32).reshape(grid)[:i, :j]
+    order = order[:, :, :h, :w] if dense else order
+    if turned:
+        order = order.transpose(1, 0, 3, 2) if dense else order.transpose(1, 0, 2)
+    # without the filter `prepare` needs the shapes only
     given = (rows, columns) if options.guide else (rows[:1], columns[:1])
-    count = laid.embeddings.shape[1] * laid.embeddings.shape[2]
-    return Canvas(View(laid, *(m[None] for m in given)), rows, columns, order.ravel(), count)
+    encodings = tuple(view.windows[k] for k in windows.ravel())
+    return PaddedView(
+        WindowsView(encodings, *(m[None] for m in given)), rows, columns, order.ravel(), int(np.prod(grid))
+    )
 
 
 def _nearest_patches(image: EncodedImage, options: Options) -> Int32[np.ndarray, "h w"]:
@@ -216,14 +195,6 @@ def _in_tiles(x: np.ndarray) -> np.ndarray:
 def _pad(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """With zeros at the end of every axis."""
     return np.pad(x, [(0, m - n) for n, m in zip(x.shape, shape, strict=True)])
-
-
-def _room(short: int, long: int, windows: int) -> int:
-    """The longer side of the padded grid: 2, 4, 8, ... times the shorter one; 4 at least with several windows."""
-    room = (2 if windows == 1 else 4) * short
-    while room < long:
-        room *= 2
-    return room
 
 
 def _power(count: int) -> int:

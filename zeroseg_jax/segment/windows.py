@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +62,50 @@ class Layout:
         """The windows of images of the size `shape`."""
         height, width = self.window
         return [images[..., y : y + height, x : x + width, :] for y in self.starts[0] for x in self.starts[1]]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The grid that the patches of a window are padded to, so that windows of several shapes share compiled functions.
+
+    A window that is higher than wide is turned on its side: rows become columns.
+    """
+
+    grid: tuple[int, int]
+    """Rows and columns of the window's patches."""
+    padded: tuple[int, int]
+    """Rows and columns of the canvas."""
+
+    @property
+    def turned(self) -> bool:
+        return self.grid[0] > self.grid[1]
+
+    def lay(self, x: Float[Array | np.ndarray, "n c"]) -> Float[Array, "m c"]:
+        """Values of the patches, row-major, on the canvas. The last ones are repeated; the padding has no weight."""
+        y = jnp.asarray(x).reshape(*self.grid, -1)
+        y = y.swapaxes(0, 1) if self.turned else y
+        padding = [(0, m - n) for n, m in zip(y.shape, (*self.padded, y.shape[2]), strict=True)]
+        return jnp.pad(y, padding, "edge").reshape(-1, y.shape[2])
+
+    def lift(self, x: Any) -> Float[np.ndarray, "n c"]:
+        """The inverse of `lay`, for an array (m, c) of numpy."""
+        rows, columns = sorted(self.grid)
+        y = np.asarray(x).reshape(*self.padded, -1)[:rows, :columns]
+        return (y.swapaxes(0, 1) if self.turned else y).reshape(rows * columns, -1)
+
+
+def canvas_of(layout: Layout, options: Options) -> Canvas:
+    """Oblong images get one that is 2, 4, 8, ... times as long as wide; squares and sliding windows are not padded."""
+    short, long = sorted(layout.grid)
+    return Canvas(layout.grid, (short, long if options.window or short == long else room(short, long)))
+
+
+def room(short: int, long: int, least: int = 2) -> int:
+    """The longer side of a padded grid: `least`, or twice, four times, ... as much of the shorter one."""
+    side = least * short
+    while side < long:
+        side *= 2
+    return side
 
 
 def lay_out(
