@@ -1,12 +1,8 @@
 """Cuts items into batches of a few sizes, so that few shapes are compiled."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
-import jax
 import numpy as np
-
-Tree = TypeVar("Tree")
 
 BATCHES = (1, 4, 16)
 """Batches are padded to one of these sizes, so each input shape compiles at most three times."""
@@ -36,13 +32,3 @@ def padded(batch: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
 def sizes_for(patches: int, sizes: tuple[int, ...] = BATCHES) -> tuple[int, ...]:
     """The batch sizes of `sizes` that are small enough for images with `patches` patches."""
     return tuple(size for size in sizes if size == 1 or size * patches**2 <= BATCHES[-1] * PATCHES**2)
-
-
-def split(batch: Tree, count: int) -> list[Tree]:
-    """The first `count` items of a batch. `batch` is a tree of arrays whose first axis counts the items."""
-    return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(count)]
-
-
-def stack(items: Sequence[Tree]) -> Tree:
-    """The reverse of `split`: joins items into a batch of numpy arrays."""
-    return jax.tree.map(lambda *x: np.stack(x), *items)
