@@ -18,13 +18,16 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 import zeroseg_jax
 from zeroseg_jax.errors import InputError, NotFiniteError
+
+if TYPE_CHECKING:
+    from zeroseg_jax.storage import AnyPath
 
 CONFIG = flags.DEFINE_string("config", "", "Python file with get_config(); --config.KEY=VALUE sets one of its values")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<name of the config file> if not given")
@@ -113,8 +116,10 @@ def run(
     # imported here, so that --help and a misspelt flag answer at once
     from zeroseg_jax.config import load_config, read_config
     from zeroseg_jax.resources import explained_exhaustion
+    from zeroseg_jax.storage import check_paths
 
     config = load_config(config_path, overrides)
+    check_paths(config)
     folder = run_folder(config_path, workdir)
     if place is not None:
         join_processes(*place)
@@ -154,15 +159,12 @@ def run(
             embed(config, folder)
 
 
-def run_folder(config_path: str, workdir: str | None) -> Path:
+def run_folder(config_path: str, workdir: str | None) -> "AnyPath":
     """The folder of the run, with `~` as the user's home."""
-    if "://" in (workdir or ""):
-        raise InputError(
-            f"--workdir={workdir} is no folder; mount the bucket as docs/launch.md says, and name that path"
-        )
-    folder = Path(workdir or Path("runs") / Path(config_path).stem)
+    from zeroseg_jax.storage import to_path
+
     try:
-        return folder.expanduser()
+        return to_path(workdir or Path("runs") / Path(config_path).stem)
     except RuntimeError as error:
         raise InputError(f"--workdir={workdir} names a user whose home is unknown; write the whole path") from error
 
@@ -179,7 +181,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     handler.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
 
 
-def report(results: dict | None, folder: Path) -> None:
+def report(results: dict | None, folder: "AnyPath") -> None:
     """The last line on stdout: the figures as one JSON object. On stderr: where the rest of them is."""
     if results is None:
         if (folder / "gallery.png").is_file():

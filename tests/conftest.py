@@ -29,6 +29,7 @@ from zeroseg_jax.models.tokenizer_files import load_siglip_tokenizer
 # Without most optimisations it takes half as long; what is compiled here is too small to run long.
 COMPILED = Path(tempfile.gettempdir()) / f"zeroseg_jax_tests_{getpass.getuser()}"
 os.environ |= {
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs would ask Google about the buckets of an emulator
     "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

@@ -14,7 +14,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,7 +29,7 @@ from zeroseg_jax.config import default_config, flatten, read_config, read_json_o
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.models.student_config import make_student_config, read_student_config
-from zeroseg_jax.workdir import write_text
+from zeroseg_jax.storage import AnyPath, is_remote, to_path, walk, write_text
 
 STUDENT = "student.json"
 """The file in a workdir with the sizes of the run's student."""
@@ -48,7 +47,7 @@ class Checkpoints:
         InputError: there are checkpoints, and all of them are damaged.
     """
 
-    def __init__(self, workdir: str | Path, keep: int = 1):
+    def __init__(self, workdir: str | AnyPath, keep: int = 1):
         self.folder = checkpoint_folder(workdir)
         self.latest = self._settle()
         """The step of the newest sound checkpoint."""
@@ -97,7 +96,9 @@ class Checkpoints:
 
     def _add_sums(self) -> None:
         """orbax calls it in process 0 when all processes have written, before the checkpoint gets its name."""
-        (unfinished,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        # in a bucket orbax writes into the folder itself, as nothing can be renamed there
+        named = self.folder / str(self._saving)
+        unfinished = next(iter(self.folder.glob(f"{named.name}.orbax-checkpoint-tmp*")), named)
         _wait_for_description(unfinished / METADATA, self._description)
         write_sums(unfinished / SUMS, sums_of(unfinished, _files(unfinished), _digest))
 
@@ -120,15 +121,16 @@ class Checkpoints:
         return None if newest < 0 else newest
 
 
-def checkpoint_folder(workdir: str | Path) -> Path:
+def checkpoint_folder(workdir: str | AnyPath) -> AnyPath:
     """`WORKDIR/checkpoints`, absolute; raises InputError where a file has that name."""
-    folder = Path(workdir).resolve() / "checkpoints"
+    path = to_path(workdir)
+    folder = (path if is_remote(path) else path.resolve()) / "checkpoints"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, but the folder of a run's checkpoints; remove it or choose a workdir")
     return folder
 
 
-def sound_steps(folder: Path) -> Iterator[int]:
+def sound_steps(folder: AnyPath) -> Iterator[int]:
     """The steps of the sound checkpoints in `folder`, newest first; the log names those that are damaged.
 
     Raises:
@@ -151,7 +153,7 @@ def sound_steps(folder: Path) -> Iterator[int]:
         )
 
 
-def find_damage(checkpoint: Path) -> str:
+def find_damage(checkpoint: AnyPath) -> str:
     """What differs from the checksums of a checkpoint, "" if nothing does.
 
     Earlier versions wrote no checksums. Such a checkpoint counts as sound, and the log says that it is unchecked.
@@ -173,13 +175,12 @@ def find_damage(checkpoint: Path) -> str:
     return f"the checksum of {different[0]} differs" if different else ""
 
 
-def _files(checkpoint: Path) -> set[str]:
+def _files(checkpoint: AnyPath) -> set[str]:
     """The files with checksums. The mark of completion is made after them, and says nothing."""
-    names = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
-    return names - {SUMS, COMMITTED}
+    return set(walk(checkpoint)) - {SUMS, COMMITTED}
 
 
-def _digest(path: Path) -> str:
+def _digest(path: AnyPath) -> str:
     """SHA-256; that of orbax's description without the time, which is added after the checksums."""
     if path.name != METADATA:
         return sha256(path)
@@ -193,7 +194,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def _wait_for_description(path: Path, expected: dict[str, Any], seconds: float = 60) -> None:
+def _wait_for_description(path: AnyPath, expected: dict[str, Any], seconds: float = 60) -> None:
     """Returns when orbax's description holds `expected`: a thread of orbax writes it, and may not have come to it."""
     end = time.monotonic() + seconds
     while True:
@@ -205,25 +206,25 @@ def _wait_for_description(path: Path, expected: dict[str, Any], seconds: float =
         time.sleep(0.01)
 
 
-def _steps(folder: Path) -> list[int]:
+def _steps(folder: AnyPath) -> list[int]:
     """The steps whose checkpoints are in `folder`, sound or damaged, newest first."""
     folders = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir() and _has_files(path)]
     return sorted((int(path.name) for path in folders if str(int(path.name)) == path.name), reverse=True)
 
 
-def _has_files(folder: Path) -> bool:
+def _has_files(folder: AnyPath) -> bool:
     """Whether `folder` is a checkpoint, or the remains of one."""
     return any((folder / name).exists() for name in (METADATA, SUMS, COMMITTED, "state"))
 
 
-def _set_foreign_aside(folder: Path) -> None:
+def _set_foreign_aside(folder: AnyPath) -> None:
     """orbax believes that every folder whose name is a number is a checkpoint."""
     for path in list(folder.glob("*")):
         if path.name.isdecimal() and not (path.is_dir() and _has_files(path)):
             _set_aside(path, "foreign")
 
 
-def _set_aside(path: Path, why: str) -> None:
+def _set_aside(path: AnyPath, why: str) -> None:
     other, count = path.with_name(f"{why}-{path.name}"), 1
     while other.exists():
         other, count = path.with_name(f"{why}-{path.name}-{count}"), count + 1
@@ -232,7 +233,7 @@ def _set_aside(path: Path, why: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(checkpoint: Path) -> Iterator[None]:
+def _told(checkpoint: AnyPath) -> Iterator[None]:
     """Turns what orbax raises, exceptions of many types, into one sentence; errors of the device pass."""
     try:
         yield
@@ -250,13 +251,13 @@ def _told(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
-def write_student(workdir: Path, student: StudentConfig) -> None:
+def write_student(workdir: AnyPath, student: StudentConfig) -> None:
     """Writes the sizes of a run's student as `student.json` into the workdir; process 0 does so for all."""
     if jax.process_index() == 0:
         write_text(workdir / STUDENT, json.dumps(dataclasses.asdict(student), indent=2) + "\n")
 
 
-def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, ConfigDict]:
+def load_student(workdir: str | AnyPath, dtype: Any = None) -> tuple[Student, ConfigDict]:
     """The student of the newest sound checkpoint of `workdir`, on the first device, and the config it was trained with.
 
     The optimiser's state is not read. `dtype` is the dtype of the computation (None: float32).
@@ -273,11 +274,11 @@ def load_student(workdir: str | Path, dtype: Any = None) -> tuple[Student, Confi
         raise InputError(f"{workdir} holds no complete checkpoint; let the run reach {config.checkpoint_every} steps")
     with _told(folder / str(step)):
         saved = ocp.metadata(folder / str(step)).metadata
-        sizes = _student_sizes(Path(workdir), config, saved)
+        sizes = _student_sizes(to_path(workdir), config, saved)
         return _read_student(folder / str(step), saved, sizes, dtype), config
 
 
-def _student_sizes(workdir: Path, config: ConfigDict, saved: Any) -> StudentConfig:
+def _student_sizes(workdir: AnyPath, config: ConfigDict, saved: Any) -> StudentConfig:
     """The sizes of the student: those in student.json or, for a run from before it, what config and checkpoint say."""
     path = workdir / STUDENT
     if path.is_file():
@@ -289,7 +290,7 @@ def _student_sizes(workdir: Path, config: ConfigDict, saved: Any) -> StudentConf
     return make_student_config(config, saved["params"]["projection"]["fc2"]["bias"].shape[0])
 
 
-def _read_student(checkpoint: Path, saved: Any, sizes: StudentConfig, dtype: Any) -> Student:
+def _read_student(checkpoint: AnyPath, saved: Any, sizes: StudentConfig, dtype: Any) -> Student:
     """Reads the parameters alone; `saved` is orbax's description of all arrays in the checkpoint."""
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Student(sizes, rngs=nnx.Rngs(0), dtype=dtype)))
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

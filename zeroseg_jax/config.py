@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.config_ranges import check_ranges
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.storage import AnyPath, to_path
 
 
 def default_config() -> ConfigDict:
@@ -289,13 +290,13 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def read_config(workdir: str | Path) -> ConfigDict:
+def read_config(workdir: str | AnyPath) -> ConfigDict:
     """The config that `config.json` of a workdir holds.
 
     Raises:
         InputError: `workdir` holds no config.json, or a damaged one.
     """
-    path = Path(workdir) / "config.json"
+    path = to_path(workdir) / "config.json"
     if not path.is_file():
         raise InputError(
             f"{workdir} holds no config.json, so it is not the workdir of a run; train first, or name another"
@@ -303,7 +304,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     return from_json(read_json_of_run(path))
 
 
-def read_json_of_run(path: Path) -> dict[str, Any]:
+def read_json_of_run(path: AnyPath) -> dict[str, Any]:
     """The object in a JSON file that a run has written into its workdir; raises InputError where it is damaged."""
     try:
         values = json.loads(path.read_bytes())

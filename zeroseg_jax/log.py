@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from tensorboardX import SummaryWriter
 from zeroseg_jax.chips import peak_flops
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
-from zeroseg_jax.workdir import write_text
+from zeroseg_jax.storage import AnyPath, LineWriter, is_remote, write_text
 
 
 class RunLog:
@@ -33,7 +32,7 @@ class RunLog:
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: AnyPath,
         *,
         start: int,
         steps: int,
@@ -51,12 +50,12 @@ class RunLog:
         if self.silent:
             return
         path = workdir / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        lines = path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= start]
         if garbage := sum(_step(line) == math.inf for line in lines[:-1]):  # the last one may be half written
             logging.warning("%d lines of %s are damaged and taken out", garbage, path)
         write_text(path, "".join(line + "\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+        self._file = LineWriter(path)
         self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
         self._last: tuple[int, float, float] | None = None
 
@@ -105,7 +104,7 @@ class RunLog:
         self.bar.update(step, note)
 
 
-def start_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+def start_wandb(project: str, workdir: AnyPath, config: Mapping[str, Any]) -> Any:
     """A run of Weights & Biases in `project`, None for "" and in all processes but the first.
 
     A workdir always has the same run, which goes on when the training does.
@@ -123,8 +122,9 @@ def start_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
         ) from error
     number = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
     try:
+        folder = None if is_remote(workdir) else str(workdir)
         return wandb.init(
-            project=project, name=workdir.name, id=number, resume="allow", dir=str(workdir), config=dict(config)
+            project=project, name=workdir.name, id=number, resume="allow", dir=folder, config=dict(config)
         )
     except wandb.Error as error:
         said = " ".join(str(error).split()).rstrip(".")

@@ -8,7 +8,6 @@ from scratch.
 import contextlib
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,10 +43,11 @@ from zeroseg_jax.processes import Preemption
 from zeroseg_jax.progress import announced
 from zeroseg_jax.segment.io import load, load_earlier_student
 from zeroseg_jax.segment.options import from_config
+from zeroseg_jax.storage import AnyPath, to_path
 from zeroseg_jax.workdir import check_workdir, hold, open_workdir
 
 
-def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
+def train(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any] | None:
     """Trains until `config.steps`, resuming what `workdir` holds, and returns the results of the final evaluation.
 
     `workdir` then holds config.json, checkpoints/, metrics.jsonl, TensorBoard events and, unless `config.eval.dataset`
@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
     # ---- Config, devices, workdir
     config = with_teacher_sizes(config)
     validate(config)
-    workdir = Path(workdir).expanduser()
+    workdir = to_path(workdir)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size // config.optimizer.accumulate, mesh)
     part, part_count = sharding.process_part(mesh)
@@ -109,7 +109,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any] | None:
 
 def distil(
     config: ConfigDict,
-    workdir: Path,
+    workdir: AnyPath,
     mesh: Mesh,
     plan: Plan,
     teacher: Teacher,
@@ -223,7 +223,7 @@ def first_state(config: ConfigDict, plan: Plan, earlier: Student | None) -> Trai
     return state
 
 
-def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, workdir: Path) -> str:
+def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, workdir: AnyPath) -> str:
     """The message of the NaN guard."""
     checkpoints.wait()
     terms = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
@@ -233,7 +233,7 @@ def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, w
     return f"step {step} is not finite ({terms}); {last} in {workdir}; lower optimizer.lr, or look at the data"
 
 
-def evaluate(config: ConfigDict, workdir: str | Path, source: str | Path) -> dict[str, Any] | None:
+def evaluate(config: ConfigDict, workdir: str | AnyPath, source: str | AnyPath) -> dict[str, Any] | None:
     """Evaluates `source`, which `zeroseg_jax.load` takes, on `config.eval`; the results go to `workdir`.
 
     Returns what results.json holds, or None in all processes but the first.
@@ -244,12 +244,13 @@ def evaluate(config: ConfigDict, workdir: str | Path, source: str | Path) -> dic
     open_benchmark(config.eval)
     check_baselines(config.eval)
     model, compared = load(source), zero_shot.load_compared(config)
-    with hold(Path(workdir).expanduser(), "evaluates"):
-        return zero_shot.evaluate(model, config, Path(workdir).expanduser(), compared)
+    workdir = to_path(workdir)
+    with hold(workdir, "evaluates"):
+        return zero_shot.evaluate(model, config, workdir, compared)
 
 
-def embed(config: ConfigDict, workdir: Path) -> None:
+def embed(config: ConfigDict, workdir: AnyPath) -> None:
     """Stores the teacher's embeddings of the training images, for runs with `config.teacher.source="cache"`."""
     config = with_teacher_sizes(config)
     validate(config)
-    open_cache(load_teacher(config), open_source(config.data), config, workdir.expanduser())
+    open_cache(load_teacher(config), open_source(config.data), config, to_path(workdir))

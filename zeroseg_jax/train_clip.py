@@ -10,7 +10,6 @@ small tower needs a long time to learn outlines and patterns. The result is the 
 import contextlib
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,15 +34,16 @@ from zeroseg_jax.models.tokenizer import build_word_tokenizer
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.processes import Preemption
 from zeroseg_jax.segment.io import write_defaults
-from zeroseg_jax.workdir import check_workdir, open_workdir, write_text
+from zeroseg_jax.storage import AnyPath, to_path, write_text
+from zeroseg_jax.workdir import check_workdir, open_workdir
 
 
-def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train_teacher(config: ConfigDict, workdir: AnyPath) -> dict[str, Any]:
     """Trains the teacher, or resumes from a checkpoint in WORKDIR. Returns the results.
 
     Writes WORKDIR/clip, the model, and WORKDIR/results.json, the results.
     """
-    workdir = Path(workdir).expanduser()
+    workdir = to_path(workdir)
     check_workdir(config, workdir)
 
     # 1. Pairs: all of them, and those with a single name for the first steps.
@@ -137,7 +137,7 @@ def train_teacher(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return results
 
 
-def write_clip(encoder: ClipEncoder, config: ConfigDict, folder: Path) -> ClipEncoder:
+def write_clip(encoder: ClipEncoder, config: ConfigDict, folder: AnyPath) -> ClipEncoder:
     """Writes the teacher in Hugging Face form and returns it."""
     encoder.save(folder, dtype="float16")
     write_defaults(folder, {"templates": list(config.templates), "image_size": config.segment_size})

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.config import flatten, from_json, read_config, to_json
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.lease import hold_object
+from zeroseg_jax.storage import AnyPath, is_remote, write_text
 
 # Keys that may differ between the config of a workdir and the config of the run that resumes it, because they do not
 # change what the next step computes. All others (`steps` too: it sets the schedule) ask for a workdir of their own.
@@ -39,7 +41,7 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def hold(folder: Path, what: str) -> Iterator[None]:
+def hold(folder: AnyPath, what: str) -> Iterator[None]:
     """Makes `folder` and keeps it for this process, the first of its run, until the block ends or the process dies.
 
     `what` is what the process does there, such as "trains"; it is told to those who come meanwhile.
@@ -50,6 +52,13 @@ def hold(folder: Path, what: str) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
+    holder = f"process {os.getpid()} on {socket.gethostname()}, which {what} since {time.ctime()}"
+    if is_remote(folder):
+        with reaching(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with hold_object(folder / LOCK, holder, _refusal(folder)):
+            yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
@@ -59,7 +68,7 @@ def hold(folder: Path, what: str) -> Iterator[None]:
         if not _lock(file.fileno()):
             raise InputError(_in_use(folder))
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, which {what} since {time.ctime()}\n")
+        file.write(f"{holder}\n")
         file.flush()
         yield
         file.truncate(0)
@@ -77,24 +86,45 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def reaching(folder: AnyPath) -> Iterator[None]:
+    """Raises InputError with one sentence where its body cannot reach a folder in a bucket."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of gcsfs, aiohttp or google-auth
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{folder} cannot be reached ({said}); check its name and your credentials") from error
+
+
+def _refusal(folder: AnyPath) -> str:
+    return f"{folder} is in use by {{holder}}; wait until it has ended, or choose another folder"
+
+
 def _in_use(folder: Path) -> str:
     holder = (folder / LOCK).read_text(encoding="utf-8", errors="replace").strip()
-    return f"{folder} is in use by {holder or 'another process'}; wait until it has ended, or choose another folder"
+    return _refusal(folder).format(holder=holder or "another process")
 
 
-def unwritable(folder: Path, error: OSError | ValueError) -> str:
+def unwritable(folder: AnyPath, error: OSError | ValueError) -> str:
     """The sentence for a folder that cannot be made or written to."""
     said = error.strerror if isinstance(error, OSError) else str(error)
     return f"the folder {str(folder)!r} cannot be written to ({said}); choose another"
 
 
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
+def check_workdir(config: ConfigDict, workdir: AnyPath) -> None:
     """Checks, without writing, that a run of `config` may go on or start in `workdir`.
 
     Raises:
         InputError: another process holds it, it is no folder, it cannot be written to, or it holds checkpoints of a
             config that differs in more than the keys that may change.
     """
+    if is_remote(workdir):
+        with reaching(workdir):
+            _check_config(config, workdir)
+        return
+    assert isinstance(workdir, Path)
     try:
         with contextlib.suppress(FileNotFoundError):
             workdir.stat()
@@ -112,7 +142,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     _check_config(config, workdir)
 
 
-def _check_config(config: ConfigDict, workdir: Path) -> None:
+def _check_config(config: ConfigDict, workdir: AnyPath) -> None:
     # without a checkpoint nothing would be resumed: the run had not come far, or had failed at a path now mended
     begun = any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
     if not begun or not (workdir / "config.json").exists():
@@ -126,7 +156,7 @@ def _check_config(config: ConfigDict, workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_workdir(config: ConfigDict, workdir: Path) -> Iterator[None]:
+def open_workdir(config: ConfigDict, workdir: AnyPath) -> Iterator[None]:
     """Holds `workdir` for a run of `config`, and writes `config.json` into it; process 0 does so for all.
 
     Call it when everything else has been checked, since it is the first that writes.
@@ -143,17 +173,3 @@ def open_workdir(config: ConfigDict, workdir: Path) -> Iterator[None]:
         if not (workdir / "config.json").exists():
             raise InputError(f"{workdir} is not the folder that process 0 writes to; all machines must share --workdir")
         yield
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all, whenever the process ends or the disk is full."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

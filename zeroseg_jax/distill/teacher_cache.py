@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ from zeroseg_jax.distill.embed import embed_in_order, readable_flops
 from zeroseg_jax.distill.model_flops import teacher_flops
 from zeroseg_jax.distill.teacher import Teacher, fingerprint
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.workdir import hold, write_text
+from zeroseg_jax.storage import AnyPath, is_remote, store, to_path, write_text
+from zeroseg_jax.workdir import hold
 
 SHARD = 1024
 """Images in a shard."""
@@ -53,7 +55,7 @@ class TeacherCache:
         InputError: a shard is missing.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: AnyPath):
         manifest = _read_manifest(folder)
         shards = _shards(folder, manifest["data.images"])
         if missing := [shard for shard in shards if not shard.exists()]:
@@ -82,9 +84,9 @@ class TeacherCache:
         return np.stack([np.frombuffer(record, np.float16).reshape(self._shape) for record in encoded])
 
 
-def cache_folder(config: ConfigDict, workdir: Path) -> Path:
+def cache_folder(config: ConfigDict, workdir: AnyPath) -> AnyPath:
     """`config.teacher.cache`, or `teacher_cache` in the workdir."""
-    return Path(config.teacher.cache).expanduser() if config.teacher.cache else workdir / "teacher_cache"
+    return to_path(config.teacher.cache) if config.teacher.cache else workdir / "teacher_cache"
 
 
 def augmentation_of(config: ConfigDict) -> Augmentation:
@@ -93,7 +95,7 @@ def augmentation_of(config: ConfigDict) -> Augmentation:
     return Augmentation.from_config(config.data, config.image_size, config.seed, stored_crops=crops)
 
 
-def open_cache(teacher: Teacher, source: ImageSource, config: ConfigDict, workdir: Path) -> TeacherCache:
+def open_cache(teacher: Teacher, source: ImageSource, config: ConfigDict, workdir: AnyPath) -> TeacherCache:
     """The cache that `config` asks for; what is missing of it is computed first, by all processes together.
 
     The folder must be one that all processes see.
@@ -125,13 +127,13 @@ def _anywhere(here: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(here))) if jax.process_count() > 1 else here)
 
 
-def _missing(shards: list[Path]) -> list[Path]:
+def _missing(shards: list[AnyPath]) -> list[AnyPath]:
     """Those that are not there or are damaged."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # hashing releases the GIL
         return [shard for shard, sound in zip(shards, pool.map(_is_sound, shards), strict=True) if not sound]
 
 
-def _is_sound(shard: Path) -> bool:
+def _is_sound(shard: AnyPath) -> bool:
     if not shard.exists():
         return False
     checksum = _checksum_file(shard)
@@ -168,7 +170,7 @@ def manifest(teacher: Teacher, source: ImageSource, config: ConfigDict) -> dict[
     }
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: AnyPath) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         if not isinstance(manifest, dict):
@@ -181,7 +183,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_manifest(present: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+def _check_manifest(present: dict[str, Any], wanted: dict[str, Any], folder: AnyPath) -> None:
     there, here = _flat(present), _flat(wanted)
     keys = [key for key in here | there if there.get(key) != here.get(key)]
     if not any(key.startswith(("teacher.weights", "teacher.configuration")) for key in keys):
@@ -226,22 +228,22 @@ def _source_fingerprint(source: ImageSource) -> str:
     return digest.hexdigest()[:16]
 
 
-def _shards(folder: Path, images: int) -> list[Path]:
+def _shards(folder: AnyPath, images: int) -> list[AnyPath]:
     count = -(-images // SHARD)
     return [folder / f"embeddings-{i:05d}-of-{count:05d}.array_record" for i in range(count)]
 
 
-def _own(shards: list[Path]) -> list[Path]:
+def _own(shards: list[AnyPath]) -> list[AnyPath]:
     """The shards of this process."""
     return shards[jax.process_index() :: jax.process_count()]
 
 
-def _checksum_file(shard: Path) -> Path:
+def _checksum_file(shard: AnyPath) -> AnyPath:
     return shard.with_name(shard.name + ".sha256")
 
 
 def embed_images(
-    teacher: Teacher, source: ImageSource, config: ConfigDict, folder: Path, missing: Sequence[Path]
+    teacher: Teacher, source: ImageSource, config: ConfigDict, folder: AnyPath, missing: Sequence[AnyPath]
 ) -> None:
     """Computes the shards `missing` in `folder`, with a progress bar.
 
@@ -260,9 +262,13 @@ def embed_images(
     images = [i for shard in missing for i in parts[shard]]
     done, broken, allowed = 0, 0, config.data.max_broken_share * len(source) * crops
     # one pass over all shards, so that the devices do not wait where one ends
-    with contextlib.closing(embed_in_order(teacher, source, config, augmentation, images)) as crops_embedded:
+    with contextlib.ExitStack() as stack:
+        embedding_pass = embed_in_order(teacher, source, config, augmentation, images)
+        crops_embedded = stack.enter_context(contextlib.closing(embedding_pass))
+        temporary = stack.enter_context(tempfile.TemporaryDirectory()) if is_remote(folder) else ""
         for shard in missing:
-            unfinished = shard.with_name(f"{shard.name}.tmp")
+            # ArrayRecord writes to the disk alone; `_finish` uploads
+            unfinished = Path(temporary) / shard.name if temporary else shard.with_name(f"{shard.name}.tmp")
             # random access; floats hardly shrink
             writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
             for embedded in itertools.islice(crops_embedded, len(parts[shard]) * crops):
@@ -281,7 +287,7 @@ def embed_images(
             _finish(unfinished, shard)
 
 
-def _close(writer: Any, shard: Path) -> None:
+def _close(writer: Any, shard: AnyPath) -> None:
     reason = "" if writer.ok() else "the disk takes no more"
     try:
         writer.close()
@@ -293,7 +299,7 @@ def _close(writer: Any, shard: Path) -> None:
         )
 
 
-def tell_size(teacher: Teacher, source: ImageSource, config: ConfigDict, folder: Path) -> None:
+def tell_size(teacher: Teacher, source: ImageSource, config: ConfigDict, folder: AnyPath) -> None:
     """Logs how large the cache becomes, what of it is missing, and how many FLOPs that takes."""
     forms = config.teacher.cached_crops * (2 if config.data.flip else 1)
     views, width, images = len(teacher.boxes), teacher.embed_dim, len(source)
@@ -308,7 +314,7 @@ def tell_size(teacher: Teacher, source: ImageSource, config: ConfigDict, folder:
         *(readable_bytes(size * images), folder, images, f"{forms} forms x " if forms > 1 else "", views, width),
         *(todo, readable_bytes(size * todo), readable_flops(flops * todo)),
     )
-    if (free := shutil.disk_usage(folder).free) < size * todo:
+    if not is_remote(folder) and (free := shutil.disk_usage(folder).free) < size * todo:
         logging.warning("only %s are free in %s; set teacher.cache to a larger disk", readable_bytes(free), folder)
 
 
@@ -318,8 +324,13 @@ def readable_bytes(size: int) -> str:
     return f"{size / 1000**power:.1f} {('', 'k', 'M', 'G', 'T', 'P')[power]}B"
 
 
-def _finish(unfinished: Path, shard: Path) -> None:
+def _finish(unfinished: AnyPath, shard: AnyPath) -> None:
     """Gives a shard its name, after its checksum: what has the name is complete, also when the machine goes down."""
+    if is_remote(shard):
+        store().put_file(str(unfinished), os.fspath(shard))
+        write_sums(_checksum_file(shard), {shard.name: sha256(shard)})
+        unfinished.unlink()
+        return
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     write_sums(_checksum_file(shard), {shard.name: sha256(unfinished)})

@@ -11,6 +11,7 @@ from zeroseg_jax.data.sources.open import ImageSource
 from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.segment.prompts import check_labels
 from zeroseg_jax.segment.segmenter import Segmenter
+from zeroseg_jax.storage import AnyPath, save_picture
 
 LABELS_FILE = "labels.txt"
 
@@ -28,7 +29,7 @@ def read_gallery_labels(config: ConfigDict) -> tuple[str, ...]:
     return check_labels([label for _, label in numbered_lines(read_text(path))])
 
 
-def draw_photo_gallery(model: Segmenter, photographs: ImageSource, labels: tuple[str, ...], path: Path) -> None:
+def draw_photo_gallery(model: Segmenter, photographs: ImageSource, labels: tuple[str, ...], path: AnyPath) -> None:
     """Writes a picture with one column for each photograph: the photograph, its segments, and its labels.
 
     Without labels there is no third row. Photographs that cannot be read are left out.
@@ -48,4 +49,4 @@ def draw_photo_gallery(model: Segmenter, photographs: ImageSource, labels: tuple
         rows.append([draw.paint(result.label_map, len(labels)) for result in results])
         used = sorted({int(index) for result in results for index in np.unique(result.label_map) if index >= 0})
         legend = [(labels[index], tuple(draw.palette(len(labels))[index].tolist())) for index in used]
-    draw.gallery(names, rows, legend, cell=192).save(path)
+    save_picture(draw.gallery(names, rows, legend, cell=192), path)

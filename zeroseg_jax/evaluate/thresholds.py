@@ -1,13 +1,14 @@
 """The mean IoU at every threshold for the background, from one pass over the images."""
 
+import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Integer
 
 from zeroseg_jax.evaluate.metrics import IGNORE, Areas, mean_iou
+from zeroseg_jax.storage import AnyPath
 
 STEPS = np.linspace(0, 1, 101, dtype=np.float32)
 
@@ -92,7 +93,7 @@ class ThresholdSweep:
         }
 
 
-def draw_sweeps(sweeps: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def draw_sweeps(sweeps: Mapping[str, Mapping[str, Any]], path: AnyPath) -> None:
     """Draws the `ThresholdSweep.figures` of several models as curves, with a dot at the threshold in use."""
     from matplotlib.figure import Figure  # imported here, because it takes half a second
 
@@ -104,4 +105,6 @@ def draw_sweeps(sweeps: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     axes.set(xlabel="threshold for the background", ylabel="mIoU, percent", xlim=(0, 1), ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format="png")
+    path.write_bytes(picture.getvalue())

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +23,7 @@ from zeroseg_jax.evaluate.runner import EvaluatedMethod, run_benchmark
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
 from zeroseg_jax.segment.io import load
 from zeroseg_jax.segment.segmenter import Segmenter
+from zeroseg_jax.storage import AnyPath, save_picture, to_path
 
 GALLERY_IMAGES = 8
 
@@ -31,7 +31,7 @@ GALLERY_IMAGES = 8
 def evaluate(
     model: Segmenter,
     config: ConfigDict,
-    workdir: str | Path,
+    workdir: str | AnyPath,
     others: Mapping[str, Segmenter] = MappingProxyType({}),
 ) -> dict[str, Any] | None:
     """Segments the images of `config.eval` by class names and writes the results into `workdir`.
@@ -54,7 +54,7 @@ def evaluate(
     Raises:
         InputError: the dataset, or a value of `config.eval`, cannot be used.
     """
-    benchmark, workdir = open_benchmark(config.eval), Path(workdir)
+    benchmark, workdir = open_benchmark(config.eval), to_path(workdir)
     models = {name: with_eval_options(m, benchmark, config) for name, m in {"model": model, **others}.items()}
     protocols = {name: make_protocol(benchmark, m, config.eval) for name, m in models.items()}
     model, protocol = models["model"], protocols["model"]
@@ -100,7 +100,7 @@ def evaluate(
     if sweeps:
         titled = {tables.MODEL_TITLE if name == "model" else name: sweep for name, sweep in sweeps.items()}
         draw_sweeps(titled, workdir / tables.SWEEP_FILE)
-    draw_gallery(methods, model, protocol, benchmark).save(workdir / "gallery.png")
+    save_picture(draw_gallery(methods, model, protocol, benchmark), workdir / "gallery.png")
     shown = choose_report_images(methods, models, protocols, benchmark)
     page.write_page(results, rows, shown, benchmark.classes, workdir)
     tables.print_results(results)

@@ -16,6 +16,7 @@ from zeroseg_jax import draw
 from zeroseg_jax.evaluate.benchmarks import Example
 from zeroseg_jax.evaluate.counts import ClassRow
 from zeroseg_jax.evaluate.report import tables
+from zeroseg_jax.storage import AnyPath
 
 GROUP_SIZE = 4
 """Number of worst, of median and of best images."""
@@ -59,7 +60,7 @@ def write_page(
     rows: Sequence[ClassRow],
     images: Mapping[str, Sequence[ReportImage]],
     classes: Sequence[str],
-    workdir: Path,
+    workdir: AnyPath,
 ) -> None:
     """Writes report.html into `workdir`, and reads the picture of the threshold sweep from there.
 

@@ -1,8 +1,8 @@
 """Tables and pictures of results: on the terminal, in Markdown, in CSV, and a gallery of images."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from rich.table import Table
 from zeroseg_jax import draw
 from zeroseg_jax.evaluate.benchmarks import Example
 from zeroseg_jax.evaluate.counts import ClassRow
+from zeroseg_jax.storage import AnyPath
 
 MODEL_TITLE = "this model"
 SWEEP_FILE = "threshold_sweep.png"
@@ -120,12 +121,13 @@ def escape_markdown(text: str) -> str:
     return " ".join(text.split())
 
 
-def write_class_csv(rows: Sequence[ClassRow], path: Path) -> None:
+def write_class_csv(rows: Sequence[ClassRow], path: AnyPath) -> None:
     """Writes one line for each class. Shares are in [0, 1], and None is an empty cell."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(ClassRow._fields)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(ClassRow._fields)
+    writer.writerows(rows)
+    path.write_bytes(text.getvalue().encode())
 
 
 def draw_gallery(

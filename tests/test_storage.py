@@ -1,0 +1,209 @@
+"""Runs whose workdir is in a bucket of Google Cloud Storage; an emulator on loopback stands in for it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from ml_collections import ConfigDict
+
+from zeroseg_jax import lease, storage
+from zeroseg_jax.checkpoint import find_damage
+from zeroseg_jax.checksums import read_sums
+from zeroseg_jax.config import to_json
+from zeroseg_jax.errors import InputError
+from zeroseg_jax.lease import hold_object
+from zeroseg_jax.storage import LineWriter, check_paths, local_copy, to_path, walk, write_text
+
+ROOT = Path(__file__).parents[1]
+
+EMULATOR = """
+import sys, threading
+from gcp_storage_emulator.server import create_server
+
+create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
+sys.stdin.read()  # until the test ends
+import os
+os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket in an emulator; the environment leads the three clients there, also those of subprocesses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen([sys.executable, "-c", EMULATOR, str(port)], stdin=subprocess.PIPE, **silent)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL", "CLOUD_STORAGE_EMULATOR_ENDPOINT"):
+            patch.setenv(name, f"http://127.0.0.1:{port}")
+        patch.setenv("GOOGLE_CLOUD_PROJECT", "test")
+        patch.setenv("FSSPEC_GS_TOKEN", "anon")
+        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        patch.setenv("ZEROSEG_LEASE_SECONDS", "0.5")
+        patch.setattr(lease, "RENEW_SECONDS", 0.5)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert time.monotonic() < end and server.poll() is None
+                time.sleep(0.1)
+        fsspec.filesystem("gs").clear_instance_cache()
+        yield "gs://bucket"
+    server.kill()
+    server.wait()
+
+
+def run(config: Path, workdir: str, *more: str) -> subprocess.Popen:
+    """A run of two processes."""
+    command = [sys.executable, "launch/local.py", "2", "--", "main.py", f"--config={config}", f"--workdir={workdir}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def metrics(workdir: str) -> list[dict]:
+    path = to_path(workdir) / "metrics.jsonl"
+    names = ("step", "loss")
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{name: line[name] for name in names} for line in lines]
+
+
+@pytest.mark.end_to_end
+def test_a_run_in_a_bucket_stops_and_goes_on_as_one_on_the_disk(bucket, tiny_config, tmp_path):
+    """Two processes with stored embeddings; SIGTERM comes when the metrics of the first steps can be read."""
+    tiny_config.steps, tiny_config.checkpoint_every = 60, 7
+    tiny_config.teacher.source, tiny_config.data.augment = "cache", "center"
+    values = tmp_path / "values.json"
+    values.write_text(json.dumps(to_json(tiny_config)))
+    config = tmp_path / "tiny.py"
+    config.write_text(
+        "import json\nfrom pathlib import Path\nfrom zeroseg_jax.config import from_json\n\n"
+        f"def get_config():\n    return from_json(json.loads(Path({str(values)!r}).read_text()))\n"
+    )
+    workdir = f"{bucket}/runs/one"
+    stopped = run(config, workdir)
+    end = time.monotonic() + 300
+    while not metrics(workdir) and stopped.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    stopped.send_signal(signal.SIGTERM)
+    _, said = stopped.communicate(timeout=300)
+    assert stopped.returncode == 0, said
+    assert "stopped by SIGTERM after step" in said
+    before = metrics(workdir)
+    assert 0 < len(before) < 60
+
+    resumed = run(config, workdir)
+    _, said = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, said
+    assert "resumed at step" in said
+    local = run(config, str(tmp_path / "local"))
+    _, said = local.communicate(timeout=300)
+    assert local.returncode == 0, said
+    assert metrics(workdir) == metrics(str(tmp_path / "local")) and len(metrics(workdir)) == 60
+
+    names = set(walk(to_path(workdir)))
+    assert {"config.json", "metrics.jsonl", "student.json", "teacher_cache/manifest.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert ".lock" not in names  # given back
+    assert sorted(read_sums(to_path(workdir) / "checkpoints/60/SHA256SUMS").values())[-1].startswith("crc32c:")
+    checkpoint = to_path(workdir) / "checkpoints/60"
+    assert find_damage(checkpoint) == ""
+    damaged = next(name for name in sorted(walk(checkpoint)) if name.startswith("state/"))
+    (checkpoint / damaged).write_bytes(b"?")
+    assert find_damage(checkpoint) == f"the checksum of {damaged} differs"
+
+
+class TestPaths:
+    def test_what_may_be_given(self, bucket, tmp_path):
+        assert to_path("~/runs") == Path.home() / "runs" and to_path(tmp_path) == tmp_path
+        path = to_path(f"{bucket}/a/b")
+        assert str(path / "c") == "gs://bucket/a/b/c" and to_path(path) == path
+        for bad in ("s3://bucket/a", "http://host/a", "gs://"):
+            with pytest.raises(InputError, match=r"cannot be reached; give a path on the disk, or gs://BUCKET/FOLDER"):
+                to_path(bad)
+
+    def test_a_missing_package(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "gcsfs", None)
+        with pytest.raises(
+            InputError, match=r"gs://bucket/a needs the package gcsfs; pip install 'zeroseg_jax\[gcs\]'"
+        ):
+            to_path("gs://bucket/a")
+
+    def test_keys_of_a_config(self):
+        check_paths(ConfigDict({"data": {"root": "gs://bucket/data"}, "model": "owner/name"}))
+        for key, value in {
+            "data.root": "s3://a/b",
+            "eval.root": "gs://a/b",
+            "init.mae": "gs://a",
+            "model": "x://a",
+        }.items():
+            config = ConfigDict({key: value} if "." not in key else {key.split(".")[0]: {key.split(".")[1]: value}})
+            with pytest.raises(InputError, match=key):
+                check_paths(config)
+
+    def test_files(self, bucket):
+        folder = to_path(f"{bucket}/files")
+        write_text(folder / "a.txt", "one")
+        write_text(folder / "sub/b.txt", "two é")
+        assert sorted(walk(folder)) == ["a.txt", "sub/b.txt"]
+        copy = local_copy(folder)
+        assert (copy / "sub/b.txt").read_text(encoding="utf-8") == "two é"
+
+    def test_lines_can_be_read_while_they_are_written(self, bucket, monkeypatch):
+        path = to_path(f"{bucket}/lines/metrics.jsonl")
+        write_text(path, "0\n")
+        lines = LineWriter(path)
+        lines.write("1\n")
+        assert path.read_text() == "0\n1\n"
+        lines.write("2\n")
+        assert path.read_text() == "0\n1\n"  # not long enough after the last time
+        monkeypatch.setattr(storage, "UPLOAD_SECONDS", 0)
+        lines.write("3\n")
+        assert path.read_text() == "0\n1\n2\n3\n"
+        lines.close()
+
+
+class TestLease:
+    def test_one_at_a_time(self, bucket):
+        path = to_path(f"{bucket}/held/.lock")
+        with (
+            hold_object(path, "process 7", "in use by {holder}"),
+            pytest.raises(InputError, match="in use by process 7"),
+            hold_object(path, "me", "in use by {holder}"),
+        ):
+            pass
+        assert not path.exists()
+        with hold_object(path, "process 8", "in use by {holder}"):
+            assert path.read_text().startswith("process 8\n")
+
+    def test_of_a_writer_that_was_killed(self, bucket):
+        path = to_path(f"{bucket}/killed/.lock")
+        write_text(path, "process 7\nold\n3\n")
+        with hold_object(path, "process 8", "in use by {holder}"):
+            assert path.read_text().startswith("process 8\n")
+
+    def test_of_another_that_was_faster(self, bucket, monkeypatch):
+        """The store refuses to create what is there; the emulator does not, so the refusal is made here."""
+
+        class Store:
+            def pipe_file(self, name: str, data: bytes, mode: str) -> None:
+                assert mode == "create"
+                write_text(path, "process 9\n")
+                raise FileExistsError(name)
+
+        path = to_path(f"{bucket}/raced/.lock")
+        monkeypatch.setattr(lease, "store", Store)
+        with pytest.raises(InputError, match="in use by process 9"), hold_object(path, "me", "in use by {holder}"):
+            pass

@@ -1,0 +1,152 @@
+"""Paths on the disk and in Google Cloud Storage (`gs://...`), and what is different there.
+
+An object appears when all of it is written, and cannot be changed afterwards, only replaced. So a file that grows is
+written again as a whole, now and then. There are no locks: `lease.py` stands in for them.
+"""
+
+import atexit
+import io
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from zeroseg_jax.errors import InputError
+
+AnyPath: TypeAlias = Path | epath.Path
+"""A path on the disk or in a bucket. Both have the methods of `pathlib.Path`, but for recursive `glob`."""
+
+REMOTE_KEYS = ("data.root", "teacher.path", "teacher.cache", "model")
+"""Keys of a config that may be gs://..."""
+LOCAL_KEYS = ("eval.root", "init.mae")
+"""Keys that may be paths on the disk alone."""
+UPLOAD_SECONDS = 30
+"""A file of lines in a bucket is written again at most this often."""
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path is in a bucket."""
+    return os.fspath(path).startswith("gs://")
+
+
+def to_path(path: str | os.PathLike) -> AnyPath:
+    """The path that a user has given; `~` is the user's home.
+
+    Raises:
+        InputError: it is a URL other than gs://, or the package for gs:// is missing.
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        return Path(path).expanduser()
+    if not text.startswith("gs://") or len(text) == len("gs://"):
+        raise InputError(f"{text} cannot be reached; give a path on the disk, or gs://BUCKET/FOLDER")
+    try:
+        import fsspec
+        import gcsfs  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(f"{text} needs the package {error.name}; pip install 'zeroseg_jax[gcs]'") from error
+    # other processes write to the same folders, so a listing is never kept
+    fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
+    return epath.Path(text)
+
+
+def check_paths(config: ConfigDict) -> None:
+    """Raises InputError where a key of a config names a place that cannot be used there."""
+    for key in (*REMOTE_KEYS, *LOCAL_KEYS):
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part, "") if isinstance(value, ConfigDict) else ""
+        if not isinstance(value, str) or "://" not in value:
+            continue
+        if key in LOCAL_KEYS:
+            raise InputError(f"{key}={value} must be on the disk; copy it there, or mount the bucket (docs/launch.md)")
+        try:
+            to_path(value)
+        except InputError as error:
+            raise InputError(f"{key}: {error}") from error
+
+
+def store() -> Any:
+    """The fsspec file system of gs://."""
+    import fsspec
+
+    return fsspec.filesystem("gs", use_listings_cache=False)
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Writes a file that is there whole or not at all, whenever the process ends or the disk is full."""
+    if is_remote(path):
+        path.write_bytes(text.encode())
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def walk(folder: AnyPath, prefix: str = "") -> Iterator[str]:
+    """The names of all files below `folder`, relative to it, with `/` between folders."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from walk(path, f"{prefix}{path.name}/")
+        else:
+            yield prefix + path.name
+
+
+def save_picture(picture: Any, path: AnyPath, form: str = "PNG") -> None:
+    """Writes an image of Pillow."""
+    buffer = io.BytesIO()
+    picture.save(buffer, form)
+    path.write_bytes(buffer.getvalue())
+
+
+def local_copy(folder: AnyPath) -> Path:
+    """A copy on the disk of a folder in a bucket, which is removed when the process ends."""
+    copy = Path(tempfile.mkdtemp(prefix="zeroseg_jax_"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    for name in walk(folder):
+        target = copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store().get_file(os.fspath(folder / name), str(target))
+    return copy
+
+
+class LineWriter:
+    """Adds lines to a file, which readers see at once, or in a bucket at most `UPLOAD_SECONDS` later."""
+
+    def __init__(self, path: AnyPath):
+        self._path = path
+        self._file = None if is_remote(path) else path.open("a", buffering=1, encoding="utf-8")
+        self._text = "" if self._file else path.read_bytes().decode() if path.exists() else ""
+        self._uploaded = -float(UPLOAD_SECONDS)
+
+    def write(self, line: str) -> None:
+        """Adds a line, which ends in a line feed."""
+        if self._file:
+            self._file.write(line)
+            return
+        self._text += line
+        if time.monotonic() - self._uploaded >= UPLOAD_SECONDS:
+            self._upload()
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        else:
+            self._upload()
+
+    def _upload(self) -> None:
+        self._path.write_bytes(self._text.encode())
+        self._uploaded = time.monotonic()
