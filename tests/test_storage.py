@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -18,8 +19,10 @@ from zeroseg_jax import lease, storage
 from zeroseg_jax.checkpoint import find_damage
 from zeroseg_jax.checksums import read_sums
 from zeroseg_jax.config import to_json
+from zeroseg_jax.data.sources.array_record import ArrayRecordSource, write_records
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.lease import hold_object
+from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.storage import LineWriter, check_paths, local_copy, to_path, walk, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -142,9 +145,11 @@ class TestPaths:
             to_path("gs://bucket/a")
 
     def test_keys_of_a_config(self):
-        check_paths(ConfigDict({"data": {"root": "gs://bucket/data"}, "model": "owner/name"}))
+        check_paths(ConfigDict({"data": {"root": "gs://bucket/data", "source": "arrayrecord"}, "model": "owner/name"}))
+        with pytest.raises(InputError, match=r"data\.root=gs://a must be on the disk; copy it there, or mount"):
+            check_paths(ConfigDict({"data": {"root": "gs://a", "source": "folder"}}))
         for key, value in {
-            "data.root": "s3://a/b",
+            "teacher.cache": "s3://a/b",
             "eval.root": "gs://a/b",
             "init.mae": "gs://a",
             "model": "x://a",
@@ -173,6 +178,19 @@ class TestPaths:
         lines.write("3\n")
         assert path.read_text() == "0\n1\n2\n3\n"
         lines.close()
+
+
+def test_models_and_shards_in_a_bucket(bucket, tiny_clip, tmp_path):
+    for path in tiny_clip.iterdir():
+        (to_path(f"{bucket}/clip") / path.name).write_bytes(path.read_bytes())
+    texts = ["a cat", "the grass"]
+    assert np.array_equal(load_clip(f"{bucket}/clip").encode_text(texts), load_clip(tiny_clip).encode_text(texts))
+    with pytest.raises(InputError, match="there is no folder gs://bucket/none"):
+        load_clip(f"{bucket}/none")
+    (shard,) = write_records(tmp_path / "train", [{"image": b"\x89PNG", "key": f"k{i}"} for i in range(3)])
+    (to_path(f"{bucket}/shards") / shard.name).write_bytes(shard.read_bytes())
+    source = ArrayRecordSource(f"{bucket}/shards")
+    assert [source.key(i) for i in range(3)] == ["k0", "k1", "k2"]
 
 
 class TestLease:

@@ -23,7 +23,7 @@ AnyPath: TypeAlias = Path | epath.Path
 """A path on the disk or in a bucket. Both have the methods of `pathlib.Path`, but for recursive `glob`."""
 
 REMOTE_KEYS = ("data.root", "teacher.path", "teacher.cache", "model")
-"""Keys of a config that may be gs://..."""
+"""Keys of a config that may be gs://...; data.root only where data.source is "arrayrecord"."""
 LOCAL_KEYS = ("eval.root", "init.mae")
 """Keys that may be paths on the disk alone."""
 UPLOAD_SECONDS = 30
@@ -64,7 +64,7 @@ def check_paths(config: ConfigDict) -> None:
             value = value.get(part, "") if isinstance(value, ConfigDict) else ""
         if not isinstance(value, str) or "://" not in value:
             continue
-        if key in LOCAL_KEYS:
+        if key in LOCAL_KEYS or (key == "data.root" and config.data.source != "arrayrecord"):
             raise InputError(f"{key}={value} must be on the disk; copy it there, or mount the bucket (docs/launch.md)")
         try:
             to_path(value)

@@ -17,6 +17,7 @@ from zeroseg_jax.data.decode import BrokenImage, decode_image
 from zeroseg_jax.data.sources.folder import WHOLE, hidden
 from zeroseg_jax.data.text import is_text
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.storage import to_path
 
 # Beginnings of image files. PNG's first byte would also begin a msgpack map, but not with a number as its first key.
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"P5", b"P6", b"II*\0", b"MM\0*")
@@ -34,7 +35,7 @@ class ArrayRecordSource:
     """
 
     def __init__(self, root: str | Path, split: str = "train"):
-        self.root = Path(root)
+        self.root = to_path(root)
         endings = (".array_record", ".arrayrecord")
         there = sorted(self.root.iterdir()) if self.root.is_dir() else []
         shards = [

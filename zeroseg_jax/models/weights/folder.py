@@ -17,6 +17,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.weights.hub import HubModel, is_hub_id, open_hub_model
 from zeroseg_jax.models.weights.safetensors import read_safetensors
 from zeroseg_jax.models.weights.torch_zip import read_torch
+from zeroseg_jax.storage import local_copy, to_path
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CONFIG, OPENCLIP_CONFIG = "config.json", "open_clip_config.json"
@@ -123,6 +124,12 @@ def open_folder(source: "str | Path | ModelFolder") -> ModelFolder:
     if not isinstance(source, str | os.PathLike) or not str(source):
         raise InputError(f"the model is {source!r}; give its folder, a weight file, or a hub id owner/name")
     name = str(source)
+    if "://" in name:
+        folder = to_path(name)
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {name}; check the name of the bucket and your credentials")
+        # a workdir may be large, and its files are read from the bucket
+        return ModelFolder(folder if (folder / "checkpoints").is_dir() else local_copy(folder), name)
     try:
         path = Path(source).expanduser()
         if name and path.is_dir():
