@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.function import ImageSize, make_function, read_size
-from zeroseg_jax.segment.prompts import Background, Templates, check_background, kept, resolve_templates
+from zeroseg_jax.segment.prompts import Background, Templates, check_background, resolve_templates, reusable
 from zeroseg_jax.segment.segmenter import Segmenter
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -68,7 +68,7 @@ def export(
         raise InputError(f"{path.name} needs labels; only a file of StableHLO, such as x.jax, takes them when it runs")
     height, width = read_size(model.method.image_size if image_size is None else image_size)
     chosen = model.changed(options)
-    labels, templates, background = kept(labels), kept(templates), kept(background)
+    labels, templates, background = reusable(labels), reusable(templates), reusable(background)
     phrases, threshold = check_background(background)
     prompts = templates, chosen.normalise_prompts
     beside = model.embed_labels(phrases, *prompts) if phrases else np.zeros((0, model.clip.embed_dim), np.float32)

@@ -144,7 +144,7 @@ def resolve_templates(templates: Templates) -> tuple[str, ...]:
     return found
 
 
-def kept(words: Any) -> Any:
+def reusable(words: Any) -> Any:
     """What can be gone through only once, such as a generator, as a list; everything else as it is."""
     return list(words) if isinstance(words, Iterator) else words
 

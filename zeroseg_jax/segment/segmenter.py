@@ -29,8 +29,8 @@ from zeroseg_jax.segment.prompts import (
     check_background,
     check_labels,
     embed_prompts,
-    kept,
     resolve_templates,
+    reusable,
 )
 from zeroseg_jax.segment.result import EncodedImage, EncodedView, SegmentResult
 from zeroseg_jax.segment.scoring import pad_texts, whole_image
@@ -115,7 +115,7 @@ class Segmenter:
         Raises:
             InputError: labels, templates or an image that cannot be used.
         """
-        labels, templates, background = kept(labels), kept(templates), kept(background)
+        labels, templates, background = reusable(labels), reusable(templates), reusable(background)
         self.check(labels, templates=templates, background=background, **options)
         encoded = [self.encode(image, **_of_encoding(options))]
         return self.label(encoded, labels, templates=templates, background=background, **options)[0]
@@ -130,7 +130,7 @@ class Segmenter:
         **options: Any,
     ) -> list[SegmentResult]:
         """Segments several images, of any sizes, as `segment` does."""
-        labels, templates, background = kept(labels), kept(templates), kept(background)
+        labels, templates, background = reusable(labels), reusable(templates), reusable(background)
         self.check(labels, templates=templates, background=background, **options)
         encoded = self.encode_batch(images, **_of_encoding(options))
         return self.label(encoded, labels, templates=templates, background=background, **options)
@@ -149,8 +149,8 @@ class Segmenter:
         Where `image_size` is not the model's own size it resizes on the device, without rounding to uint8 between, so
         that single pixels may differ from `segment`'s.
         """
-        chosen, labels = self.changed(options), kept(labels)
-        texts, threshold = self._texts_of(labels, kept(templates), kept(background), chosen)
+        chosen, labels = self.changed(options), reusable(labels)
+        texts, threshold = self._texts_of(labels, reusable(templates), reusable(background), chosen)
         run = make_function(self.method, image_size, chosen, threshold)
         return SegmentFunction(run, self.method.params, texts, read_size(image_size), check_labels(labels))
 
@@ -247,7 +247,7 @@ class Segmenter:
         **options: Any,
     ) -> list[SegmentResult]:
         """The second half of `segment_batch`: labels for encoded images."""
-        chosen, labels = self.changed(options), kept(labels)
+        chosen, labels = self.changed(options), reusable(labels)
         texts, threshold = self._texts_of(labels, templates, background, chosen)
         texts = pad_texts(texts)
         names, found = list(labels), []
@@ -326,7 +326,7 @@ class Segmenter:
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether there is a threshold for the background."""
         phrases, threshold = check_background(background)
-        how = kept(templates), chosen.normalise_prompts
+        how = reusable(templates), chosen.normalise_prompts
         embeddings = self.embed_labels(labels, *how)
         beside = self.embed_labels(phrases, *how) if phrases else embeddings[:0]
         return self.make_texts(embeddings, beside, chosen.scale, threshold), threshold > 0
