@@ -37,7 +37,7 @@ def export(
 
     A `path` that ends in .onnx is written as ONNX, for one image: uint8 (1, H, W, 3) -> int32 (1, H, W). The inputs are
     named `images` and `embeddings`, the output `label_map`. It runs in onnxruntime and needs neither JAX nor this
-    package.
+    package. The converter, jax2onnx, does not read what JAX 0.12 traces, so it takes Python 3.11.
 
     Any other file is a `jax.export.Exported`, for batches of any size on CPU, GPU and TPU. It needs jax and flatbuffers
     but not this package:
