@@ -118,7 +118,7 @@ def default_config() -> ConfigDict:
     # where there is such a class: a threshold such as "0.9", or phrases; "" = the vocabulary's rule, or its own name
     config.eval.background = ""
     config.eval.compare = ""  # other models on the same images: what `zeroseg_jax.load` takes, with commas between
-    config.eval.baselines = ("maskclip", "cells", "windows", "untrained", "colours")  # () = none
+    config.eval.baselines = ("maskclip", "naclip", "sc_clip", "cells", "windows", "untrained", "colours")  # () = none
     # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: the vocabulary's, or the
     # model's own
     config.eval.templates = None

@@ -20,7 +20,7 @@ def test_shipped(name):
     if not found.dataset:
         assert name == "imagenet" and found.source
         return
-    assert name.startswith(found.dataset + "_") and len(found.classes) == COUNTS[found.dataset]
+    assert name.startswith(found.dataset) and len(found.classes) == COUNTS[found.dataset]
     assert found.source and found.templates and len(found.phrases) == len(found.classes)
     # every protocol has a rule for the background where there is one, and the class is the first
     assert (found.background is not None) == (found.classes[0] == "background")
@@ -35,7 +35,7 @@ def test_variants_differ_as_published():
     def get(name):
         return load_vocabulary(name)
 
-    assert len(vocabulary_names()) == 27
+    assert len(vocabulary_names()) == 38
     assert [get(f"{n}_groupvit").background for n in ("voc", "context", "coco_object")] == [0.95, 0.35, 0.95]
     assert [get(f"{n}_segclip").background for n in ("voc", "context", "coco_object")] == [0.8, 0.25, 0.65]
     assert get("voc_clip_dinoiser").background == ("background",) and len(get("voc_clip_dinoiser").templates) == 80

@@ -9,8 +9,8 @@ from PIL import Image
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.baselines import ColourRules
 from zeroseg_jax.evaluate.benchmarks import check, open_benchmark
+from zeroseg_jax.evaluate.colour_rules import ColourRules
 from zeroseg_jax.evaluate.metrics import areas, confusion_matrix, mean_iou
 from zeroseg_jax.evaluate.zero_shot import evaluate, load_compared
 from zeroseg_jax.models.clip_encoder import load_clip

@@ -1,28 +1,28 @@
-"""What the same teacher shows without a student, and what colour alone would give: the rows beside every result.
+"""The baselines of an evaluation: readouts of the same teacher without a student, the untrained student, and colours.
 
-The teacher's readouts are methods like any other (`segment.methods.Method`), so that they share the resizing, the
-text embeddings and the enlargement to pixels with the student. Each is given the better of its variants on the very
-images that are reported, which favours the baselines.
+The teacher's readouts are methods like any other (`segment.methods.Method`). They share resizing, text embeddings and
+enlargement with the student. Each is reported by its best variant on the evaluated images, which favours it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from zeroseg_jax.distill.views import crop_views, grid_boxes, patch_weights
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Scenes
-from zeroseg_jax.evaluate.metrics import IGNORE
-from zeroseg_jax.evaluate.protocol import DEFAULT, EvaluationProtocol, Predict, Prediction
+from zeroseg_jax.evaluate.colour_rules import fit_colours, predict_by_pixels
+from zeroseg_jax.evaluate.protocol import EvaluationProtocol, Predict
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.dual_encoder import DualEncoder
+from zeroseg_jax.models.readouts import READOUTS
 from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.ops.normalise import unit
@@ -30,19 +30,26 @@ from zeroseg_jax.segment.methods import DenseClipMethod, Encoding, Method, Stude
 from zeroseg_jax.segment.options import ModelOptions, Options
 from zeroseg_jax.segment.segmenter import Segmenter
 
-BASELINES = ("maskclip", "cells", "windows", "untrained", "colours")
-"""What `eval.baselines` may hold: the teacher's dense readout, its 3x3 cells, its sliding windows, the student before
+BASELINES = (*READOUTS, "cells", "windows", "untrained", "colours")
+"""What `eval.baselines` may hold: readouts of the teacher, its 3x3 cells, its sliding windows, the student before
 training, and (scenes only) the privileged colour rules."""
 
-COLOUR_SCENES = 1000
-"""Training scenes that the colour rules are fitted to."""
+TITLES = {
+    "maskclip": "MaskCLIP readout",
+    "sclip": "SCLIP readout",
+    "clearclip": "ClearCLIP readout",
+    "naclip": "NACLIP readout",
+    "pearl": "PEARL readout",
+    "sc_clip": "SC-CLIP readout",
+}
+"""Titles of the readouts in tables and in results.json."""
 
 CELLS = 24
-"""Views are painted on so many cells across the shorter side: edges of thirds, quarters and twelfths fall on theirs."""
+"""Cells across the shorter side on which views are painted: thirds, quarters and twelfths are whole numbers of them."""
 
 
 Boxes = Callable[[int, int], Float[np.ndarray, "v 4"]]
-"""(height, width) -> views of an image of that size: [y0, x0, y1, x1] in fractions of it."""
+"""(height, width) -> views of an image of that size, [y0, x0, y1, x1] as fractions of it."""
 
 
 def cells(grid: int) -> Boxes:
@@ -56,24 +63,25 @@ WINDOWS = ((1 / 2, 1 / 12), (1 / 3, 1 / 9), (1 / 4, 1 / 8))
 
 
 def windows(sizes: Sequence[tuple[float, float]] = WINDOWS) -> Boxes:
-    """Overlapping squares: for each (share, stride), of that share of the shorter side and at most that far apart."""
+    """Overlapping squares. Each (share, stride) gives their side and their largest distance as shares of the shorter
+    side."""
 
     def boxes(height: int, width: int) -> Float[np.ndarray, "v 4"]:
-        short, found = min(height, width), []
+        short, squares = min(height, width), []
         for share, stride in sizes:
             side = share * short
             rows, columns = (
                 np.linspace(0, pixels - side, int(np.ceil((pixels - side) / (stride * short) - 1e-6)) + 1)
                 for pixels in (height, width)
             )
-            found += [(y, x, y + side, x + side) for y in rows for x in columns]
-        return np.minimum(np.array(found) / (height, width, height, width), 1.0)
+            squares += [(y, x, y + side, x + side) for y in rows for x in columns]
+        return np.minimum(np.array(squares) / (height, width, height, width), 1.0)
 
     return boxes
 
 
 class PaintedViews:
-    """The teacher's embedding of each view counts for all of the image inside it; where views overlap, the mean."""
+    """Each pixel has the mean over the teacher's embeddings of the views that it lies in."""
 
     readouts: tuple[str, ...] = ()
 
@@ -87,7 +95,7 @@ class PaintedViews:
         height, width = images.shape[1:3]
         boxes = self._boxes(height, width)
 
-        # few views at a time: they fit a CPU's cache, and no image has more than the memory holds
+        # Few views at a time, to bound the memory.
         part = max((n for n in range(8, 33) if len(boxes) % n == 0), default=len(boxes))
 
         def embed(image: UInt8[Array, "y x 3"]) -> Float[Array, "v d"]:
@@ -103,7 +111,7 @@ class PaintedViews:
 
 
 class TiledDenseClip:
-    """MaskCLIP's readout of each cell of a grid, enlarged to the teacher's input size, set together again."""
+    """MaskCLIP's readout of each cell of a grid, enlarged to the teacher's input size and put together again."""
 
     readouts: tuple[str, ...] = ()
 
@@ -115,7 +123,7 @@ class TiledDenseClip:
 
     def encode(self, params: Any, images: UInt8[Array, "b y x 3"], options: ModelOptions) -> Encoding:
         height, width = images.shape[1:3]
-        # as many tiles of the teacher's size as the image holds, at least `tiles` a side
+        # At least `tiles` a side, and more for an image that holds more of the teacher's input size.
         down, across = (max(self.tiles, n // self._size) for n in (height, width))
         boxes = np.array(
             [(i / down, j / across, (i + 1) / down, (j + 1) / across) for i in range(down) for j in range(across)]
@@ -125,16 +133,16 @@ class TiledDenseClip:
 
         def dense(image: Float[Array, "y x 3"]) -> Float[Array, "n d"]:
             views = self._normalise(crop_views(image[None], boxes, self._size)[0])
-            found = nnx.merge(self._clip, params).dense(views)
-            g, d = found.shape[1], found.shape[-1]
-            whole = found.reshape(down, across, g, g, d).swapaxes(1, 2).reshape(down * g, across * g, d)
+            tokens = nnx.merge(self._clip, params).dense(views)
+            g, d = tokens.shape[1], tokens.shape[-1]
+            whole = tokens.reshape(down, across, g, g, d).swapaxes(1, 2).reshape(down * g, across * g, d)
             return jax.image.resize(unit(whole), (rows, columns, d), "linear").reshape(-1, d)
 
         return Encoding(unit(jax.lax.map(dense, pixels)), None)
 
 
 def untrained(model: Segmenter, seed: int = 1) -> Segmenter:
-    """The student of `model` before training, from another seed; an encoder that is a CLIP tower is the teacher's."""
+    """The student of `model` before training, from another seed. An encoder that is a CLIP tower is the teacher's."""
     method = model.method
     assert isinstance(method, StudentMethod)
     state = jax.jit(lambda: nnx.state(Student(method.config, rngs=nnx.Rngs(seed))))()
@@ -144,56 +152,8 @@ def untrained(model: Segmenter, seed: int = 1) -> Segmenter:
     return model.with_params(method.params | {"student": jax.device_put(state, place)})
 
 
-class ColourRules:
-    """Privileged rules that know the masks of training images and see nothing but the colour of each pixel.
-
-    They say how far colour alone goes: a benchmark that they solve shows nothing about recognition.
-    """
-
-    def __init__(self, classes: int, levels: int = 16):
-        self.classes, self.levels = classes, levels
-        self._sums, self._pixels = np.zeros((classes, 3)), np.zeros(classes)
-        self._table = np.zeros((levels**3, classes), np.int64)
-
-    def fit(self, examples: Iterable[tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]]) -> "ColourRules":
-        """Adds images with their masks."""
-        for image, mask in examples:
-            counted = mask != IGNORE
-            colours, labels = image[counted], mask[counted].astype(np.int64)
-            self._pixels += np.bincount(labels, minlength=self.classes)
-            for channel in range(3):
-                self._sums[:, channel] += np.bincount(labels, colours[:, channel], minlength=self.classes)
-            cells = self._bins(colours) * self.classes + labels
-            self._table += np.bincount(cells, minlength=self._table.size).reshape(self._table.shape)
-        return self
-
-    def nearest(self, image: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
-        """The class whose mean colour is nearest to the pixel's."""
-        # a class that was never seen is infinitely far
-        means = np.where(self._pixels[:, None] > 0, self._sums / np.maximum(self._pixels, 1)[:, None], np.inf)
-        return self._nearest(image.reshape(-1, 3), means).reshape(image.shape[:2])
-
-    def likeliest(self, image: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
-        """The class most frequent among training pixels of (about) this colour; where there are none, the nearest."""
-        bins = self._bins(image.reshape(-1, 3))
-        best = self._table.argmax(axis=1).astype(np.int32)[bins].reshape(image.shape[:2])
-        unseen = (self._table.sum(axis=1) == 0)[bins].reshape(image.shape[:2])
-        return np.where(unseen, self.nearest(image), best) if unseen.any() else best
-
-    def _bins(self, colours: UInt8[np.ndarray, "n 3"]) -> np.ndarray:
-        steps = colours.astype(np.int64) * self.levels // 256
-        return (steps[:, 0] * self.levels + steps[:, 1]) * self.levels + steps[:, 2]
-
-    def _nearest(self, colours: np.ndarray, means: Float[np.ndarray, "c 3"]) -> Int32[np.ndarray, " n"]:
-        seen: Sequence[int] = np.flatnonzero(np.isfinite(means[:, 0])).tolist()
-        known = means[seen].astype(np.float32)
-        # |x - m|^2 without |x|^2, which is the same for all classes
-        distance = (known**2).sum(axis=1) - 2 * colours.astype(np.float32) @ known.T
-        return np.array(seen, np.int32)[distance.argmin(axis=1)]
-
-
 def check_baselines(options: ConfigDict) -> None:
-    """Raises InputError where `options.baselines` names one that does not exist."""
+    """Raises InputError if `options.baselines` names a baseline that does not exist."""
     for name in options.baselines:
         if name not in BASELINES:
             raise InputError(f"eval.baselines holds {name!r}; it may hold {', '.join(BASELINES)}")
@@ -202,58 +162,81 @@ def check_baselines(options: ConfigDict) -> None:
 def make_baselines(
     model: Segmenter, benchmark: Benchmark, protocol: EvaluationProtocol, options: ConfigDict
 ) -> dict[str, Predict]:
-    """The baselines that `options.baselines` names, each with what it predicts."""
+    """The baselines that `options.baselines` names, by their titles. What the teacher does not have is left out."""
     check_baselines(options)
-    clip, own, asked = model.clip, model.clip.model.config.vision.image_size, model.method
-    size = max(asked.image_size, 3 * own)  # so that cells and windows are no enlarged ones
-    scale = clip.logit_scale
-    found: dict[str, Predict] = {}
-
-    def readouts(kind: str, method: Method) -> Predict:
-        """Both ways to average the overlapping or interpolated answers of the teacher."""
-        kinds = {f"{kind}, mean cosine": {"scale": 0.0}, f"{kind}, mean probability": {"scale": scale}}
-        # their cells and windows are shares of the whole image, and so is the radius of the filter
-        share = asked.patch_size / asked.image_size * method.image_size / method.patch_size
-        prompts = model.options.normalise_prompts
-        readout = "maskclip" if method.readouts else ""
-        whole = Options(slide=0.0, guide=model.options.guide * share, normalise_prompts=prompts, readout=readout)
-        return protocol.predictor(Segmenter(method, clip, templates=protocol.templates, options=whole), kinds)
-
-    if "maskclip" in options.baselines and isinstance(clip, ClipEncoder):  # a GroupViT has no such readout
-        dense: dict[str, Method] = {
-            "1x": DenseClipMethod(clip),
-            "3x": DenseClipMethod(clip, 3 * own),
-            "3x3 tiles": TiledDenseClip(clip, 3),
-        }
-        name = "pooling head's readout" if isinstance(clip.model, Siglip) else "MaskCLIP readout"
-        found[name] = merge([readouts(kind, method) for kind, method in dense.items()])
-    if "cells" in options.baselines:
-        found["painted 3x3 cells"] = readouts("3x3", PaintedViews(clip, size, cells(3)))
-    if "windows" in options.baselines:
-        found["sliding windows"] = readouts("1/2, 1/3 and 1/4", PaintedViews(clip, size, windows()))
+    names, clip = options.baselines, model.clip
+    input_size = clip.model.config.vision.image_size
+    baselines: dict[str, Predict] = {}
+    for name in READOUTS:
+        if name in names and isinstance(clip, ClipEncoder) and name in clip.model.readouts:
+            title = TITLES[name]
+            if isinstance(clip.model, Siglip):
+                title = "pooling head's readout"
+            baselines[title] = readout_baseline(name, model, clip, protocol)
+    # Large enough that no view is enlarged.
+    size = max(model.method.image_size, 3 * input_size)
+    if "cells" in names:
+        method = PaintedViews(clip, size, cells(3))
+        baselines["painted 3x3 cells"] = averaged(method, "3x3", model, protocol)
+    if "windows" in names:
+        method = PaintedViews(clip, size, windows())
+        baselines["sliding windows"] = averaged(method, "1/2, 1/3 and 1/4", model, protocol)
     if model.options.rename:
         alone = Segmenter(model.method, clip, options=dataclasses.replace(model.options, rename=""))
-        found["student, not renamed"] = protocol.predictor(alone)
-    if "untrained" in options.baselines and isinstance(model.method, StudentMethod):
-        found["untrained student"] = protocol.predictor(untrained(model))
-    if "colours" in options.baselines and isinstance(benchmark, Scenes):
+        baselines["student, not renamed"] = protocol.predictor(alone)
+    if "untrained" in names and isinstance(model.method, StudentMethod):
+        baselines["untrained student"] = protocol.predictor(untrained(model))
+    if "colours" in names and isinstance(benchmark, Scenes):
         rules = fit_colours(options)
-        found["nearest class colour (privileged)"] = by_pixels(rules.nearest)
-        found["likeliest class of the colour (privileged)"] = by_pixels(rules.likeliest)
-    return found
+        baselines["nearest class colour (privileged)"] = predict_by_pixels(rules.nearest)
+        baselines["likeliest class of the colour (privileged)"] = predict_by_pixels(rules.likeliest)
+    return baselines
 
 
-def fit_colours(options: ConfigDict) -> ColourRules:
-    """The colour rules, fitted to training scenes and their masks."""
-    training = Scenes(options.root, options.dataset.partition("/")[2] or "default", "train", COLOUR_SCENES)
-    return ColourRules(len(training.classes)).fit(training[i][:2] for i in range(len(training)))
+def readout_baseline(name: str, model: Segmenter, clip: ClipEncoder, protocol: EvaluationProtocol) -> Predict:
+    """A readout of the teacher in several variants.
+
+    MaskCLIP's sees the whole image at the teacher's input size and at three times that, and tiles of it. The others see
+    it at twice the input size, in windows of the input size that overlap by half, as in SCLIP's protocol.
+    """
+    side, patch = clip.model.config.vision.image_size, clip.model.config.vision.patch_size
+    if name != "maskclip":
+        stride = max(1, side // 2 // patch) * patch
+        return averaged(DenseClipMethod(clip, 2 * side), "2x windows", model, protocol, name, side, stride)
+    methods: dict[str, Method] = {
+        "1x": DenseClipMethod(clip),
+        "3x": DenseClipMethod(clip, 3 * side),
+        "3x3 tiles": TiledDenseClip(clip, 3),
+    }
+    return merged([averaged(method, title, model, protocol, name) for title, method in methods.items()])
 
 
-def merge(parts: Sequence[Predict]) -> Predict:
-    """One way to segment with the variants of several."""
+def averaged(
+    method: Method,
+    title: str,
+    model: Segmenter,
+    protocol: EvaluationProtocol,
+    readout: str = "",
+    window: int = 0,
+    stride: int = 0,
+) -> Predict:
+    """A method of the teacher in two variants: overlapping views are averaged as cosines or as probabilities."""
+    scales = {"mean cosine": 0.0, "mean probability": model.clip.logit_scale}
+    variants = {f"{title}, {name}": {"scale": scale} for name, scale in scales.items()}
+    # The radius of the filter stays the same share of the image.
+    student = model.method
+    share = student.patch_size / student.image_size * method.image_size / method.patch_size
+    options = Options(
+        slide=0.0,
+        guide=model.options.guide * share,
+        normalise_prompts=model.options.normalise_prompts,
+        readout=readout if method.readouts else "",
+        window=window,
+        stride=stride,
+    )
+    return protocol.predictor(Segmenter(method, model.clip, templates=protocol.templates, options=options), variants)
+
+
+def merged(parts: Sequence[Predict]) -> Predict:
+    """One `Predict` with the variants of several."""
     return lambda images, device: {name: maps for part in parts for name, maps in part(images, device).items()}
-
-
-def by_pixels(rule: Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "h w"]]) -> Predict:
-    """A rule of numpy, which needs no device."""
-    return lambda images, device: {DEFAULT: [Prediction(rule(image)) for image in images]}

@@ -15,7 +15,7 @@ from zeroseg_jax.evaluate.benchmarks import Benchmark
 from zeroseg_jax.evaluate.vocabularies import Vocabulary, choose_vocabulary
 from zeroseg_jax.segment.decode import tells_probability
 from zeroseg_jax.segment.options import FIELDS, Options, change, from_config
-from zeroseg_jax.segment.prompts import Background
+from zeroseg_jax.segment.prompts import Background, check_background
 from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.segmenter import Segmenter
 
@@ -59,6 +59,11 @@ class EvaluationProtocol:
     label_phrases: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """Labels whose embedding is the mean over several phrases, with these phrases."""
 
+    @property
+    def threshold(self) -> float:
+        """The threshold for the background; 0 if there is none."""
+        return check_background(self.background)[1]
+
     def predictor(self, segmenter: Segmenter, variants: Mapping[str, Mapping[str, Any]] | None = None) -> Predict:
         """The function that segments images with `segmenter` by this protocol.
 
@@ -83,34 +88,42 @@ class EvaluationProtocol:
             model = on_device(device)
             # The last batch is filled up, because to compile for another size takes longer than a few images.
             encoded = model.encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
-            dense = encoded[0].assignment is None
-            sweepable = isinstance(self.background, float) and tells_probability(segmenter.options.labelling, dense)
-            background = LOWEST_THRESHOLD if sweepable else self.background
-            predictions = {}
-            for name, options in options_of.items():
-                results = model.label(encoded, self.labels, templates=self.templates, background=background, **options)
-                predictions[name] = [self.prediction(result) for result in results[: len(images)]]
-            return predictions
+            encoded, dense = encoded[: len(images)], encoded[0].assignment is None
+            background = self.background
+            if self.threshold and tells_probability(segmenter.options.labelling, dense):
+                phrases = check_background(background)[0]
+                background = [*phrases, LOWEST_THRESHOLD] if phrases else LOWEST_THRESHOLD
+            how: dict[str, Any] = {"templates": self.templates, "background": background}
+            how["groups"] = self.class_of_label[:-1].tolist()
+            results = {
+                name: model.label(encoded, self.labels, **how, **options) for name, options in options_of.items()
+            }
+            return {name: [self.prediction(result) for result in found] for name, found in results.items()}
 
         return predict
 
     def prediction(self, result: SegmentResult) -> Prediction:
         """The classes of a segmented image. Applies the threshold for the background if the model has not."""
         best_class = self.class_of_label[result.label_map]
-        if result.probability is None or not isinstance(self.background, float):
+        if result.probability is None or not self.threshold:
             return Prediction(best_class)
-        hidden = result.probability < np.float32(self.background)
+        hidden = result.probability < np.float32(self.threshold)
         return Prediction(np.where(hidden, self.class_of_label[-1], best_class), best_class, result.probability)
 
 
 def inference_options(benchmark: Benchmark, config: ConfigDict, default: Options) -> Options:
-    """A model's options under the vocabulary that `config.eval` names. Values set in `config.eval` itself win.
+    """A model's options under the vocabulary that `config.eval` names for the benchmark; see `vocabulary_options`."""
+    name = config.eval.vocabulary
+    vocabulary = choose_vocabulary(name, benchmark.name, benchmark.classes, benchmark.vocabulary)
+    return vocabulary_options(vocabulary, config, default)
+
+
+def vocabulary_options(vocabulary: Vocabulary, config: ConfigDict, default: Options) -> Options:
+    """A model's options under a vocabulary. Values set in `config.eval` itself win.
 
     A vocabulary that sets the image size decides on all of inference: the options that it does not set, such as mirror
     images and the guided filter, are off. Any other vocabulary changes only what it sets, and the rest is `default`.
     """
-    name = config.eval.vocabulary
-    vocabulary = choose_vocabulary(name, benchmark.name, benchmark.classes, benchmark.vocabulary)
     if vocabulary.options.get("short_side"):
         own = ("mix", "scale", "rename", "rename_weight", "rename_margin", "readout")
         default = change(default, {n: f.default for n, f in FIELDS.items() if n not in own} | {"guide": 0, "slide": 0})
@@ -152,7 +165,7 @@ def make_protocol(benchmark: Benchmark, model: Segmenter, options: ConfigDict) -
 
 
 def _background_rule(benchmark: Benchmark, vocabulary: Vocabulary, given: str) -> Background:
-    """A threshold or phrases; None if there is no background class. `given` is `eval.background`."""
+    """A threshold, phrases or both; None if there is no background class. `given` is `eval.background`."""
     if benchmark.background is None and vocabulary.background is None:
         if given:
             raise InputError(f"eval.background is set, but {benchmark.name} has no background class; leave it empty")
@@ -160,7 +173,12 @@ def _background_rule(benchmark: Benchmark, vocabulary: Vocabulary, given: str) -
     if not given:
         rule = vocabulary.background or (vocabulary.classes[benchmark.background or 0],)
         return rule if isinstance(rule, float) else list(rule)
+    parts = [_number_or_text(part.strip()) for part in given.split(",")]
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], float) else parts
+
+
+def _number_or_text(text: str) -> float | str:
     try:
-        return float(given)
+        return float(text)
     except ValueError:
-        return [phrase.strip() for phrase in given.split(",")]
+        return text

@@ -34,7 +34,8 @@ class ThresholdSweep:
         best_class: Int32[np.ndarray, "h w"],
         probability: Float32[np.ndarray, "h w"],
     ) -> None:
-        """Counts one image by the class of each pixel's best label, never the background, and its probability."""
+        """Counts one image by the class of each pixel's best label (the background for its phrases), and its
+        probability."""
         counted = truth != IGNORE
         truth, best_class = truth[counted].astype(np.int64), best_class[counted].astype(np.int64)
         # A pixel in bin k keeps its label at the first k thresholds.
@@ -73,8 +74,9 @@ class ThresholdSweep:
         correct, predicted = (
             histogram.sum(axis=0) - histogram.cumsum(axis=0)[:-1] for histogram in (self._correct, self._predicted)
         )
-        correct[:, self.background] = self._background.cumsum()[:-1]
-        predicted[:, self.background] = self._predicted.sum(axis=1).cumsum()[:-1]
+        # Above the threshold, a phrase for background may be the best label too.
+        correct[:, self.background] += self._background.cumsum()[:-1]
+        predicted[:, self.background] += self._predicted.sum(axis=1).cumsum()[:-1]
         return Areas(correct, np.broadcast_to(self._truth, correct.shape), predicted)
 
     def figures(self) -> dict[str, Any]:

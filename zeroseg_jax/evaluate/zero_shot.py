@@ -137,8 +137,8 @@ def with_eval_options(model: Segmenter, benchmark: Benchmark, config: ConfigDict
 def evaluated_model(model: Segmenter, protocol: EvaluationProtocol, classes: int) -> EvaluatedMethod:
     """A model with its options, and with a threshold sweep if the background is a threshold."""
     method, background_class = EvaluatedMethod(protocol.predictor(model)), int(protocol.class_of_label[-1])
-    if isinstance(protocol.background, float) and background_class >= 0:
-        method.sweep = ThresholdSweep(classes, background_class, protocol.background)
+    if protocol.threshold and background_class >= 0:
+        method.sweep = ThresholdSweep(classes, background_class, protocol.threshold)
     return method
 
 

@@ -22,7 +22,8 @@ ITERATIONS = 10
 SHARPNESS, SMALLEST = 0.1, 1e-8
 """Colour differences are divided by SHARPNESS x the local standard deviation + SMALLEST."""
 
-Size = tuple[int | Int[Array, ""], int | Int[Array, ""]]
+Side = int | Int[Array | np.ndarray, ""]
+Size = tuple[Side, Side]
 
 
 def pamr(

@@ -14,9 +14,11 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from zeroseg_jax.ops.guided_filter import CELLS, apply, fit
 from zeroseg_jax.ops.normalise import unit
+from zeroseg_jax.ops.pamr import pamr
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 from zeroseg_jax.segment.scoring import (
+    PADDING,
     Maps,
     Texts,
     View,
@@ -41,7 +43,8 @@ class Labelled(NamedTuple):
     """Cosine of each segment of each window with each text."""
     probability: Float[Array, "b y x"] | None
     """Of the best label of each pixel: it is background where the threshold is higher. By GroupViT's rule, the
-    threshold up to which the pixel has its label (`last_threshold`). None without a threshold."""
+    threshold up to which the pixel has its label (`last_threshold`). Without a threshold it is None, but by SCLIP's
+    rule always there."""
 
 
 class Guide(NamedTuple):
@@ -96,13 +99,27 @@ class Place(NamedTuple):
     """Their colours, with the guided filter."""
 
 
+class Picture(NamedTuple):
+    """Whole images whose colours PAMR follows."""
+
+    pixels: UInt8[Array | np.ndarray, "b y x 3"]
+    height: Int[Array | np.ndarray, ""]
+    """Rows and columns without padding."""
+    width: Int[Array | np.ndarray, ""]
+
+
 def label_pixels(
-    views: tuple[View, ...], texts: Texts, guide: Guide | None, options: Labelling, threshold: bool
+    views: tuple[View, ...],
+    texts: Texts,
+    guide: Guide | None,
+    options: Labelling,
+    threshold: bool,
+    picture: Picture | None = None,
 ) -> Labelled:
     """Scores the segments, mixes the scores over the patches, enlarges them, and takes the best label of each pixel.
 
     The scores of several views, and of windows that overlap, are averaged. With a `guide` the enlarged maps follow its
-    edges (`guided_filter.fit`). `threshold` says whether `texts.threshold` counts.
+    edges (`guided_filter.fit`). `options.pamr` needs a `picture`. `threshold` says whether `texts.threshold` counts.
     """
     prepared = prepare(views, texts, Cells(guide.small) if guide else None, options, threshold)
     if guide:
@@ -120,8 +137,11 @@ def label_pixels(
         x = jnp.pad(x, [(0, 0), (0, -y % ROWS)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(b, -1, ROWS, *x.shape[2:]), 1, 0)
 
-    blocks = jax.lax.map(block, jax.tree.map(in_blocks, (place.rows, place.pixels)))
-    labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, -1, x.shape[-1])[:, :y] for x in blocks)
+    if options.pamr and picture is not None:
+        labels, *maps = label_whole(prepared, texts, place, picture, options)
+    else:
+        blocks = jax.lax.map(block, jax.tree.map(in_blocks, (place.rows, place.pixels)))
+        labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, -1, x.shape[-1])[:, :y] for x in blocks)
     dense = views[0].encoding.assignment is None
     segments = _nearest_patches(views[0], guide) if dense else maps.pop(0)
     assert prepared.cosines is not None
@@ -206,6 +226,16 @@ def finish(
 ) -> tuple[Array, ...]:
     """Enlarges along the rows, and decides. Returns int32 labels, int32 segments where these are not the patches, and
     the probability where it is told; each (b, y, x)."""
+    return decide(enlarge(prepared, wide, rows, colours), prepared, texts, options)
+
+
+def enlarge(
+    prepared: Prepared,
+    wide: tuple[Maps, ...],
+    rows: Sequence[Array | np.ndarray],
+    colours: Array | np.ndarray | None,
+) -> Maps:
+    """The maps at the size of the pixels, (b, y, x, c)."""
     if colours is not None:
         functions = {name: jnp.einsum("brh,bhxc->brxc", rows[0], value) for name, value in wide[0].items()}
         large = {name: apply(value, jnp.asarray(colours)) for name, value in functions.items()}
@@ -213,7 +243,24 @@ def finish(
         large = _heighten(rows, wide)
     share = large.get("segment")
     tables = prepared.tables
-    large |= {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
+    return large | {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
+
+
+def decide(large: Maps, prepared: Prepared, texts: Texts, options: Labelling) -> tuple[Array, ...]:
+    """What `finish` returns, from maps at the size of the pixels."""
+    share = large.get("segment")
+    if options.rule == "sclip":
+        scale = jnp.where(texts.scale > 0, texts.scale, texts.logit_scale)
+        known = jnp.arange(texts.embeddings.shape[0]) < texts.total
+        probability = jax.nn.softmax(jnp.where(known, scale * large["score"], -jnp.inf), axis=-1)
+        large = large | {"probability": probability}
+    if texts.eligible is not None:
+        eligible = jnp.asarray(texts.eligible)[:, None, None]
+        if "probability" in large:
+            large = large | {"probability": jnp.where(eligible, large["probability"], 0.0)}
+        if options.rule == "groupvit":  # whose first score is that of background
+            eligible = jnp.pad(eligible, ((0, 0), (0, 0), (0, 0), (1, 0)), constant_values=True)
+        large = large | {"score": jnp.where(eligible, large["score"], PADDING)}
     found: tuple[Array, ...] = () if share is None else (jnp.argmax(share, axis=-1),)
     if prepared.critical is not None and share is not None:
         foreground = large["score"][..., 1:]
@@ -227,6 +274,16 @@ def finish(
         probability = jnp.clip(large["probability"].max(axis=-1), 0, 1)
         labels, found = jnp.where(probability < texts.threshold, -1, labels), (*found, probability)
     return labels.astype(jnp.int32), *found
+
+
+def label_whole(
+    prepared: Prepared, texts: Texts, place: Place, picture: Picture, options: Labelling
+) -> tuple[Array, ...]:
+    """`finish` for whole images, whose maps PAMR refines between enlarging and deciding."""
+    large = enlarge(prepared, widen(prepared, place.columns), place.rows, place.pixels)
+    size = picture.height, picture.width
+    refined = {n: pamr(x, picture.pixels, options.pamr, size=size) for n, x in large.items() if n != "segment"}
+    return decide(large | refined, prepared, texts, options)
 
 
 def label_tiles(

@@ -19,7 +19,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.readouts import READOUTS
 
 Mix = Literal["scores", "embeddings"]
-Rule = Literal["", "groupvit"]
+Rule = Literal["", "groupvit", "sclip"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Labelling(NamedTuple):
     guide: float = 0.0
     top_classes: int = 0
     rule: Rule = ""
+    pamr: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,20 @@ class Options:
         Choice(get_args(Rule)),
         '"groupvit" scores as GroupViT\'s authors do in their evaluation (`scoring.score`): each pixel (at the'
         " image's size in the model) belongs to one segment, and a segment as a whole is background or not. `mix` and"
-        " `scale` have no effect then.",
+        ' `scale` have no effect then. "sclip" enlarges the cosines to the image\'s size before it takes the softmax of'
+        " `scale` x cosine over all prompts (without `scale`, CLIP's own), which a threshold for background needs.",
+    )
+    area: float = _option(
+        0.0,
+        from_zero(1),
+        "Labels that win at most this share of an image's pixels win none. Pixels that phrases for background win do"
+        " not count. SCLIP and SC-CLIP take 0.1 on VOC. 0: all labels stay.",
+    )
+    pamr: int = _option(
+        0,
+        whole(0),
+        "Rounds of pixel-adaptive mask refinement (PAMR) at the image's size, which make the scores follow the colours"
+        " of the image; NACLIP takes 10. Slow, and needs memory for a map of each label. 0: none.",
     )
     normalise_prompts: bool = _option(
         True,
@@ -180,7 +194,7 @@ class Options:
     @property
     def labelling(self) -> Labelling:
         """What counts when an image is labelled."""
-        return Labelling(self.mix, self.guide, self.top_classes, self.rule)
+        return Labelling(self.mix, self.guide, self.top_classes, self.rule, self.pamr)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}

@@ -119,10 +119,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 Templates = str | Iterable[str]
 """A name in `TEMPLATES`, or templates with a `{}` where the label goes."""
 
-Background = None | float | np.number | str | Iterable[str]
+Background = None | float | np.number | str | Iterable[str | float]
 """None: every pixel gets a label. A float: pixels whose best label is less probable than that are background (softmax
 of CLIP's logit scale x cosine over the labels). Text: phrases that compete with the labels for the background's
-pixels."""
+pixels. Both together: a list of phrases and one number."""
 
 
 def resolve_templates(templates: Templates) -> tuple[str, ...]:
@@ -171,8 +171,16 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
 
 
 def check_background(background: Any) -> tuple[tuple[str, ...], float]:
-    """The phrases that stand for background, and the threshold (0 for none); raises InputError for anything else."""
+    """The phrases that stand for background, and the threshold (0 for none). Raises InputError for anything else."""
     background = plain(background)
+    if isinstance(background, Iterable) and not isinstance(background, str | bytes):
+        background = [plain(part) for part in background]
+        numbers = [part for part in background if isinstance(part, float | int)]
+        phrases = [part for part in background if not isinstance(part, float | int)]
+        if numbers and (len(numbers) > 1 or not phrases):
+            raise InputError(f"the background is {background!r}; a list has phrases and at most one threshold")
+        threshold = check_background(numbers[0])[1] if numbers else 0.0
+        return check_labels(phrases, "background phrase"), threshold
     if background is None:
         return (), 0.0
     if isinstance(background, float | int):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Int32
 
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.resize import resize_matrix
@@ -36,6 +36,8 @@ class Texts(NamedTuple):
     """A pixel whose best label is less probable than this is background; 0 for none."""
     logit_scale: Float[Array, ""]
     """What cosines are multiplied with before the softmax of that probability."""
+    eligible: Bool[Array | np.ndarray, "#b c"] | None = None
+    """Which texts may win pixels; the others still count in probabilities. None: all may."""
 
 
 class View(NamedTuple):
@@ -75,6 +77,8 @@ def score(
         background = hidden if threshold else jnp.full_like(hidden, PADDING)
         return {"score": jnp.concatenate([background, jnp.where(known, product, PADDING)], axis=-1)}
     plain = jnp.where(kept, cosines, -1.0)
+    if options.rule == "sclip":  # its softmax follows after the cosines are enlarged
+        return {"score": jnp.where(known, plain, PADDING)}
     scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, kept), plain)
     found = {"score": jnp.where(known, scores, PADDING)}
     return found | ({"probability": _softmax(texts.logit_scale * cosines, kept)} if threshold else {})
@@ -83,10 +87,10 @@ def score(
 def tells_probability(options: Labelling, dense: bool) -> bool:
     """Whether, with a threshold, `Labelled.probability` is there; otherwise the label maps alone have it applied.
 
-    By GroupViT's rule it is not where every patch is a segment (`dense`), of which there are too many, nor with the
-    guided filter: that makes shares below 0, for which a higher threshold may hide less.
+    By GroupViT's rule it is not where every patch is a segment (`dense`), of which there are too many, nor where maps
+    are refined: the guided filter makes shares below 0, for which a higher threshold may hide less.
     """
-    return options.rule != "groupvit" or not (dense or options.guide)
+    return options.rule != "groupvit" or not (dense or options.guide or options.pamr)
 
 
 def critical_thresholds(scores: Sequence[Maps]) -> Float[Array, "b t"]:
@@ -164,10 +168,36 @@ def _softmax(x: Float[Array, "*b c"], allowed: Bool[Array, "*c c"]) -> Float[Arr
     return jax.nn.softmax(jnp.where(allowed, x, -jnp.inf), axis=-1)
 
 
+def eligible_texts(labels: Sequence[str], background: Sequence[str]) -> Bool[np.ndarray, "1 c"]:
+    """`Texts.eligible` by SCLIP's rule: a label that is also a phrase for background wins no pixel.
+
+    Of equal scores SCLIP takes the first class, which is the background.
+    """
+    phrases = {phrase.strip() for phrase in background}
+    return np.array([[*(label.strip() not in phrases for label in labels), *(True for _ in background)]])
+
+
+def large_classes(
+    label_map: Int32[np.ndarray, "y x"], texts: Texts, classes: Int[np.ndarray, " l"], area: float
+) -> Bool[np.ndarray, "1 c"]:
+    """`Texts.eligible` by `Options.area`.
+
+    `label_map` has the labels that win without the option and without a threshold; `classes` has the class of each.
+    """
+    wins = np.bincount(classes[label_map[label_map >= 0]], minlength=classes.max() + 1)
+    large, eligible = (wins > area * wins.sum())[classes], np.array(texts.eligible)
+    if large.any() or int(texts.total) > int(texts.labels):  # something must be left to win
+        eligible[:, : len(classes)] &= large
+    return eligible
+
+
 def pad_texts(texts: Texts) -> Texts:
     """With room for an eighth more at most (or 8), so that lists of about the same length share a compiled function."""
     count, width = texts.embeddings.shape
     step = max(8, 2 ** max(0, (count - 1).bit_length() - 3))
     room = -(-count // step) * step
     padding = np.zeros((room - count, width), np.float32)
-    return texts._replace(embeddings=np.concatenate([texts.embeddings, padding]))
+    eligible = texts.eligible
+    if eligible is not None:
+        eligible = np.pad(np.asarray(eligible), ((0, 0), (0, room - count)), constant_values=True)
+    return texts._replace(embeddings=np.concatenate([texts.embeddings, padding]), eligible=eligible)

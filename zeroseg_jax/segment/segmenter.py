@@ -19,7 +19,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.readouts import check_readout
 from zeroseg_jax.ops.batching import BATCHES, padded, sizes_for
-from zeroseg_jax.segment.decode import Texts, label_tiles, prepare_windows
+from zeroseg_jax.segment.decode import Texts, label_tiles, label_whole, prepare_windows
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
 from zeroseg_jax.segment.methods import Encoding, Method
 from zeroseg_jax.segment.options import ModelOptions, Options, change, encodes
@@ -33,8 +33,8 @@ from zeroseg_jax.segment.prompts import (
     reusable,
 )
 from zeroseg_jax.segment.result import EncodedImage, EncodedView, SegmentResult
-from zeroseg_jax.segment.scoring import pad_texts, whole_image
-from zeroseg_jax.segment.tiles import label_image
+from zeroseg_jax.segment.scoring import eligible_texts, large_classes, pad_texts, whole_image
+from zeroseg_jax.segment.tiles import LabelMaps, label_image
 from zeroseg_jax.segment.windows import Canvas, canvas_of, lay_out_all, resize, resize_plainly
 
 FULL, FEW = BATCHES[-1], 4
@@ -73,6 +73,7 @@ class Segmenter:
         self._encode = jax.jit(partial(encode_windows, method.encode), static_argnums=(3, 4))
         self._prepare = jax.jit(prepare_windows, static_argnums=(4, 5))
         self._tiles = jax.jit(label_tiles, static_argnums=4)
+        self._whole = jax.jit(label_whole, static_argnums=4)
         self._device: jax.Device | None = None  # None: where the weights are
         self.logit_scale = clip.logit_scale
 
@@ -244,16 +245,30 @@ class Segmenter:
         *,
         templates: Templates | None = None,
         background: Background = None,
+        groups: Sequence[int] | None = None,
         **options: Any,
     ) -> list[SegmentResult]:
-        """The second half of `segment_batch`: labels for encoded images."""
+        """The second half of `segment_batch`: labels for encoded images.
+
+        `groups` has a number for each label. Labels of one number are names of one class, whose pixels count together
+        for `Options.area`. None: each label is a class.
+        """
         chosen, labels = self.changed(options), reusable(labels)
         texts, threshold = self._texts_of(labels, templates, background, chosen)
         texts = pad_texts(texts)
         names, found = list(labels), []
-        for image in images:
+        classes = np.arange(len(names)) if groups is None else np.asarray(groups)
+
+        def label(image: EncodedImage, texts: Texts) -> LabelMaps:
             with jax.default_device(self._device):
-                maps = label_image(self._prepare, self._tiles, image, texts, threshold, chosen)
+                return label_image(self._prepare, self._tiles, self._whole, image, texts, threshold, chosen)
+
+        for image in images:
+            allowed = texts
+            if chosen.area:
+                before = label(image, texts._replace(threshold=jnp.zeros_like(texts.threshold))).label_map
+                allowed = texts._replace(eligible=large_classes(before, texts, classes, chosen.area))
+            maps = label(image, allowed)
             scores = np.ascontiguousarray(maps.scores[:, : len(names)])
             found.append(SegmentResult(image.pixels, maps.label_map, maps.segments, scores, names, maps.probability))
         return found
@@ -329,7 +344,10 @@ class Segmenter:
         how = reusable(templates), chosen.normalise_prompts
         embeddings = self.embed_labels(labels, *how)
         beside = self.embed_labels(phrases, *how) if phrases else embeddings[:0]
-        return self.make_texts(embeddings, beside, chosen.scale, threshold), threshold > 0
+        texts = self.make_texts(embeddings, beside, chosen.scale, threshold)
+        if chosen.area or chosen.rule == "sclip":
+            texts = texts._replace(eligible=eligible_texts(list(labels), phrases))
+        return texts, threshold > 0
 
     def make_texts(
         self,

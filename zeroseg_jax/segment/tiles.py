@@ -5,7 +5,7 @@ to one of few grids, the longer side across, and the output is made in tiles of 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +14,15 @@ from jaxtyping import Float, Float32, Int32, UInt8
 
 from zeroseg_jax.ops.guided_filter import CELLS, mean_over_box
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.decode import Cells, Place, Texts, WindowsView
+from zeroseg_jax.segment.decode import Cells, Picture, Place, Texts, WindowsView
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.result import EncodedImage, EncodedView
 from zeroseg_jax.segment.windows import room, shrink_to_cells, upsampling_matrices
 
 TILE = 128
 """Rows and columns of the pixels of a tile."""
+STEP = 64
+"""The sizes of images that are labelled as a whole are multiples of this."""
 TILES = 16
 """How many are labelled in one call, at most."""
 
@@ -50,12 +52,13 @@ class PaddedView(NamedTuple):
 def label_image(
     prepare: Callable[..., Any],
     label_tiles: Callable[..., Any],
+    label_whole: Callable[..., Any],
     image: EncodedImage,
     texts: Texts,
     threshold: bool,
     options: Options,
 ) -> LabelMaps:
-    """The maps of one image; `prepare` is `decode.prepare_windows` and `label_tiles` that of `decode`, both jitted."""
+    """The maps of one image. `prepare` (`decode.prepare_windows`), `label_tiles` and `label_whole` are jitted."""
     layout, (height, width) = image.views[0].layout, image.pixels.shape[:2]
     turned = layout.shape[0] > layout.shape[1]
     least = 2 if len(layout) == 1 else 4
@@ -82,17 +85,23 @@ def label_image(
     own = np.zeros(starts[-1], np.int32)
     own[order] = np.arange(len(order))
     found: list[np.ndarray] = []
-    for (top, left), maps in _run(label_tiles, prepared, texts, rows, columns, pixels, options):
+    parts: Iterable[tuple[tuple[int, int], list[np.ndarray]]]
+    if options.pamr:  # a pixel depends on pixels of other tiles
+        parts = [((0, 0), _whole(label_whole, prepared, texts, rows, columns, pixels, options))]
+    else:
+        parts = _run(label_tiles, prepared, texts, rows, columns, pixels, options)
+    for (top, left), maps in parts:
         for i, x in enumerate(maps):
             if len(found) == i:
                 found.append(np.zeros((height, width), x.dtype))
             x = own[x] if i == 1 and not dense else x
             whole = found[i].swapaxes(0, 1) if turned else found[i]
-            place = whole[top : top + TILE, left : left + TILE]
+            place = whole[top:, left:][: x.shape[0], : x.shape[1]]
             place[:] = x[: place.shape[0], : place.shape[1]]
     label_map, *others = found
     segments = _nearest_patches(image, options) if dense else others.pop(0)
-    return LabelMaps(label_map, segments, np.asarray(cosines)[0, order], others[0] if others else None)
+    probability = others[0] if others and threshold else None
+    return LabelMaps(label_map, segments, np.asarray(cosines)[0, order], probability)
 
 
 def _run(
@@ -131,6 +140,27 @@ def _run(
             yield from take()
     while waiting:
         yield from take()
+
+
+def _whole(
+    label_whole: Callable[..., Any],
+    prepared: Any,
+    texts: Texts,
+    rows: Sequence[np.ndarray],
+    columns: Sequence[np.ndarray],
+    pixels: UInt8[np.ndarray, "y x 3"],
+    options: Options,
+) -> list[np.ndarray]:
+    """The maps of the whole image at once, padded to one of few sizes."""
+    y, x = (-(-n // STEP) * STEP for n in pixels.shape[:2])
+    padded = _pad(pixels, (y, x, 3))[None]
+    place = Place(
+        tuple(_pad(m, (y, *m.shape[1:]))[None] for m in rows),
+        tuple(_pad(m, (x, *m.shape[1:]))[None] for m in columns),
+        padded if options.guide else None,
+    )
+    picture = Picture(padded, np.array(pixels.shape[0]), np.array(pixels.shape[1]))
+    return [np.asarray(m[0]) for m in label_whole(prepared, texts, place, picture, options.labelling)]
 
 
 def _padded_view(

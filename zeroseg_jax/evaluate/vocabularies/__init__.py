@@ -5,7 +5,7 @@ dataset = "voc"                # the benchmark; left out, any benchmark with as 
 source = "where the protocol is from"
 classes = ["background", ...]  # in the order of the masks' values, all different
 templates = "photo"            # a name in `prompts.TEMPLATES` or a list; left out, the model's own
-background = 0.95              # a threshold, or the phrases of the class "background"; left out, no such class
+background = 0.95              # a threshold, phrases of the class "background", or a list of both; else no such class
 combine = "max"                # or "mean": how the scores of several phrases become the score of their class
 short_side = 448               # this and every other option of inference: the fields of `segment.options.Options`
 window = 448
@@ -50,8 +50,8 @@ class Vocabulary:
     phrases that mean the same share a probability under "max", so fewer pixels reach the threshold."""
     templates: tuple[str, ...] | None = None
     """None: the model's own."""
-    background: float | tuple[str, ...] | None = None
-    """How pixels become the class "background": a threshold or phrases, as in `prompts.Background`; None: never."""
+    background: float | tuple[str | float, ...] | None = None
+    """How pixels become the class "background": a threshold, phrases or both (`prompts.Background`); None: never."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The options of inference that the protocol sets, by the names of `segment.options.Options`."""
     dataset: str = ""
@@ -149,7 +149,7 @@ def _from_toml(name: str, values: Mapping[str, Any]) -> Vocabulary:
     background = values.get("background")
     if background is not None:
         words, threshold = check_background(background)
-        background = threshold or words
+        background = (*words, threshold) if words and threshold else threshold or words
         if "background" not in classes:
             raise InputError("it has a rule for the background, but no class of that name")
     templates = resolve_templates(values["templates"]) if "templates" in values else None
