@@ -62,10 +62,10 @@ def split_words(text: str) -> list[str]:
     return [word.strip() for word in text.replace("\n", ",").split(",") if word.strip()]
 
 
-def annotations(result: SegmentResult) -> list[tuple[np.ndarray, str]]:
+def annotations(result: SegmentResult) -> list[tuple[Any, str]]:
     """For the picture with names under the mouse: the region of each label that is there, and the label with its share
     of the image and the mean of its scores there."""
-    found = []
+    found: list[tuple[Any, str]] = []
     areas = result.areas()
     for index, label in enumerate(result.labels):
         region = result.label_map == index
