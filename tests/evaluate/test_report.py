@@ -1,6 +1,7 @@
 """The counts of a model and what is written of them, for classes whose names are no plain text."""
 
 import csv
+import json
 import re
 
 import numpy as np
@@ -89,7 +90,12 @@ def test_the_page_stands_alone_and_escapes_names(images, results, tmp_path):
         return page.ReportImage(example, {"model": seen, "runs/other": seen})
 
     shown = {title: [show(i) for i in group] for title, group in groups.items()}
-    page.write_page(results, class_rows(counts, NAMES), shown, NAMES, tmp_path)
+    results["baselines"] = {"sliding windows": results["compare"]["runs/other"]}
+    losses = [{"step": step, "loss": 3.0 / step, "mae": 1.0} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(loss) + "\n" for loss in losses))
+    page.write_page(
+        results, class_rows(counts, NAMES), shown, NAMES, tmp_path, {"sliding windows": "What <windows> are."}
+    )
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; *dog*" in html
     assert "<b>cat" not in html
@@ -98,6 +104,8 @@ def test_the_page_stands_alone_and_escapes_names(images, results, tmp_path):
     segments = sum(i % 2 for group in groups.values() for i in group)
     assert html.count("<figure>") == 12 * 4 + 2 * segments
     assert "runs/other, IoU" in html
+    assert "What &lt;windows&gt; are." in html
+    assert html.count('alt="losses over the steps"') == 1
 
 
 def test_few_images_are_all_shown():

@@ -44,6 +44,18 @@ TITLES = {
 }
 """Titles of the readouts in tables and in results.json."""
 
+DESCRIPTIONS = {
+    **{title: "The teacher by itself: a training-free readout of its patches." for title in TITLES.values()},
+    "pooling head's readout": "The teacher by itself: each of its patches goes through the pooling head alone.",
+    "painted 3x3 cells": "The teacher by itself: the label of each cell of a 3x3 grid, painted on the cell.",
+    "sliding windows": "The teacher by itself: the mean over square windows of three sizes that slide over the image.",
+    "student, not renamed": "The student alone. In the row of this model the teacher looked at each segment once more.",
+    "untrained student": "The student before training.",
+    "nearest class colour (privileged)": "No model: the class with the nearest mean colour, fitted on masks.",
+    "likeliest class of the colour (privileged)": "No model: the likeliest class of each colour, fitted on masks.",
+}
+"""What each baseline is, by its title, for the report."""
+
 CELLS = 24
 """Cells across the shorter side on which views are painted: thirds, quarters and twelfths are whole numbers of them."""
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.baselines import make_baselines
+from zeroseg_jax.evaluate.baselines import DESCRIPTIONS, make_baselines
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, open_benchmark
 from zeroseg_jax.evaluate.counts import LEVEL, RESAMPLES, class_rows, most_confused
 from zeroseg_jax.evaluate.metrics import DILATION, mean_iou
@@ -102,7 +102,7 @@ def evaluate(
         draw_sweeps(titled, workdir / tables.SWEEP_FILE)
     save_picture(draw_gallery(methods, model, protocol, benchmark), workdir / "gallery.png")
     shown = choose_report_images(methods, models, protocols, benchmark)
-    page.write_page(results, rows, shown, benchmark.classes, workdir)
+    page.write_page(results, rows, shown, benchmark.classes, workdir, DESCRIPTIONS)
     tables.print_results(results)
     return results
 

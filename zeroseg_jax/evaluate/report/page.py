@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
@@ -61,14 +62,16 @@ def write_page(
     images: Mapping[str, Sequence[ReportImage]],
     classes: Sequence[str],
     workdir: AnyPath,
+    descriptions: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Writes report.html into `workdir`, and reads the picture of the threshold sweep from there.
+    """Writes report.html into `workdir`, and reads the picture of the threshold sweep and metrics.jsonl from there.
 
     Args:
         results: the content of results.json.
         rows: the figures of each class.
         images: the images of each group, by its title.
         classes: the names of the class indices.
+        descriptions: a sentence for rows of the table, by their titles.
     """
     titles, table = tables.result_table(results)
     has_sweep = "threshold_sweep" in results
@@ -88,11 +91,34 @@ def write_page(
             sweep=data_uri((workdir / tables.SWEEP_FILE).read_bytes(), "png") if has_sweep else None,
             groups={title: [_image_card(image, classes) for image in group] for title, group in images.items()},
             settings=settings,
+            descriptions={row[0]: descriptions[row[0]] for row in table if row[0] in descriptions},
+            curves=training_curves(workdir / "metrics.jsonl"),
             percent=tables.percent,
             percent_interval=tables.percent_interval,
         )
     )
     (workdir / "report.html").write_text(html, encoding="utf-8")
+
+
+def training_curves(path: AnyPath) -> str | None:
+    """The data URI of a picture with the losses over the steps; None where there are no metrics."""
+    if not path.is_file():
+        return None
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    names = [name for name in ("loss", "global", "match", "ground", "mae") if lines and name in lines[-1]]
+    if len(lines) < 2 or not names:
+        return None
+    figure = Figure(figsize=(2.6 * len(names), 2.2), layout="constrained")
+    for i, name in enumerate(names):
+        axis = figure.add_subplot(1, len(names), i + 1)
+        axis.plot([line["step"] for line in lines], [line[name] for line in lines], color="#0072b2")
+        axis.set(title=name, xlabel="step", ylim=(0, None))
+        axis.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return data_uri(buffer.getvalue(), "png")
 
 
 def template_environment() -> jinja2.Environment:
