@@ -125,7 +125,7 @@ def test_a_single_image_for_a_list(model):
         ({"flip": 1}, "flip is 1; it must be True or False"),
         ({"scale": -1}, "scale is -1; it must be a number of at least 0"),
         ({"scale": float("nan")}, "scale is nan"),
-        ({"rule": "none"}, "rule is 'none'; it must be groupvit, or empty for none"),
+        ({"rule": "none"}, "rule is 'none'; it must be groupvit or sclip, or empty for none"),
         ({"window": -16}, "window is -16; it must be a whole number of at least 0"),
         ({"short_side": 1.5}, "short_side is 1.5; it must be a whole number"),
         ({"scales": (1.0, 0.0)}, "scales is (1.0, 0.0); it must be 0 to 64 numbers above 0"),
