@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.function import ImageSize, make_function, read_size
 from zeroseg_jax.segment.prompts import Background, Templates, check_background, resolve_templates, reusable
+from zeroseg_jax.segment.scoring import make_texts
 from zeroseg_jax.segment.segmenter import Segmenter
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -79,7 +80,7 @@ def export(
         images: UInt8[Array, "b y x 3"], embeddings: Float[Array, "c d"] | None = None
     ) -> Int32[Array, "b y x"]:
         given = jnp.asarray(known) if embeddings is None else embeddings
-        texts = model.make_texts(given, jnp.asarray(beside), chosen.scale, threshold)
+        texts = make_texts(given, jnp.asarray(beside), chosen.scale, threshold, model.logit_scale)
         return run(model.method.params, texts, images)
 
     batch = "1" if form == "onnx" else "b"

@@ -5,7 +5,7 @@ c texts, d the width of CLIP's space.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -189,6 +189,27 @@ def large_classes(
     if large.any() or int(texts.total) > int(texts.labels):  # something must be left to win
         eligible[:, : len(classes)] &= large
     return eligible
+
+
+def make_texts(
+    labels: Float[Array | np.ndarray, "c d"],
+    background: Float[Array | np.ndarray, "k d"],
+    scale: float,
+    threshold: float,
+    logit_scale: float,
+) -> Texts:
+    """The text embeddings without padding. The number of labels may be symbolic."""
+    xp: Any = np if isinstance(labels, np.ndarray) else jnp  # numpy's arrays need no compilation
+    count = xp.asarray(labels.shape[0], xp.int32)
+    total = xp.asarray(count + background.shape[0], xp.int32)
+    return Texts(
+        xp.concatenate([labels, background]),
+        count,
+        total,
+        xp.float32(scale),
+        xp.float32(threshold),
+        xp.float32(logit_scale),
+    )
 
 
 def pad_texts(texts: Texts) -> Texts:

@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,17 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float
 
 from zeroseg_jax.data.image_like import ImageLike, to_pixels_list
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.readouts import check_readout
-from zeroseg_jax.ops.batching import BATCHES, padded, sizes_for
+from zeroseg_jax.ops.batching import padded, sizes_for
 from zeroseg_jax.segment.decode import Texts, label_tiles, label_whole, prepare_windows
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
 from zeroseg_jax.segment.methods import Encoding, Method
-from zeroseg_jax.segment.options import ModelOptions, Options, change, encodes
+from zeroseg_jax.segment.options import Options, change, encodes
 from zeroseg_jax.segment.prompts import (
     Background,
     Templates,
@@ -33,12 +33,19 @@ from zeroseg_jax.segment.prompts import (
     reusable,
 )
 from zeroseg_jax.segment.result import EncodedImage, EncodedView, SegmentResult
-from zeroseg_jax.segment.scoring import eligible_texts, large_classes, pad_texts, whole_image
+from zeroseg_jax.segment.scoring import eligible_texts, large_classes, make_texts, pad_texts
 from zeroseg_jax.segment.tiles import LabelMaps, label_image
-from zeroseg_jax.segment.windows import Canvas, canvas_of, lay_out_all, resize, resize_plainly
+from zeroseg_jax.segment.windows import (
+    FEW,
+    FULL,
+    Canvas,
+    canvas_of,
+    encode_windows,
+    lay_out_all,
+    resize,
+    resize_plainly,
+)
 
-FULL, FEW = BATCHES[-1], 4
-"""Windows that go through the model in one call: together, or one after the other."""
 REMEMBERED = 16
 """Lists of labels whose embeddings are kept, those asked for last."""
 
@@ -344,56 +351,10 @@ class Segmenter:
         how = reusable(templates), chosen.normalise_prompts
         embeddings = self.embed_labels(labels, *how)
         beside = self.embed_labels(phrases, *how) if phrases else embeddings[:0]
-        texts = self.make_texts(embeddings, beside, chosen.scale, threshold)
+        texts = make_texts(embeddings, beside, chosen.scale, threshold, self.logit_scale)
         if chosen.area or chosen.rule == "sclip":
             texts = texts._replace(eligible=eligible_texts(list(labels), phrases))
         return texts, threshold > 0
-
-    def make_texts(
-        self,
-        labels: Float[Array | np.ndarray, "c d"],
-        background: Float[Array | np.ndarray, "k d"],
-        scale: float,
-        threshold: float,
-    ) -> Texts:
-        """What `decode.label_pixels` asks for; the number of labels may be symbolic."""
-        xp: Any = np if isinstance(labels, np.ndarray) else jnp  # of what is there numpy's need no compiling
-        count = xp.asarray(labels.shape[0], xp.int32)
-        scales = (xp.float32(x) for x in (scale, threshold, self.logit_scale))
-        total = xp.asarray(count + background.shape[0], xp.int32)
-        return Texts(xp.concatenate([labels, background]), count, total, *scales)
-
-
-def encode_windows(
-    encode: Callable[[Any, Array, ModelOptions], Encoding],
-    params: Any,
-    windows: UInt8[Array, "b y x 3"],
-    count: Int[Array, ""],
-    options: ModelOptions,
-    canvas: Canvas,
-) -> tuple[Encoding, ...]:
-    """The encodings of the first `count` windows, each by itself and on its canvas; those of the others mean nothing.
-
-    `FULL` windows go through the model together. Of fewer, one at a time, only those that are there are computed: how
-    many there are is known only when it runs, so that one compiled function serves all.
-    """
-
-    def some(windows: UInt8[Array, "k y x 3"]) -> Encoding:
-        encoding = encode(params, windows, options)
-        encoding = encoding._replace(image=whole_image(encoding))
-        if encoding.assignment is None:
-            return encoding._replace(embeddings=jax.vmap(canvas.lay)(jnp.asarray(encoding.embeddings)))
-        return encoding._replace(assignment=jax.vmap(canvas.lay)(jnp.asarray(encoding.assignment)))
-
-    def put(k: Array, done: Encoding) -> Encoding:
-        return jax.tree.map(lambda x, y: x.at[k].set(y[0]), done, some(jax.lax.dynamic_slice_in_dim(windows, k, 1)))
-
-    if len(windows) == FULL:
-        encodings = some(windows)
-    else:
-        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, windows))
-        encodings = jax.lax.fori_loop(0, count, put, empty)
-    return tuple(jax.tree.map(lambda x, k=k: x[k], encodings) for k in range(len(windows)))
 
 
 def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:

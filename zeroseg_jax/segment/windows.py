@@ -1,20 +1,26 @@
 """The sizes at which an image goes into the model, the windows that it is cut into, and the way back to its pixels."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.ops.batching import BATCHES
 from zeroseg_jax.ops.guided_filter import CELLS
 from zeroseg_jax.ops.resize import Kernel, resize_matrix
-from zeroseg_jax.segment.methods import Method
-from zeroseg_jax.segment.options import Options
+from zeroseg_jax.segment.methods import Encoding, Method
+from zeroseg_jax.segment.options import ModelOptions, Options
+from zeroseg_jax.segment.scoring import whole_image
 
+FULL, FEW = BATCHES[-1], 4
+"""Windows that go through the model in one call: together, or one after the other."""
 OVERLAP = 0.5
 """Share of a window that its neighbour covers too, at least, where `Options.stride` does not say."""
 LONGEST = 16.0
@@ -262,3 +268,35 @@ def shrink_to_cells(
 
 def _rounded(x: Float[Array, "b y x 3"]) -> Float[Array, "b y x 3"]:
     return jnp.clip(jnp.round(x), 0, 255)
+
+
+def encode_windows(
+    encode: Callable[[Any, Array, ModelOptions], Encoding],
+    params: Any,
+    windows: UInt8[Array, "b y x 3"],
+    count: Int[Array, ""],
+    options: ModelOptions,
+    canvas: Canvas,
+) -> tuple[Encoding, ...]:
+    """The encodings of the first `count` windows, each by itself and on its canvas; those of the others mean nothing.
+
+    `FULL` windows go through the model together. Of fewer, one at a time, only those that are there are computed: how
+    many there are is known only when it runs, so that one compiled function serves all.
+    """
+
+    def some(windows: UInt8[Array, "k y x 3"]) -> Encoding:
+        encoding = encode(params, windows, options)
+        encoding = encoding._replace(image=whole_image(encoding))
+        if encoding.assignment is None:
+            return encoding._replace(embeddings=jax.vmap(canvas.lay)(jnp.asarray(encoding.embeddings)))
+        return encoding._replace(assignment=jax.vmap(canvas.lay)(jnp.asarray(encoding.assignment)))
+
+    def put(k: Array, done: Encoding) -> Encoding:
+        return jax.tree.map(lambda x, y: x.at[k].set(y[0]), done, some(jax.lax.dynamic_slice_in_dim(windows, k, 1)))
+
+    if len(windows) == FULL:
+        encodings = some(windows)
+    else:
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, windows))
+        encodings = jax.lax.fori_loop(0, count, put, empty)
+    return tuple(jax.tree.map(lambda x, k=k: x[k], encodings) for k in range(len(windows)))
