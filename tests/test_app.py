@@ -40,6 +40,7 @@ def test_words():
     assert split_words(" a cat, grass,\n\nthe sky ,") == ["a cat", "grass", "the sky"]
 
 
+@pytest.mark.end_to_end
 def test_other_words_do_not_encode_again(model, photograph, monkeypatch):
     page = Page(model)
     first = page.segment(photograph, "ladybird, bricks", *OPTIONS)

@@ -42,6 +42,7 @@ def small(config: ConfigDict, student: dict, clip: Path, pictures: Path, scenes:
     return [(key, str(value)) for key, value in changes.items() if key in flatten(config)]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_two_steps(path, tiny_student, tiny_clip, pictures, tmp_path, monkeypatch, capsys):
     assert f"python main.py --config=configs/{path.name}" in path.read_text()

@@ -64,6 +64,7 @@ def config_file(tiny_config, tmp_path) -> Path:
     return path
 
 
+@pytest.mark.end_to_end
 def test_train_then_eval(config_file, tmp_path):
     where = [f"--config={config_file}", f"--workdir={tmp_path}/run"]
     scenes = ["--config.eval.dataset=scenes/tiny", f"--config.eval.root={tmp_path}/scenes", "--config.eval.limit=4"]
@@ -91,6 +92,7 @@ def test_help_answers_with_status_0():
     assert len(done.stdout.splitlines()) < 50
 
 
+@pytest.mark.end_to_end
 def test_home_is_no_folder_named_tilde(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     done = command("--config=configs/demo.py", "--mode=eval", "--workdir=~/x")
@@ -104,6 +106,7 @@ def listen_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.end_to_end
 def test_ctrl_c_saves_and_tells_how_to_go_on(config_file, tmp_path):
     where = [f"--config={config_file}", f"--workdir={tmp_path}/run", "--config.data.workers=1"]
     start = [sys.executable, "main.py", *where, "--config.steps=100000", "--config.checkpoint_every=100000"]

@@ -62,6 +62,7 @@ def ended(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=20)[1]
 
 
+@pytest.mark.end_to_end
 def test_input_workers_end_with_a_killed_run(pictures, tmp_path):
     (tmp_path / "reader.py").write_text(READER)
     with start(tmp_path / "reader.py", pictures, "3") as run:
@@ -72,6 +73,7 @@ def test_input_workers_end_with_a_killed_run(pictures, tmp_path):
         assert ended(below)
 
 
+@pytest.mark.end_to_end
 def test_workers_leave_ctrl_c_and_sigterm_to_the_run(pictures, tmp_path):
     (tmp_path / "reader.py").write_text(READER)
     with start(tmp_path / "reader.py", pictures, "2") as run:
@@ -87,6 +89,7 @@ def test_workers_leave_ctrl_c_and_sigterm_to_the_run(pictures, tmp_path):
         assert ended(workers)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core draws by itself")
 def test_drawers_of_scenes_end_with_a_killed_run(tmp_path):
     (tmp_path / "drawer.py").write_text(DRAWER)
@@ -98,6 +101,7 @@ def test_drawers_of_scenes_end_with_a_killed_run(tmp_path):
         assert ended(below)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_what_local_py_started_ends_with_it(pictures, tmp_path):
     (tmp_path / "reader.py").write_text(READER)

@@ -146,6 +146,7 @@ def two_processes(config_path, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.end_to_end
 def test_two_processes_train_what_one_does(one_process, two_processes):
     ours, theirs = metrics(two_processes / "whole"), metrics(one_process)
     assert len(ours) == len(theirs) == STEPS

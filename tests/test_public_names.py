@@ -63,6 +63,7 @@ def run(arguments: list[str], hub: FakeHub, cache: Path, folder: Path) -> subpro
     return done
 
 
+@pytest.mark.end_to_end
 def test_the_readmes_snippet_and_command(fake_hub, clip_of_openai, tmp_path):
     fake_hub.add(CLIP, clip_of_openai)
     (tmp_path / "photos").mkdir()
@@ -90,6 +91,7 @@ def test_the_readmes_snippet_and_command(fake_hub, clip_of_openai, tmp_path):
     assert fake_hub.fetched().count("pytorch_model.bin") == 1  # the second time from the cache
 
 
+@pytest.mark.end_to_end
 def test_the_papers_recipe_cut_to_two_steps(fake_hub, clip_of_openai, tiny_mae, tiny_student, pictures, tmp_path):
     spec = importlib.util.spec_from_file_location("vitb16", ROOT / "configs/vitb16.py")
     recipe = importlib.util.module_from_spec(spec)

@@ -146,6 +146,7 @@ FEW = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 OTHERS = [(4, 2, 1), (4, 1, 2), (2, 4, 1), (2, 1, 4), (1, 4, 2), (1, 2, 4), (1, 1, 8)]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("meshes", [FEW, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["few", "others"])
 def test_a_mesh_of_eight_devices_trains_as_one_device_does(meshes, tiny_config, tmp_path):
     config = tiny_config

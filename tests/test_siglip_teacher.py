@@ -29,6 +29,7 @@ def config(tiny_config, tiny_siglip):
     return tiny_config
 
 
+@pytest.mark.end_to_end
 def test_an_online_run_and_its_model(config, tmp_path):
     train(config, tmp_path / "run")
     model = zeroseg_jax.load(tmp_path / "run")
@@ -41,6 +42,7 @@ def test_an_online_run_and_its_model(config, tmp_path):
     np.testing.assert_array_equal(before.scores, after.scores)
 
 
+@pytest.mark.end_to_end
 def test_a_cached_run_with_an_evaluation(config, tmp_path):
     config.teacher.source, config.data.augment = "cache", "none"
     config.eval.dataset, config.eval.root, config.eval.limit = "scenes/tiny", str(tmp_path), 2
@@ -70,6 +72,7 @@ def test_its_tower_cannot_be_a_students_encoder(config):
         make_student_config(config, 12)
 
 
+@pytest.mark.end_to_end
 def test_a_siglip_segments_by_itself(tiny_siglip, tmp_path):
     model = zeroseg_jax.load(tiny_siglip)
     assert isinstance(model.method, DenseClipMethod)

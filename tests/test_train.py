@@ -59,6 +59,7 @@ def wandb(monkeypatch) -> list:
     return calls
 
 
+@pytest.mark.end_to_end
 def test_a_run_leaves_what_it_should(tiny_config, tmp_path, caplog, wandb):
     config = tiny_config
     config.checkpoint_every, config.profile_steps, config.wandb = 7, "4:5", "zeroseg"
@@ -102,6 +103,7 @@ def test_a_run_leaves_what_it_should(tiny_config, tmp_path, caplog, wandb):
     assert sorted(path.name for path in last.parent.iterdir()) == ["14", "17", "damaged-17"]
 
 
+@pytest.mark.end_to_end
 def test_an_encoder_from_the_teacher_starts_with_all_its_digits(tiny_config, tmp_path):
     tiny_config.student.encoder, tiny_config.dtype = "clip", "bfloat16"  # the teacher's own kernels are bfloat16 then
     tiny_config.steps, tiny_config.optimizer.lr = 1, 0.0
@@ -111,6 +113,7 @@ def test_an_encoder_from_the_teacher_starts_with_all_its_digits(tiny_config, tmp
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("encoder", ["mae", "clip"])
 def test_a_student_is_loaded_without_its_teacher(tiny_config, tmp_path, encoder):
     tiny_config.student.encoder, tiny_config.steps = encoder, 1
@@ -138,6 +141,7 @@ def test_a_student_is_loaded_without_its_teacher(tiny_config, tmp_path, encoder)
         load_student(tmp_path / "run")
 
 
+@pytest.mark.end_to_end
 def test_the_loop_does_not_wait_for_the_device(tiny_config, tmp_path, monkeypatch):
     order, write = [], RunLog.write
 
@@ -190,6 +194,7 @@ train.train(from_json(json.load(open(sys.argv[1]))), sys.argv[2])
 """
 
 
+@pytest.mark.end_to_end
 def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):
     config = tiny_config
     train(config, tmp_path / "whole")
@@ -219,6 +224,7 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
 
 
+@pytest.mark.end_to_end
 def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tiny_config, tmp_path, monkeypatch):
     def make_plan(*arguments):
         made = plan.make_plan(*arguments)
@@ -244,6 +250,7 @@ def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tiny_config, t
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 18))
 
 
+@pytest.mark.end_to_end
 def test_another_config_is_refused(tiny_config, tmp_path):
     train(tiny_config, tmp_path / "run")
     tiny_config.seed = 1

@@ -64,6 +64,7 @@ def test_sizes_that_do_not_fit():
         clip_config(config, 640, None)
 
 
+@pytest.mark.end_to_end
 def test_the_shipped_teacher_names_objects_and_colour_does_not():
     clip = load_clip(ASSETS / "demo")
     assert sum(file.stat().st_size for file in (ASSETS / "demo").iterdir()) < 6e6

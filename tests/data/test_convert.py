@@ -233,7 +233,7 @@ def test_an_unwritable_place(pictures, tmp_path, capsys):
     for text in ("", "3", "{"):
         (tmp_path / "out/train-source.json").write_text(text)
         assert main(["--source", "folder", "--root", str(pictures), "--out", str(tmp_path / "out")]) == 2
-        assert "train-source.json is no note of what was converted" in capsys.readouterr().err
+        assert "train-source.json is not a note of what was converted" in capsys.readouterr().err
 
 
 def test_names_that_are_no_utf8(tmp_path, capsys):

@@ -127,6 +127,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.end_to_end
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a mount of its own")
 def test_on_a_small_shared_memory(tmp_path):
     """On 4 MiB, batches of 3 MiB come from two workers, which keep to half of it; and what cannot fit is refused."""

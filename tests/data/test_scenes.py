@@ -52,6 +52,7 @@ def test_changed_code_draws_anew(tmp_path, monkeypatch):
     assert builder.prepare(tmp_path, "tiny") != folder
 
 
+@pytest.mark.end_to_end
 def test_two_processes_at_once(tmp_path):
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(2) as pool:

@@ -37,6 +37,7 @@ def plain_config(tiny_config):
     return tiny_config
 
 
+@pytest.mark.end_to_end
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_config):
     whole, metrics = one_step(tiny_config, optax.sgd(1.0))
     tiny_config.optimizer.accumulate = 2
@@ -46,6 +47,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), parts["params"], whole["params"])
 
 
+@pytest.mark.end_to_end
 def test_kernels_converted_before_the_step_change_no_gradient(plain_config, monkeypatch):
     plain_config.dtype = "bfloat16"
     state, _ = one_step(plain_config, optax.sgd(1.0))
@@ -55,6 +57,7 @@ def test_kernels_converted_before_the_step_change_no_gradient(plain_config, monk
     jax.tree.map(np.testing.assert_array_equal, state["params"], expected["params"])
 
 
+@pytest.mark.end_to_end
 def test_noise_depends_on_the_step_alone(plain_config):
     losses = [float(one_step(plain_config, optax.sgd(1.0), step)[1]["loss"]) for step in (3, 3, 4)]
     assert losses[0] == losses[1] != losses[2]

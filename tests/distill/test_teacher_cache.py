@@ -114,6 +114,7 @@ def test_the_same_teacher_may_lie_in_another_folder(cached_config, tmp_path):
     teacher_cache.open_cache(teacher, source, config, tmp_path)
 
 
+@pytest.mark.end_to_end
 def test_centre_crops_are_embedded_once(cached_config, tmp_path):
     config = cached_config
     config.data.augment, config.data.flip = "center", False
@@ -209,6 +210,7 @@ def test_the_student_sees_the_very_crops_that_were_embedded(cached_config, tmp_p
     assert len(seen) == 60 and len(set.union(*seen.values())) == 60
 
 
+@pytest.mark.end_to_end
 def test_training_computes_the_missing_cache_first(cached_config, tmp_path):
     cached_config.teacher.cache = str(tmp_path / "elsewhere")
     train(cached_config, tmp_path / "run")
@@ -329,6 +331,7 @@ embed(from_json(json.loads((workdir / "config.json").read_text())), workdir)
 """
 
 
+@pytest.mark.end_to_end
 def test_a_killed_computation_redoes_no_finished_shard(cached_config, tmp_path, monkeypatch):
     """SIGKILL before the second of three shards has its name."""
     (tmp_path / "config.json").write_text(json.dumps(to_json(cached_config)))
@@ -362,6 +365,7 @@ print(",".join(made))
 """
 
 
+@pytest.mark.end_to_end
 def test_two_processes_share_the_shards(cached_config, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(to_json(cached_config)))
     with socket.socket() as free:

@@ -50,6 +50,7 @@ def out(root, tmp_path_factory):
     return out
 
 
+@pytest.mark.end_to_end
 def test_a_row_is_run_and_reported(out):
     results = json.loads((out / "sclip-voc21/results.json").read_text())
     settings = results["settings"]
@@ -78,6 +79,7 @@ def test_a_finished_row_is_kept(root, out, monkeypatch, capsys):
     assert state["result"]["images"] == 3 and state["settings"]["vocabulary"] == "voc21_sclip"
 
 
+@pytest.mark.end_to_end
 def test_a_stopped_command_goes_on(root, out, monkeypatch):
     """Of two rows the first one is finished, so the second one alone runs."""
     ran, real = [], run.evaluate
@@ -111,6 +113,7 @@ def test_what_is_missing_is_named(root, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.end_to_end
 def test_without_any_data_the_command_says_what_to_download(tmp_path):
     command = [sys.executable, "-m", "zeroseg_jax.evaluate.reproduce", "--root", str(tmp_path)]
     done = subprocess.run([*command, "--rows", "sclipp-voc21"], capture_output=True, text=True)

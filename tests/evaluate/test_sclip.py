@@ -146,6 +146,7 @@ def test_threshold_and_area(clip, area, share):
     assert (expected != without).any() and len(np.unique(expected)) > 1
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("shape", [(31, 22), (17, 70)])
 def test_pamr_refines_the_cosines(clip, shape):
     """Of an upright and of a lying image, of which one is wider than what sizes are padded to."""
@@ -173,6 +174,7 @@ def test_without_phrases_for_background(clip):
     np.testing.assert_array_equal(nothing_large.classes, predict(clip, IMAGE, None).classes)
 
 
+@pytest.mark.end_to_end
 def test_the_jitted_function_agrees(clip):
     """On an image of the model's own size, where both resize alike."""
     image = np.random.default_rng(5).integers(0, 256, (12, 12, 3), dtype=np.uint8)

@@ -33,6 +33,7 @@ def test_flops_of_a_scan_and_its_gradient():
     assert matmul_flops(jax.make_jaxpr(jax.grad(loss))(weights, x)) == 3 * 5 * one
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", ["vitb16", "vitb16_online"])
 def test_the_step_has_the_flops_of_the_model(name):
     config = load_config(CONFIGS / f"{name}.py")

@@ -34,6 +34,7 @@ def test_gelu_keeps_its_slope_alone_for_its_gradient():
     assert kept == [((64,), jnp.bfloat16)]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_block_for_one_token_gives_what_the_whole_block_gives(causal):
     """So do its gradients, with which a teacher learns."""

@@ -76,6 +76,7 @@ def test_without_files_for_it_the_preprocessing_is_siglips(tiny_siglip, tmp_path
         encoder.encode_text(["a star"])
 
 
+@pytest.mark.end_to_end
 def test_a_saved_folder_is_the_same_model(encoder, tmp_path):
     encoder.save(tmp_path)
     again = load_clip(tmp_path)

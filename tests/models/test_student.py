@@ -198,6 +198,7 @@ def test_impossible_sizes(changes, match):
         dataclasses.replace(TINY, **changes)
 
 
+@pytest.mark.end_to_end
 def test_what_is_computed_again_changes_no_gradient():
     x, gradients, products = jax.random.normal(jax.random.key(0), (2, 5, 16)), {}, {}
     for remat in ("none", "dots", "full"):

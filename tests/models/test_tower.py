@@ -51,6 +51,7 @@ def test_visible_patches_keep_their_positions():
     np.testing.assert_allclose(tower.embed(pixels, visible), chosen, atol=1e-6)
 
 
+@pytest.mark.end_to_end
 def test_a_student_with_a_tower_segments_and_reconstructs():
     student = Student(SIZES, rngs=nnx.Rngs(0))
     images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))

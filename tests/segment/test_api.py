@@ -124,6 +124,7 @@ def test_models_are_saved_at_home(tiny_clip, tmp_path, monkeypatch):
     assert repr(zeroseg_jax.load("~/saved")).startswith("Segmenter(DenseClipMethod")
 
 
+@pytest.mark.end_to_end
 def test_a_readout_is_chosen_by_its_name_everywhere(tiny_clip, image, tmp_path):
     """`load`, `segment`, `encode`, `segment_fn` and a saved folder agree; another readout gives other maps."""
     model = zeroseg_jax.load(tiny_clip, readout="naclip")

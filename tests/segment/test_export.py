@@ -37,6 +37,7 @@ def files(model, tmp_path_factory):
     return folder
 
 
+@pytest.mark.end_to_end
 def test_a_process_without_this_package(model, files):
     rng = np.random.default_rng(0)
     square = rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)

@@ -51,6 +51,7 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
 
+@pytest.mark.end_to_end
 def test_an_image_of_the_models_own_size(model, image):
     assert isinstance(model.method, GroupViTMethod)
     out = model.segment(image, LABELS)

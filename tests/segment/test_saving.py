@@ -41,6 +41,7 @@ def assert_same_predictions(model, again, image):
     np.testing.assert_array_equal(before.scores, after.scores)
 
 
+@pytest.mark.end_to_end
 def test_a_student(model, image, tmp_path):
     options = Options(scale=14.0, rename="teacher", rename_weight=0.5)
     model = Segmenter(model.method, model.clip, templates=("a {}", "{}"), options=options, about=ABOUT)

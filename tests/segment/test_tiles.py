@@ -35,6 +35,7 @@ def as_a_whole(model, encoded, background, options):
     return [None if x is None else x[0] for x in found]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "segments,options",
     [

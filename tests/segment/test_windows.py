@@ -151,6 +151,7 @@ def test_windows_as_the_papers_slide_them(model, size, segments):
     assert np.mean(found.label_map == jitted) > 0.99
 
 
+@pytest.mark.end_to_end
 def test_mirror_images_and_scales_are_averaged(model, image):
     options = PAPER | {"flip": True, "scales": (1.0, 1.5)}
     passes = [(factor, mirror) for factor in (1.0, 1.5) for mirror in (False, True)]
