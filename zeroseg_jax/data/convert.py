@@ -188,7 +188,7 @@ def _same_source(path: Path, source: CaptionedSource, options: dict[str, Any]) -
             unfinished.rename(path)
     before = read_json(path, "note of what was converted")
     if not isinstance(before, dict):
-        raise InputError(f"{path} is no note of what was converted; choose another --out")
+        raise InputError(f"{path} is not a note of what was converted; choose another --out")
     different = sorted(key for key in now | before if before.get(key) != now.get(key))
     if different:
         told = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in different)
