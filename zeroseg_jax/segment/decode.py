@@ -1,4 +1,4 @@
-"""From encoded images and texts to label maps: all that is computed anew for other words. Runs under `jax.jit`.
+"""From encoded images and texts to label maps. This is the part that runs again for other words, under `jax.jit`.
 
 b images; i x j windows of each (v = i j), one below and beside the other; n = h x w patches and s segments of a window;
 c texts, d the width of CLIP's space.
@@ -31,7 +31,7 @@ from zeroseg_jax.segment.scoring import (
 )
 
 ROWS = 16
-"""Rows of pixels that are labelled at once: the scores of a whole large image would not fit into memory."""
+"""Number of pixel rows that are labelled at once. The scores of all rows of a large image would not fit into memory."""
 
 
 class Labelled(NamedTuple):
@@ -42,69 +42,69 @@ class Labelled(NamedTuple):
     scores: Float[Array, "b s c"]
     """Cosine of each segment of each window with each text."""
     probability: Float[Array, "b y x"] | None
-    """Of the best label of each pixel: it is background where the threshold is higher. By GroupViT's rule, the
-    threshold up to which the pixel has its label (`last_threshold`). Without a threshold it is None, but by SCLIP's
-    rule always there."""
+    """Probability of the best label of each pixel. The pixel is background if the threshold is higher. With GroupViT's
+    rule it is the highest threshold at which the pixel keeps its label (`last_threshold`). None without a threshold;
+    SCLIP's rule always has it."""
 
 
 class Guide(NamedTuple):
-    """Images whose edges the maps are to follow. The `View`s enlarge to its cells, and it enlarges to pixels."""
+    """Images whose edges the maps follow. The matrices of a `View` enlarge to cells, and those here to pixels."""
 
     pixels: UInt8[Array | np.ndarray, "b y x 3"]
     small: Float[Array | np.ndarray, "b h w 3"]
-    """The same, from 0 to 255, at the size of the cells, `guided_filter.CELLS` along the side of a patch."""
+    """The images at the size of the cells, in [0, 255]. A patch is `guided_filter.CELLS` cells wide."""
     rows: Float[Array | np.ndarray, "b y h"]
     columns: Float[Array | np.ndarray, "b x w"]
 
 
 class Cells(NamedTuple):
-    """What the guided filter is fitted to."""
+    """The input of the guided filter's fit."""
 
     image: Float[Array | np.ndarray, "b h w 3"]
     """`Guide.small`."""
     boxes: tuple[Float[Array | np.ndarray, "h h"], Float[Array | np.ndarray, "w w"]] | None = None
-    """`guided_filter.mean_over_box` of both axes, where some of the cells are padding; None: none is."""
+    """`guided_filter.mean_over_box` of both axes. Needed if some cells are padding; otherwise None."""
 
 
 class WindowsView(NamedTuple):
-    """A view of one image whose windows are still apart."""
+    """A view of one image as a list of windows."""
 
     windows: tuple[Encoding, ...]
-    """Of each window, one after the other: (s, d), (n, s), (d)."""
+    """One encoding for each window, with arrays (s, d), (n, s) and (d)."""
     rows: Float[Array | np.ndarray, "1 y i h"]
     columns: Float[Array | np.ndarray, "1 x j w"]
 
 
 class Prepared(NamedTuple):
-    """All that is computed of images and texts before it comes to single pixels."""
+    """What is computed from images and texts before single pixels."""
 
     maps: tuple[Maps, ...]
-    """Of each view, over the patches of its windows, (b, i, j, h, w, c); with the guided filter one, over its cells:
-    the linear functions of the colour, (b, h, w, 4 c)."""
+    """For each view, maps over the patches of its windows: (b, i, j, h, w, c). With the guided filter there is one map
+    over the cells: (b, h, w, 4 c), the coefficients of linear functions of the colour."""
     tables: Maps
-    """What each segment scores, (b, s, c), where that is put in after enlarging the shares of the segments."""
+    """Scores of the segments, (b, s, c). Used if the shares of the segments are enlarged instead of the scores."""
     critical: Float[Array, "b t"] | None
-    """`critical_thresholds`, where the probability is told by them."""
+    """`critical_thresholds`; None if the probability does not come from them."""
     cosines: Float[Array, "b s c"] | None
     """`Labelled.scores`."""
 
 
 class Place(NamedTuple):
-    """Pixels that are to be labelled: a whole image, or a part of one."""
+    """The pixels to label: a whole image, or a part of one."""
 
     rows: tuple[Float[Array | np.ndarray, "b y ..."], ...]
-    """`View.rows` of each view; with the guided filter, `Guide.rows`."""
+    """`View.rows` of each view. With the guided filter: `Guide.rows`."""
     columns: tuple[Float[Array | np.ndarray, "b x ..."], ...]
     pixels: UInt8[Array | np.ndarray, "b y x 3"] | None
-    """Their colours, with the guided filter."""
+    """The colours of the pixels, for the guided filter."""
 
 
 class Picture(NamedTuple):
-    """Whole images whose colours PAMR follows."""
+    """Whole images, for PAMR."""
 
     pixels: UInt8[Array | np.ndarray, "b y x 3"]
     height: Int[Array | np.ndarray, ""]
-    """Rows and columns without padding."""
+    """Height and width are without padding."""
     width: Int[Array | np.ndarray, ""]
 
 
@@ -159,8 +159,8 @@ def prepare(
     scores = [score(c, view.encoding, texts, options, threshold) for c, view in zip(cosines, views, strict=True)]
     ruled, joined = options.rule == "groupvit", join(cosines)
 
-    # The scores are linear in the shares of the segments. Where these are few, they are what is enlarged: that is less
-    # work than to enlarge a map for each text
+    # Scores are linear in the shares of the segments. With few segments it is less work to enlarge the shares than to
+    # enlarge a map for each text.
     count, height = joined.shape[1], sum(view.rows.shape[2] * view.rows.shape[3] for view in views)
     late = not dense and (ruled or (options.mix == "scores" and count <= height))
     tables = {name: join([each[name] for each in scores]) for name in scores[0]} if late else {}
@@ -184,9 +184,10 @@ def prepare_windows(
     options: Labelling,
     threshold: bool,
 ) -> tuple[Prepared, Float[Array, "1 s c"]]:
-    """`prepare` for one image, with the cosines apart, whose number of segments `label_tiles` need not know.
+    """`prepare` for one image. The cosines are returned separately, so that `label_tiles` is compiled once for any
+    number of segments.
 
-    `turned`: the image lies on its side, but square windows do not yet.
+    `turned` is True if the image lies on its side and its square windows do not yet.
     """
 
     def stacked(view: WindowsView) -> View:
@@ -210,7 +211,7 @@ def prepare_windows(
 
 
 def widen(prepared: Prepared, columns: tuple[Array | np.ndarray, ...]) -> tuple[Maps, ...]:
-    """Enlarges along the columns: `Place.columns`."""
+    """Enlarges the maps along the columns by `Place.columns`."""
     if columns[0].ndim == 3:
         return ({n: jnp.einsum("bxw,bhwc->bhxc", columns[0], value) for n, value in prepared.maps[0].items()},)
     return tuple(_widen(each, own) for each, own in zip(prepared.maps, columns, strict=True))
@@ -224,8 +225,11 @@ def finish(
     texts: Texts,
     options: Labelling,
 ) -> tuple[Array, ...]:
-    """Enlarges along the rows, and decides. Returns int32 labels, int32 segments where these are not the patches, and
-    the probability where it is told; each (b, y, x)."""
+    """Enlarges the maps along the rows and takes the best label of each pixel.
+
+    Returns arrays (b, y, x): int32 labels; int32 segments, unless the segments are the patches; and the probability, if
+    there is one.
+    """
     return decide(enlarge(prepared, wide, rows, colours), prepared, texts, options)
 
 
@@ -235,7 +239,7 @@ def enlarge(
     rows: Sequence[Array | np.ndarray],
     colours: Array | np.ndarray | None,
 ) -> Maps:
-    """The maps at the size of the pixels, (b, y, x, c)."""
+    """The maps in pixels: (b, y, x, c)."""
     if colours is not None:
         functions = {name: jnp.einsum("brh,bhxc->brxc", rows[0], value) for name, value in wide[0].items()}
         large = {name: apply(value, jnp.asarray(colours)) for name, value in functions.items()}
@@ -247,7 +251,7 @@ def enlarge(
 
 
 def decide(large: Maps, prepared: Prepared, texts: Texts, options: Labelling) -> tuple[Array, ...]:
-    """What `finish` returns, from maps at the size of the pixels."""
+    """The result of `finish`, from maps in pixels."""
     share = large.get("segment")
     if options.rule == "sclip":
         scale = jnp.where(texts.scale > 0, texts.scale, texts.logit_scale)
@@ -258,7 +262,7 @@ def decide(large: Maps, prepared: Prepared, texts: Texts, options: Labelling) ->
         eligible = jnp.asarray(texts.eligible)[:, None, None]
         if "probability" in large:
             large = large | {"probability": jnp.where(eligible, large["probability"], 0.0)}
-        if options.rule == "groupvit":  # whose first score is that of background
+        if options.rule == "groupvit":  # its first score is the background's
             eligible = jnp.pad(eligible, ((0, 0), (0, 0), (0, 0), (1, 0)), constant_values=True)
         large = large | {"score": jnp.where(eligible, large["score"], PADDING)}
     found: tuple[Array, ...] = () if share is None else (jnp.argmax(share, axis=-1),)
@@ -270,7 +274,7 @@ def decide(large: Maps, prepared: Prepared, texts: Texts, options: Labelling) ->
         best = jnp.argmax(large["score"], axis=-1) - int(options.rule == "groupvit")
     labels = jnp.where(best < texts.labels, best, -1)
     if "probability" in large:
-        # a linear function of the colour may leave the range of what it was fitted to
+        # the filter's linear functions may give values outside [0, 1]
         probability = jnp.clip(large["probability"].max(axis=-1), 0, 1)
         labels, found = jnp.where(probability < texts.threshold, -1, labels), (*found, probability)
     return labels.astype(jnp.int32), *found
@@ -279,7 +283,7 @@ def decide(large: Maps, prepared: Prepared, texts: Texts, options: Labelling) ->
 def label_whole(
     prepared: Prepared, texts: Texts, place: Place, picture: Picture, options: Labelling
 ) -> tuple[Array, ...]:
-    """`finish` for whole images, whose maps PAMR refines between enlarging and deciding."""
+    """`finish` for whole images. PAMR refines the enlarged maps before the best label is taken."""
     large = enlarge(prepared, widen(prepared, place.columns), place.rows, place.pixels)
     size = picture.height, picture.width
     refined = {n: pamr(x, picture.pixels, options.pamr, size=size) for n, x in large.items() if n != "segment"}
@@ -289,9 +293,9 @@ def label_whole(
 def label_tiles(
     prepared: Prepared, texts: Texts, tiles: Place, count: Int[Array, ""], options: Labelling
 ) -> tuple[Array, ...]:
-    """`finish` for the first `count` of the tiles of one image, which stand along the first axis of `tiles`.
+    """`finish` for the first `count` tiles of one image. The first axis of `tiles` has one entry for each tile.
 
-    How many there are is known only when it runs: images of all sizes share a compiled function.
+    `count` is known only at run time, so images of all sizes share one compiled function.
     """
 
     def tile(k: Array | int) -> tuple[Array, ...]:
@@ -311,7 +315,7 @@ def _cosines(embeddings: Float[Array | np.ndarray, "b v s d"], texts: Texts) -> 
 
 
 def _over_patches(encoding: Encoding, scores: Maps, texts: Texts, options: Labelling, threshold: bool) -> Maps:
-    """The scores of the patches: through the assignment map, or of the embeddings mixed through it."""
+    """The scores of the patches: the assignment map mixes the scores of the segments, or their embeddings."""
     assignment = encoding.assignment
     if assignment is None:
         return scores
@@ -322,14 +326,14 @@ def _over_patches(encoding: Encoding, scores: Maps, texts: Texts, options: Label
 
 
 def _by_window(view: View, maps: Maps) -> Maps:
-    """Maps over the patches of each window, with the shares of its segments: (b, i, j, h, w, c)."""
+    """The maps and the shares of the segments, over the patches of each window: (b, i, j, h, w, c)."""
     (i, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
     shares = {} if view.encoding.assignment is None else {"segment": view.encoding.assignment}
     return {name: jnp.asarray(x).reshape(x.shape[0], i, j, h, w, -1) for name, x in (maps | shares).items()}
 
 
 def _widen(maps: Maps, columns: Array | np.ndarray) -> Maps:
-    """Enlarges along the columns. Windows side by side are averaged, but segments stay those of their windows."""
+    """Enlarges along the columns. Overlapping windows are averaged. Each window keeps its own segments."""
     return {
         name: jnp.einsum("bxjw,bijhws->bihxjs" if name == "segment" else "bxjw,bijhwc->bihxc", columns, x)
         for name, x in maps.items()
@@ -337,7 +341,7 @@ def _widen(maps: Maps, columns: Array | np.ndarray) -> Maps:
 
 
 def _heighten(downs: Sequence[Array | np.ndarray], wide: Sequence[Maps]) -> Maps:
-    """Enlarges along the rows, and takes the mean over the views."""
+    """Enlarges along the rows and averages the views."""
     found: Maps = {}
     for name in wide[0]:
         pairs = [(down, each[name]) for down, each in zip(downs, wide, strict=True)]
@@ -351,7 +355,7 @@ def _heighten(downs: Sequence[Array | np.ndarray], wide: Sequence[Maps]) -> Maps
 
 
 def _nearest_patches(view: View, guide: Guide | None) -> Int32[Array, "b y x"]:
-    """Of each pixel, the patch (among those of all windows) that it takes most from."""
+    """For each pixel, the patch with the largest weight, of all windows."""
     (_, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
     row, column = (jnp.argmax(jnp.asarray(m).reshape(*m.shape[:2], -1), axis=-1) for m in (view.rows, view.columns))
     if guide:

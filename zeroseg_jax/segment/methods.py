@@ -20,24 +20,24 @@ from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment.options import ModelOptions
 
 STRAY = 0.07
-"""Share of a segment's mass that its box may leave out on each side: a few stray patches would make it far too large.
-Chosen on validation scenes, with the defaults of renaming: mIoU 66.4, against 63.5 for boxes around all patches."""
+"""Share of a segment's mass outside its box, on each side. A few stray patches would make the box far too large.
+Chosen on validation scenes: mIoU 66.4 after renaming, against 63.5 for boxes around all patches."""
 
 
 class Encoding(NamedTuple):
-    """Images before any label is known."""
+    """Images after the model, before labels."""
 
     embeddings: Float[Array | np.ndarray, "*b s d"]
-    """Each segment in CLIP's space, unit length."""
+    """The embedding of each segment in CLIP's space, of unit length."""
     assignment: Float[Array | np.ndarray, "*b n s"] | None
-    """Share of each patch in each segment; None where every patch is a segment of its own (s = n)."""
+    """The share of each patch in each segment. None if every patch is a segment (s = n)."""
     image: Float[Array | np.ndarray, "*b d"] | None = None
-    """The whole image in that space, unit length; None where the method has no such embedding."""
+    """The embedding of the whole image, of unit length. None if the method has none."""
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to segment: what `Segmenter` needs of a model. `params` are its weights, handed to `encode` under jit."""
+    """A way to segment: what `Segmenter` needs from a model. `params` are the weights, an argument of `encode`."""
 
     params: Any
     image_size: int

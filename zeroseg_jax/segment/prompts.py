@@ -1,4 +1,4 @@
-"""From labels to text embeddings: prompt templates, and the checks of what users write."""
+"""From labels to text embeddings: templates, checks and the ensemble of prompts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from textwrap import shorten
@@ -117,7 +117,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """Sets of templates by name; "photo" is what GroupViT and SegCLIP segment with."""
 
 Templates = str | Iterable[str]
-"""A name in `TEMPLATES`, or templates with a `{}` where the label goes."""
+"""A name in `TEMPLATES`, or templates with `{}` in the place of the label."""
 
 Background = None | float | np.number | str | Iterable[str | float]
 """None: every pixel gets a label. A float: pixels whose best label is less probable than that are background (softmax
@@ -126,7 +126,7 @@ pixels. Both together: a list of phrases and one number."""
 
 
 def resolve_templates(templates: Templates) -> tuple[str, ...]:
-    """The templates themselves; raises InputError for an unknown name and for a template without its `{}`."""
+    """The templates. Raises InputError for an unknown name and for a template without `{}`."""
     if isinstance(templates, str):
         if templates in TEMPLATES:
             return TEMPLATES[templates]
@@ -145,12 +145,12 @@ def resolve_templates(templates: Templates) -> tuple[str, ...]:
 
 
 def reusable(words: Any) -> Any:
-    """What can be gone through only once, such as a generator, as a list; everything else as it is."""
+    """A list in place of an iterator, which can be read only once. Everything else is returned unchanged."""
     return list(words) if isinstance(words, Iterator) else words
 
 
 def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
-    """The labels as a tuple; raises InputError unless they are a list of different, non-empty texts."""
+    """The labels as a tuple. Raises InputError unless they are different texts, and none is empty."""
     if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
         raise InputError(f"the {what}s are {labels!r}, expected a list of texts; put a single one in a list")
     found = tuple(labels)
@@ -171,7 +171,7 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
 
 
 def check_background(background: Any) -> tuple[tuple[str, ...], float]:
-    """The phrases that stand for background, and the threshold (0 for none). Raises InputError for anything else."""
+    """The phrases for background, and the threshold (0: none). Raises InputError for anything else."""
     background = plain(background)
     if isinstance(background, Iterable) and not isinstance(background, str | bytes):
         background = [plain(part) for part in background]
@@ -194,7 +194,9 @@ def check_background(background: Any) -> tuple[tuple[str, ...], float]:
 def embed_prompts(
     clip: DualEncoder, labels: Sequence[str], templates: Sequence[str], normalise: bool = True
 ) -> Float[np.ndarray, "c d"]:
-    """CLIP's ensemble of prompts: each at unit length, their mean over the templates, at unit length again; float32.
+    """The embeddings of labels by CLIP's ensemble of prompts, float32 and of unit length.
+
+    Each prompt has unit length. The mean over the templates is brought to unit length again.
 
     Without `normalise` the mean is that of the embeddings as they come, as in GroupViT's evaluation.
 

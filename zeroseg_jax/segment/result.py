@@ -1,4 +1,4 @@
-"""What a segmentation returns: maps, scores, pictures and annotations."""
+"""The result of a segmentation: maps, scores, pictures and annotations."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -22,9 +22,9 @@ from zeroseg_jax.segment.prompts import Background, Templates
 from zeroseg_jax.segment.windows import Canvas, Layout
 
 SOFTWARE = "zeroseg_jax"
-"""What the PNGs that are written here say in their text "Software"."""
+"""The text "Software" of the PNGs that are written here."""
 FAST = 1
-"""Level of PNG's compression: a fifth of the time of Pillow's default, and photographs become 5 % larger."""
+"""Level of PNG compression. It takes a fifth of the time of Pillow's default; photographs are 5 % larger."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,19 +34,18 @@ class SegmentResult:
     image: UInt8[np.ndarray, "h w 3"]
     """The image, as given."""
     label_map: Int32[np.ndarray, "h w"]
-    """Index into `labels` of every pixel; -1 is background, where a background was asked for."""
+    """For each pixel, the index into `labels`. -1 is background, if there is one."""
     segments: Int32[np.ndarray, "h w"]
-    """Segment token that holds most of each pixel; the patch that the pixel lies in, for a CLIP, which has no
-    segments."""
+    """For each pixel, the segment with the largest share. A CLIP has no segments: it is the patch of the pixel."""
     scores: Float32[np.ndarray, "s c"]
     """Cosine of each segment (or patch) with each label, in [-1, 1]."""
     labels: list[str]
     probability: Float32[np.ndarray, "h w"] | None = None
-    """Of the best label of each pixel, in [0, 1], where the background is a threshold that it is held against. By
-    GroupViT's rule: the highest threshold at which the pixel keeps its label (1 for any)."""
+    """For each pixel, the probability of the best label, in [0, 1], if the background is a threshold. With GroupViT's
+    rule: the highest threshold at which the pixel keeps its label (1: any)."""
 
     def overlay(self, opacity: float = 0.55, size: int = 480) -> Image.Image:
-        """The image with coloured and named regions and a legend; small images are enlarged to about `size` pixels."""
+        """The image with coloured regions, names and a legend. Small images are enlarged to about `size` pixels."""
         return draw.overlay(self.image, self.label_map, self.labels, opacity=opacity, size=size)
 
     def save(self, path: str | Path) -> None:
@@ -74,7 +73,7 @@ class SegmentResult:
         _write(mask, Path(path), "PNG")
 
     def areas(self) -> dict[str, float]:
-        """The share of the image that each label covers, in [0, 1]; they sum to 1 where there is no background."""
+        """The share of the image that each label covers, in [0, 1]. The shares sum to 1 without a background."""
         counts = np.bincount(self.label_map[self.label_map >= 0], minlength=len(self.labels))
         return {label: float(count / self.label_map.size) for label, count in zip(self.labels, counts, strict=True)}
 
@@ -121,7 +120,7 @@ def check_count(labels: int) -> None:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a PNG was written here, which its text says."""
+    """Whether a PNG was written here. Its text says so."""
     try:
         with open_picture(path, ("PNG",)) as picture:
             return picture.info.get("Software") == SOFTWARE
@@ -142,10 +141,10 @@ def _write(picture: Image.Image, path: Path, form: str | None = None) -> None:
 
 
 class EncodedView(NamedTuple):
-    """An image after one pass of the model, at one size."""
+    """An image after one pass of the model at one size."""
 
     windows: tuple[Encoding, ...]
-    """Of each window, row by row; arrays on the device, with the patches on their `canvas`."""
+    """The encoding of each window, row by row. Its arrays are on the device, with the patches on their `canvas`."""
     layout: Layout
     mirrored: bool
     """Whether the model saw the mirror image of each window."""
@@ -153,7 +152,7 @@ class EncodedView(NamedTuple):
 
     @property
     def encoding(self) -> Encoding:
-        """Arrays of numpy, with an axis for the windows in front: (v, s, d), (v, n, s), (v, d)."""
+        """The encodings as numpy arrays with an axis for the windows: (v, s, d), (v, n, s), (v, d)."""
         encodings: list[Encoding] = jax.device_get(list(self.windows))
         if encodings[0].assignment is None:
             encodings = [x._replace(embeddings=self.canvas.lift(x.embeddings)) for x in encodings]
@@ -164,7 +163,7 @@ class EncodedView(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class EncodedImage:
-    """An image that went through the model once; `segment` costs only the labels' part."""
+    """An encoded image. `segment` takes any labels, without another run of the model."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     views: tuple[EncodedView, ...]
@@ -172,14 +171,13 @@ class EncodedImage:
 
     @property
     def embeddings(self) -> Float32[np.ndarray, "s d"]:
-        """Each segment (of each window of the first view) in CLIP's space, unit length."""
+        """The embedding of each segment of each window of the first view, of unit length."""
         found: Any = self.views[0].encoding.embeddings
         return found.reshape(-1, found.shape[-1])
 
     @property
     def assignment(self) -> Float32[np.ndarray, "v n s"] | None:
-        """Share of each patch of each window in each of its segments, row-major; None where every patch is a segment of
-        its own."""
+        """The share of each patch in each segment of its window, row-major. None if every patch is a segment."""
         found: Any = self.views[0].encoding.assignment
         return found
 
@@ -196,7 +194,7 @@ class EncodedImage:
         background: Background = None,
         **options: Any,
     ) -> SegmentResult:
-        """As `Segmenter.segment`; `options` are those that do not count for encoding, such as `mix` and `guide`."""
+        """As `Segmenter.segment`. `options` are those that do not change the encoding, such as `mix` and `guide`."""
         for name in options:
             if encodes(name):
                 raise InputError(f"{name} counts when an image is encoded; give it to encode instead of to segment")

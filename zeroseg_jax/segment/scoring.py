@@ -1,4 +1,4 @@
-"""What each segment, or patch, of an image scores for each text.
+"""The scores of segments (or patches) for texts, and the rules for background.
 
 b images; i x j windows of each (v = i j), one below and beside the other; n = h x w patches and s segments of a window;
 c texts, d the width of CLIP's space.
@@ -25,44 +25,45 @@ class Texts(NamedTuple):
     """Text embeddings, padded so that lists of about the same length share one compiled function."""
 
     embeddings: Float[Array | np.ndarray, "c d"]
-    """Unit length: first the labels, then the prompts for background, then padding."""
+    """Of unit length. First the labels, then the prompts for background, then padding."""
     labels: Int[Array, ""]
-    """How many are labels."""
+    """Number of labels."""
     total: Int[Array, ""]
-    """How many are labels or background."""
+    """Number of labels and prompts for background."""
     scale: Float[Array, ""]
     """`Options.scale`."""
     threshold: Float[Array, ""]
-    """A pixel whose best label is less probable than this is background; 0 for none."""
+    """A pixel is background if the probability of its best label is below this. 0: no threshold."""
     logit_scale: Float[Array, ""]
-    """What cosines are multiplied with before the softmax of that probability."""
+    """Factor of the cosines in the softmax of that probability."""
     eligible: Bool[Array | np.ndarray, "#b c"] | None = None
-    """Which texts may win pixels; the others still count in probabilities. None: all may."""
+    """The texts that may win pixels. The others still count in probabilities. None: all may."""
 
 
 class View(NamedTuple):
-    """Images as the model saw them in one pass, at one size and in windows of one size."""
+    """One pass of the model over images: at one size, in windows of one size."""
 
     encoding: Encoding
-    """Of each window: (b, v, s, d), (b, v, n, s), (b, v, d)."""
+    """Its arrays have an axis for the windows: (b, v, s, d), (b, v, n, s), (b, v, d)."""
     rows: Float[Array | np.ndarray, "b y i h"]
-    """The linear map that enlarges from the patches of each window to pixels, and takes the mean where windows
-    overlap (`windows.spread`). Being data, it allows an image size of its own to each image."""
+    """The matrix that enlarges from the patches of each window to pixels and averages overlapping windows
+    (`windows.upsampling_matrix`). It is data, so that each image may have another size."""
     columns: Float[Array | np.ndarray, "b x j w"]
 
 
 Maps = dict[str, Array]
-"""By name, (..., c): the score and the probability of each text; (..., s): the share of each segment."""
+"""Maps by name. "score" and "probability" are (..., c), one for each text. "segment" is (..., s): the shares."""
 
 
 def score(
     cosines: Float[Array, "b v s c"], encoding: Encoding, texts: Texts, options: Labelling, threshold: bool
 ) -> Maps:
-    """What each text scores: `Options.scale` and `Options.top_classes`; or by GroupViT's rule.
+    """The score of each text, by `Options.scale`, `Options.top_classes` and `Options.rule`.
 
-    That is the evaluation of GroupViT's authors (github.com/NVlabs/GroupViT, segmentation/evaluation): a score is the
-    product of two probabilities, over all labels and over the likeliest ones of the window. A score of 1 for background
-    comes first; it belongs to the segments whose best label scores less than the threshold, but never to all of them.
+    GroupViT's rule is the evaluation of its authors (github.com/NVlabs/GroupViT, segmentation/evaluation). A score is
+    the product of two probabilities: one over all labels, one over the most likely labels of the window. The first
+    score is that of background. It is 1 for segments whose best label scores below the threshold. At least one segment
+    of a window is not background.
     """
     indices = jnp.arange(texts.embeddings.shape[0])
     known = indices < texts.total
@@ -77,7 +78,7 @@ def score(
         background = hidden if threshold else jnp.full_like(hidden, PADDING)
         return {"score": jnp.concatenate([background, jnp.where(known, product, PADDING)], axis=-1)}
     plain = jnp.where(kept, cosines, -1.0)
-    if options.rule == "sclip":  # its softmax follows after the cosines are enlarged
+    if options.rule == "sclip":  # takes the softmax after the cosines are enlarged
         return {"score": jnp.where(known, plain, PADDING)}
     scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, kept), plain)
     found = {"score": jnp.where(known, scores, PADDING)}
@@ -85,17 +86,19 @@ def score(
 
 
 def tells_probability(options: Labelling, dense: bool) -> bool:
-    """Whether, with a threshold, `Labelled.probability` is there; otherwise the label maps alone have it applied.
+    """Whether a threshold gives `Labelled.probability`. If not, the threshold is only applied to the label maps.
 
-    By GroupViT's rule it is not where every patch is a segment (`dense`), of which there are too many, nor where maps
-    are refined: the guided filter makes shares below 0, for which a higher threshold may hide less.
+    GroupViT's rule has no probability in two cases. If every patch is a segment (`dense`), there are too many. If maps
+    are refined, shares may be below 0, and then a higher threshold may hide less.
     """
     return options.rule != "groupvit" or not (dense or options.guide or options.pamr)
 
 
 def critical_thresholds(scores: Sequence[Maps]) -> Float[Array, "b t"]:
-    """By GroupViT's rule, what the threshold must exceed to make each segment background: its best score, but nothing
-    does for the best segments of a window. In the order of `join`."""
+    """GroupViT's rule: the threshold above which each segment is background, in the order of `join`.
+
+    It is the best score of the segment. It is infinite for the best segments of a window.
+    """
     found = []
     for each in scores:
         best = each["score"][..., 1:].max(axis=-1)
@@ -106,10 +109,10 @@ def critical_thresholds(scores: Sequence[Maps]) -> Float[Array, "b t"]:
 def last_threshold(
     share: Float[Array, "b r x t"], critical: Float[Array, "b t"], best: Float[Array, "b r x"]
 ) -> Float[Array, "b r x"]:
-    """The highest threshold at which each pixel keeps its label, whose score is `best`.
+    """The highest threshold at which each pixel keeps its label. `best` is the score of that label.
 
-    The score for background is what share of the pixel belongs to segments that are background; it grows with the
-    threshold, segment by segment, until it has reached `best`.
+    The score for background is the share of the pixel in segments that are background. It grows with the threshold,
+    segment by segment, until it reaches `best`.
     """
     order = jnp.argsort(critical, axis=-1)
     shares = jnp.take_along_axis(share, order[:, None, None], axis=-1)
@@ -119,10 +122,10 @@ def last_threshold(
 
 
 def likeliest(encoding: Encoding, texts: Texts, count: int) -> Bool[Array, "b v c"]:
-    """The `count` labels that fit the whole window best, and all that stands for background.
+    """True for the `count` labels that fit the whole window best, and for all prompts for background.
 
-    A window is an image of its own, as in GroupViT's evaluation. Of equal labels the first ones are kept. A method
-    without an embedding of the whole image has that of the mean patch.
+    Each window counts as an image, as in GroupViT's evaluation. Of equal labels the first ones are taken. If a method
+    has no embedding of the whole image, the mean of the patches is used.
     """
     indices = jnp.arange(texts.embeddings.shape[0])
     is_label = indices < texts.labels
@@ -134,7 +137,7 @@ def likeliest(encoding: Encoding, texts: Texts, count: int) -> Bool[Array, "b v 
 
 
 def whole_image(encoding: Encoding) -> Float[Array | np.ndarray, "*b d"]:
-    """The embedding of the image: the method's own, or that of the mean patch, at unit length."""
+    """The embedding of the image, of unit length: the method's, or the mean of the patches."""
     if encoding.image is not None:
         return encoding.image
     assignment = encoding.assignment
@@ -143,9 +146,9 @@ def whole_image(encoding: Encoding) -> Float[Array | np.ndarray, "*b d"]:
 
 
 def own_pixels(view: View) -> Encoding:
-    """The assignment of single pixels: each belongs to the one segment whose enlarged map is highest there.
+    """The assignment of single pixels. Each pixel belongs to the segment with the highest enlarged share.
 
-    `view.rows` and `view.columns` are those of pixels (`windows.Inside`)."""
+    `view.rows` and `view.columns` begin at pixels (`windows.Inside`)."""
     encoding = view.encoding
     assert encoding.assignment is not None
     b, v, n, s = encoding.assignment.shape
@@ -160,7 +163,7 @@ def own_pixels(view: View) -> Encoding:
 
 
 def join(x: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b t c"]:
-    """The segments of all windows of all views, one after the other."""
+    """Joins the segments of all windows of all views, in this order."""
     return jnp.concatenate([each.reshape(each.shape[0], -1, each.shape[-1]) for each in x], axis=1)
 
 
@@ -213,7 +216,7 @@ def make_texts(
 
 
 def pad_texts(texts: Texts) -> Texts:
-    """With room for an eighth more at most (or 8), so that lists of about the same length share a compiled function."""
+    """Pads by at most an eighth (or to 8), so that lists of about the same length share one compiled function."""
     count, width = texts.embeddings.shape
     step = max(8, 2 ** max(0, (count - 1).bit_length() - 3))
     room = -(-count // step) * step

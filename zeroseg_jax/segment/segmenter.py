@@ -1,4 +1,4 @@
-"""`Segmenter`: a model that segments images by words, whatever its method."""
+"""`Segmenter`: a model that segments images by words."""
 
 import copy
 from collections import OrderedDict
@@ -47,19 +47,18 @@ from zeroseg_jax.segment.windows import (
 )
 
 REMEMBERED = 16
-"""Lists of labels whose embeddings are kept, those asked for last."""
+"""Number of lists of labels whose embeddings stay in memory. The oldest list goes first."""
 
 
 class Segmenter:
-    """Segments images by labels that are given as words. `zeroseg_jax.load` makes one.
+    """Segments images by words. `zeroseg_jax.load` makes one.
 
-    `templates` and `options` are the defaults of its methods; `clip` embeds the labels; `about` is what its model card
-    says of its teacher, its training and its results.
+    `templates` and `options` are the defaults of its methods. `clip` embeds the labels. `about` is for the model card:
+    the teacher, the training and the results.
 
-    Images of any size are resized to the model's (`windows.lay_out`: the shorter side is the model's own, the longer
-    one of a few steps; long images become overlapping windows), in batches of 1, 4 or 16. The model is compiled once
-    for each such shape, and labelling (`tiles`) for each of a few steps of the number of labels, whatever the size of
-    the images. Label maps have the size of the image.
+    Images of any size are resized to one of a few shapes (`windows.lay_out`), and long images become overlapping
+    windows. The model is compiled once for each shape. Labelling (`tiles`) is compiled for a few numbers of labels, and
+    serves images of all sizes. A label map has the size of its image.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class Segmenter:
         background: Background = None,
         **options: Any,
     ) -> list[SegmentResult]:
-        """Segments several images, of any sizes, as `segment` does."""
+        """Segments several images of any sizes. Arguments and errors are those of `segment`."""
         labels, templates, background = reusable(labels), reusable(templates), reusable(background)
         self.check(labels, templates=templates, background=background, **options)
         encoded = self.encode_batch(images, **_of_encoding(options))
@@ -154,8 +153,8 @@ class Segmenter:
     ) -> SegmentFunction:
         """The whole of `segment` as one jitted function: uint8 (B, H, W, 3) -> int32 (B, H, W), for one (H, W).
 
-        Where `image_size` is not the model's own size it resizes on the device, without rounding to uint8 between, so
-        that single pixels may differ from `segment`'s.
+        It agrees with `segment` in every pixel if `image_size` is the model's own. Other sizes are resized on the
+        device, within one grey level of Pillow, so that single pixels may differ.
         """
         chosen, labels = self.changed(options), reusable(labels)
         texts, threshold = self._texts_of(labels, reusable(templates), reusable(background), chosen)
@@ -163,14 +162,14 @@ class Segmenter:
         return SegmentFunction(run, self.method.params, texts, read_size(image_size), check_labels(labels))
 
     def encode(self, image: ImageLike, **options: Any) -> EncodedImage:
-        """Runs the model on one image, so that it can be asked for many labels.
+        """Runs the model on one image. `EncodedImage.segment` then takes any labels without another run.
 
         `options` are fields of `Options` that count when an image is encoded.
         """
         return self.encode_batch([image], **options)[0]
 
     def encode_batch(self, images: Sequence[ImageLike] | np.ndarray, **options: Any) -> list[EncodedImage]:
-        """`encode` for several images, of any sizes. All their windows go through the model in batches of one shape."""
+        """`encode` for several images of any sizes. Windows of one shape go through the model together."""
         pixels, chosen = to_pixels_list(images), self.changed(options)
         layouts = [lay_out_all(p.shape[0], p.shape[1], self.method, chosen) for p in pixels]
         mirrored = (False, True) if chosen.flip else (False,)
@@ -206,8 +205,10 @@ class Segmenter:
     def embed_labels(
         self, labels: Iterable[str], templates: Templates | None = None, normalise: bool | None = None
     ) -> Float[np.ndarray, "c d"]:
-        """Unit-length embeddings of the labels, float32; those of the last lists are remembered. `normalise` is
-        `Options.normalise_prompts`."""
+        """Embeddings of the labels, float32 and of unit length. Those of the last lists stay in memory.
+
+        `normalise` is `Options.normalise_prompts`; None takes the model's.
+        """
         names = check_labels(labels)
         found = self.templates if templates is None else resolve_templates(templates)
         normalise = self.options.normalise_prompts if normalise is None else normalise
@@ -228,7 +229,7 @@ class Segmenter:
         return self._texts[key]
 
     def define(self, label: str, phrases: Iterable[str]) -> None:
-        """Lets `label` stand for several phrases from now on: its embedding is the unit mean of theirs."""
+        """Makes `label` stand for several phrases. Its embedding is their mean, at unit length."""
         phrases = check_labels(phrases, "phrase")
         if self._meanings.get(label) != phrases:
             self._meanings[label] = phrases
@@ -242,7 +243,7 @@ class Segmenter:
         background: Background = None,
         **options: Any,
     ) -> None:
-        """Raises the InputError of bad words or options before any image is encoded; the words are embedded."""
+        """Embeds the words. Raises InputError for bad words or options, before any image is encoded."""
         self._texts_of(labels, templates, background, self.changed(options))
 
     def label(
@@ -255,7 +256,7 @@ class Segmenter:
         groups: Sequence[int] | None = None,
         **options: Any,
     ) -> list[SegmentResult]:
-        """The second half of `segment_batch`: labels for encoded images.
+        """Labels encoded images: the second half of `segment_batch`.
 
         `groups` has a number for each label. Labels of one number are names of one class, whose pixels count together
         for `Options.area`. None: each label is a class.
@@ -281,20 +282,20 @@ class Segmenter:
         return found
 
     def with_params(self, params: Any) -> "Segmenter":
-        """The same model with other weights (`method.params`); what is compiled is shared."""
+        """The same model with other weights (`method.params`). Both share their compiled functions."""
         other = copy.copy(self)
         other.method = copy.copy(self.method)
         other.method.params = params
         return other
 
     def on(self, device: jax.Device) -> "Segmenter":
-        """The same model with its weights on `device`, where it then computes; it is compiled anew for it."""
+        """The same model on `device`: its weights are there, and it computes there. It is compiled again."""
         other = self.with_params(jax.device_put(self.method.params, device))
         other._device = device
         return other
 
     def save(self, folder: str | Path) -> None:
-        """Writes the model with its defaults, its text encoder and a model card, as `zeroseg_jax.load` reads them."""
+        """Writes a folder that `zeroseg_jax.load` reads: the model, its defaults, its text encoder and a model card."""
         from zeroseg_jax.segment.io import save  # which imports this module
 
         save(self, folder)
@@ -309,13 +310,13 @@ class Segmenter:
         background: Background = None,
         **options: Any,
     ) -> None:
-        """Writes the segment function as StableHLO, which runs without this package; see `segment.export.export`."""
+        """Writes the segment function as StableHLO or ONNX, to run without this package; see `segment.export`."""
         from zeroseg_jax.segment.export import export
 
         export(self, path, labels, image_size=image_size, templates=templates, background=background, **options)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Saves the model to the Hugging Face hub, and returns its address there; see `io.push_to_hub`."""
+        """Uploads the model to the Hugging Face hub and returns its address; see `io.push_to_hub`."""
         from zeroseg_jax.segment.io import push_to_hub
 
         return push_to_hub(self, repo_id, private=private, token=token)
@@ -338,7 +339,7 @@ class Segmenter:
         return [encodings[i] for i in range(len(windows))]
 
     def changed(self, options: Mapping[str, Any]) -> Options:
-        """The model's options with those of one call; raises InputError for what they cannot be."""
+        """The model's options with the changes of one call. Raises InputError for a value that is not allowed."""
         changed = change(self.options, options)
         _check_readout(changed, self.method)
         return changed
@@ -346,7 +347,7 @@ class Segmenter:
     def _texts_of(
         self, labels: Iterable[str], templates: Templates | None, background: Background, chosen: Options
     ) -> tuple[Texts, bool]:
-        """The text embeddings, and whether there is a threshold for the background."""
+        """The text embeddings, and whether the background has a threshold."""
         phrases, threshold = check_background(background)
         how = reusable(templates), chosen.normalise_prompts
         embeddings = self.embed_labels(labels, *how)

@@ -1,7 +1,7 @@
 """Label maps of images of any size and shape by a few compiled functions.
 
-What is fixed when a function is compiled are the patches of an image and the pixels of its output. Patches are padded
-to one of few grids, the longer side across, and the output is made in tiles of one size.
+A compiled function has fixed numbers of patches and of output pixels. So the patches are padded to one of a few grids,
+with the longer side across, and the output is made in tiles of one size.
 """
 
 from collections import deque
@@ -20,11 +20,11 @@ from zeroseg_jax.segment.result import EncodedImage, EncodedView
 from zeroseg_jax.segment.windows import room, shrink_to_cells, upsampling_matrices
 
 TILE = 128
-"""Rows and columns of the pixels of a tile."""
+"""Side of a tile in pixels."""
 STEP = 64
-"""The sizes of images that are labelled as a whole are multiples of this."""
+"""An image that is labelled as a whole is padded to multiples of this."""
 TILES = 16
-"""How many are labelled in one call, at most."""
+"""Largest number of tiles in one call."""
 
 
 class LabelMaps(NamedTuple):
@@ -37,16 +37,16 @@ class LabelMaps(NamedTuple):
 
 
 class PaddedView(NamedTuple):
-    """A view on the padded grid of all its windows, lying: an upright image is turned on its side."""
+    """A view on the padded grid of its windows. An upright image is turned on its side."""
 
     view: WindowsView
     rows: Float[np.ndarray, "y ..."]
     columns: Float[np.ndarray, "x ..."]
-    """From the patches of the windows to cells with the guided filter, otherwise to pixels."""
+    """The matrices that enlarge from the patches of the windows: to cells for the guided filter, else to pixels."""
     order: Int32[np.ndarray, " s"]
-    """Where the segments (or patches) of the view itself stand among those of the padded one."""
+    """Index of each segment (or patch) of the view among those of the padded view."""
     padded: int
-    """How many those are."""
+    """Number of segments (or patches) of the padded view."""
 
 
 def label_image(
@@ -113,7 +113,7 @@ def _run(
     pixels: UInt8[np.ndarray, "y x 3"],
     options: Options,
 ) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
-    """The upper left corner and the maps of each tile. While one call's are taken the next one computes."""
+    """The upper left corner and the maps of each tile. The next call computes while the maps of one are copied."""
     down, across = (-(-n // TILE) for n in pixels.shape[:2])
     rows, columns = ([_in_tiles(x) for x in each] for each in (rows, columns))
     waiting: deque[tuple[range, Any]] = deque()
@@ -151,7 +151,7 @@ def _whole(
     pixels: UInt8[np.ndarray, "y x 3"],
     options: Options,
 ) -> list[np.ndarray]:
-    """The maps of the whole image at once, padded to one of few sizes."""
+    """The maps of the whole image, in one call. The image is padded to one of a few sizes."""
     y, x = (-(-n // STEP) * STEP for n in pixels.shape[:2])
     padded = _pad(pixels, (y, x, 3))[None]
     place = Place(
@@ -166,8 +166,12 @@ def _whole(
 def _padded_view(
     view: EncodedView, outputs: tuple[int, int], padded: tuple[int, int] | None, turned: bool, options: Options
 ) -> PaddedView:
-    """`outputs` are the rows and columns that it is enlarged to, as the image stands, and `padded` those with padding,
-    as it lies."""
+    """The view on its padded grid.
+
+    Args:
+        outputs: rows and columns that the view is enlarged to, before it is turned.
+        padded: the same with padding, after it is turned.
+    """
     layout, canvas = view.layout, view.canvas
     dense = view.windows[0].assignment is None
     maps = list(upsampling_matrices(layout, outputs, options, dense, view.mirrored))
@@ -201,7 +205,7 @@ def _padded_view(
 
 
 def _nearest_patches(image: EncodedImage, options: Options) -> Int32[np.ndarray, "h w"]:
-    """Of each pixel, the patch (among those of all windows of the first view) that it takes most from."""
+    """For each pixel, the patch of the first view with the largest weight, of all windows."""
     view, found = image.views[0], []
     sizes = image.pixels.shape[0], image.pixels.shape[1]
     outputs = view.layout.cells if options.guide else sizes
@@ -217,13 +221,13 @@ def _nearest_patches(image: EncodedImage, options: Options) -> Int32[np.ndarray,
 
 
 def _in_tiles(x: np.ndarray) -> np.ndarray:
-    """(n, ...) -> (tiles, TILE, ...), with zeros where the last one is not full."""
+    """(n, ...) -> (tiles, TILE, ...). The last tile is filled up with zeros."""
     count = -(-len(x) // TILE)
     return _pad(x, (count * TILE, *x.shape[1:])).reshape(count, TILE, *x.shape[1:])
 
 
 def _pad(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """With zeros at the end of every axis."""
+    """Pads every axis at its end with zeros."""
     return np.pad(x, [(0, m - n) for n, m in zip(x.shape, shape, strict=True)])
 
 

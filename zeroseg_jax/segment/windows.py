@@ -20,16 +20,16 @@ from zeroseg_jax.segment.options import ModelOptions, Options
 from zeroseg_jax.segment.scoring import whole_image
 
 FULL, FEW = BATCHES[-1], 4
-"""Windows that go through the model in one call: together, or one after the other."""
+"""Number of windows in one call of the model: FULL go through it together, FEW one after the other."""
 OVERLAP = 0.5
-"""Share of a window that its neighbour covers too, at least, where `Options.stride` does not say."""
+"""Smallest share of a window that the next one covers too, if `Options.stride` is 0."""
 LONGEST = 16.0
-"""Aspect ratio that longer images are squeezed to."""
+"""Largest aspect ratio. Longer images are squeezed to it."""
 ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9, 7 / 3, 3.0, 4.0, 5.0, 6.4, 8.0, 10.0, 12.8, LONGEST)
-"""Aspect ratios at which images are encoded as a whole: those of most photographs, of which each one is compiled."""
+"""Aspect ratios at which whole images are encoded. Each is compiled once."""
 
 Inside = Literal["linear", "nearest", "pixels"]
-"""How maps are enlarged from the patches of a window to its pixels; "pixels": they are made of pixels already."""
+"""How maps are enlarged from the patches of a window to its pixels. "pixels": the maps have pixels already."""
 
 
 @dataclass(frozen=True, order=True)
@@ -278,10 +278,10 @@ def encode_windows(
     options: ModelOptions,
     canvas: Canvas,
 ) -> tuple[Encoding, ...]:
-    """The encodings of the first `count` windows, each by itself and on its canvas; those of the others mean nothing.
+    """The encoding of each of the first `count` windows, on its canvas. The other encodings have no meaning.
 
-    `FULL` windows go through the model together. Of fewer, one at a time, only those that are there are computed: how
-    many there are is known only when it runs, so that one compiled function serves all.
+    FULL windows go through the model together. Fewer go one after the other. `count` is known only at run time, so that
+    one compiled function serves any number.
     """
 
     def some(windows: UInt8[Array, "k y x 3"]) -> Encoding:
