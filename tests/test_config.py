@@ -183,6 +183,7 @@ TUPLES = (
 TEXTS = ("", "x", "x" * 300, "a/" * 200, "nul\0", "é", "\udcff", "None", "{", "{}", "[" * 50, "scenes", "1/0", "a,b")
 
 
+@pytest.mark.end_to_end
 def test_random_overrides_are_taken_or_told(seed=0, runs=600):
     """The tables of the right values are those of `config_ranges`; here nothing else than InputError may come."""
     rng, taken = random.Random(seed), 0

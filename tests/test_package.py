@@ -85,6 +85,7 @@ sys.exit(main(["overlay.png", "--model", "demo", "--labels", "star,grass", "--ou
     assert (tmp_path / "out/overlay_mask.png").exists()
 
 
+@pytest.mark.end_to_end
 def test_training_without_its_extra_says_what_to_install(tmp_path):
     command = f"sys.argv = ['main.py', '--config={ROOT}/configs/demo.py', '--workdir=run']; import runpy"
     code = f"{WITHOUT_TRAINING}{command}; runpy.run_path('{ROOT}/main.py', run_name='__main__')"
@@ -99,6 +100,7 @@ def test_training_without_its_extra_says_what_to_install(tmp_path):
     assert run.stderr.splitlines()[-1].endswith("pip install 'zeroseg_jax[train]' (here: '.[train]')")
 
 
+@pytest.mark.end_to_end
 def test_loading_a_model_imports_nothing_of_the_training():
     code = """
 import sys

@@ -161,6 +161,7 @@ def test_two_processes_train_what_one_does(one_process, two_processes):
             np.testing.assert_allclose(state[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.end_to_end
 def test_a_stopped_run_goes_on_bit_for_bit(two_processes):
     assert metrics(two_processes / "resumed") == metrics(two_processes / "whole")
     (state, position), (expected, expected_position) = (
@@ -247,6 +248,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 """
 
 
+@pytest.mark.end_to_end
 def test_what_eight_devices_saved_restores_on_any_number_and_factorisation(tmp_path):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", ELASTIC, tmp_path]
@@ -300,6 +302,7 @@ def test_a_dead_peer_ends_the_others_within_a_minute(tmp_path, event, status, to
     assert any("another process ended first" in line or "another task died" in line for line in others), done.stderr
 
 
+@pytest.mark.end_to_end
 def test_all_processes_that_are_preempted_end_with_the_status_asked_for(tmp_path):
     (tmp_path / "peers.py").write_text(PEERS.format(event="raise Preempted('stopped after step 5')", where=[0, 1]))
     done = local(2, tmp_path / "peers.py", "--config=none", "--preempted_status=75")

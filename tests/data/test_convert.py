@@ -89,6 +89,7 @@ def test_bad_tars(tars, tmp_path):
         TarSource(tars, "val")
 
 
+@pytest.mark.end_to_end
 def test_tfds_dataset(tmp_path):
     root = builder.prepare(tmp_path, "tiny")
     out = tmp_path / "out"

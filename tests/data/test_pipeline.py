@@ -72,6 +72,7 @@ def test_a_batch(whole):
     }
 
 
+@pytest.mark.end_to_end
 def test_the_same_for_any_number_of_workers(damaged):
     """Twelve batches run into the third epoch and meet every broken image."""
     logs: dict[int, list[str]] = {}

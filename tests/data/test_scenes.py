@@ -13,6 +13,7 @@ from zeroseg_jax.data.sources.open import open_source
 from zeroseg_jax.errors import InputError
 
 
+@pytest.mark.end_to_end
 def test_example_i_is_scene_i(tmp_path):
     config = SimpleNamespace(source="scenes/tiny", root=str(tmp_path), split="validation")
     source = open_source(config)
@@ -46,6 +47,7 @@ def test_a_complete_folder_is_used_again(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]  # nothing else is left behind
 
 
+@pytest.mark.end_to_end
 def test_changed_code_draws_anew(tmp_path, monkeypatch):
     folder = builder.prepare(tmp_path, "tiny")
     monkeypatch.setattr(builder, "_digest", lambda: "changed")

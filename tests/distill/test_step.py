@@ -63,6 +63,7 @@ def test_noise_depends_on_the_step_alone(plain_config):
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.end_to_end
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(plain_config):
     _, exact = one_step(plain_config, optax.sgd(1.0))
     plain_config.dtype = "bfloat16"

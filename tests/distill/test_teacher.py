@@ -14,6 +14,7 @@ from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.ops.normalise import unit
 
 
+@pytest.mark.end_to_end
 def test_views_of_a_part_may_be_smaller(tiny_config):
     clip = load_clip(tiny_config.teacher.path)
     patch = clip.model.config.vision.patch_size

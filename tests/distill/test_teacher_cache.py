@@ -39,6 +39,7 @@ def cached_config(tiny_config):
     return tiny_config
 
 
+@pytest.mark.end_to_end
 def test_cached_embeddings_are_those_of_the_online_teacher(cached_config, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_cache, "SHARD", 8)
     config = cached_config

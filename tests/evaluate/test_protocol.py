@@ -115,6 +115,7 @@ def test_the_protocol_of_a_vocabulary():
     assert inference_options(FOLDER, default_config(), own) == own
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("segments", "guide"), [(False, 0.0), (True, 1.0), (True, 0.0)])
 def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, guide):
     if segments:

@@ -123,6 +123,7 @@ def test_without_any_data_the_command_says_what_to_download(tmp_path):
     assert "no row can run" in done.stderr and not list(tmp_path.iterdir())
 
 
+@pytest.mark.end_to_end
 def test_a_broken_weight_fails_alone(root, tmp_path, capsys):
     """The row is told, and the next one runs."""
     data = tmp_path / "data"

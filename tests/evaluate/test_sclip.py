@@ -161,6 +161,7 @@ def test_pamr_refines_the_cosines(clip, shape):
     assert (expected != reference(image, PROMPTS, CLASSES, threshold=threshold)[0]).any()
 
 
+@pytest.mark.end_to_end
 def test_without_phrases_for_background(clip):
     """The threshold alone, and a class that would be left with nothing else to win."""
     prompts, classes = PROMPTS[len(WORDS) :], CLASSES[len(WORDS) :]

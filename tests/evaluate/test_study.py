@@ -64,6 +64,7 @@ def test_the_same_seed_draws_the_same_pairs(study, pictures, tmp_path):
     assert any(t["left"] != t["right"] for t in before)
 
 
+@pytest.mark.end_to_end
 def test_of_many_labels_the_page_lists_those_that_were_used(study, pictures, tmp_path):
     key = json.loads((study / "key.json").read_text())
     labels = [f"thing {i}" for i in range(30)]
@@ -202,6 +203,7 @@ def test_one_file_of_each_rater(key, tmp_path):
         score([tmp_path / "text"], key)
 
 
+@pytest.mark.end_to_end
 def test_studies_that_cannot_be_made(tiny_clip, tmp_path, capsys):
     images = tmp_path / "images"
     images.mkdir()

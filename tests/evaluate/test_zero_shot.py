@@ -80,6 +80,7 @@ def model(tiny_student, tiny_clip):
     return Segmenter(StudentMethod(Student(sizes, rngs=nnx.Rngs(0)), clip), clip, templates="name")
 
 
+@pytest.mark.end_to_end
 def test_evaluate_a_tiny_student(options, model, tmp_path):
     results = evaluate(model, options, tmp_path / "out")
     assert results == json.loads((tmp_path / "out/results.json").read_text())
@@ -93,6 +94,7 @@ def test_evaluate_a_tiny_student(options, model, tmp_path):
         evaluate(model, options, tmp_path / "out")
 
 
+@pytest.mark.end_to_end
 def test_compare_two_models_with_a_threshold(options, model, tiny_clip, tmp_path):
     options.eval.update(dataset="voc", vocabulary="voc_groupvit", compare=str(tiny_clip), baselines=())
     # of the protocol the background alone: windows of 448 pixels are large for this student

@@ -140,6 +140,7 @@ def test_with_a_key_an_image_the_noise_depends_on_nothing_else():
     assert np.abs(merging[0] - merging[1]).min() > 1e-3
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("total", "expected"), [(False, [3 / 4, 0]), (True, [3, 0])])
 def test_segment_is_a_shrunken_mean_or_a_sum_of_its_tokens(total, expected):
     attention = AssignAttention(4, AssignmentConfig("hard", total=total), rngs=nnx.Rngs(0))

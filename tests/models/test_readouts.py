@@ -158,6 +158,7 @@ def sc_clip(n: Numpy, image: int) -> np.ndarray:
     return x + coarse @ (attention(several[1:]) + 0.3 * several[0])
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("size", [(28, 28), (20, 39)], ids=["7x7", "5x9 and a rest"])
 @pytest.mark.parametrize("readout", READOUTS)
 def test_readouts_follow_their_recipes(clip, readout, size):

@@ -206,6 +206,7 @@ def test_weights_of_another_size_are_refused(pair, tmp_path):
         load_clip(tmp_path)
 
 
+@pytest.mark.end_to_end
 def test_a_new_model_is_a_siglip(tmp_path):
     config = SiglipConfig.from_hf(torch_model(CONFIGURATIONS["base"]).config.to_dict())
     model = Siglip(config, rngs=nnx.Rngs(0))

@@ -159,6 +159,7 @@ def test_bfloat16_stays_close_and_answers_in_float32(images, noise, student):
     assert np.abs(rounded.segments - exact.segments).max() < 0.05 * np.abs(exact.segments).max()
 
 
+@pytest.mark.end_to_end
 def test_every_parameter_gets_a_finite_gradient(student, images, noise):
     graphdef, state = nnx.split(student)
 

@@ -34,6 +34,7 @@ SIZES = StudentConfig(
 )
 
 
+@pytest.mark.end_to_end
 def test_the_encoder_is_the_teachers_tower_on_the_smaller_image():
     encoder = TowerEncoder(TOWER, 8, rngs=nnx.Rngs(0))
     images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))

@@ -33,6 +33,7 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(flash_attention, "IMPLEMENTATION", "xla")
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("n, m", [(4, 4), (5, 5), (4, 7), (5, 8)])
 def test_values_and_gradients_are_those_of_plain_attention(stand_in, n, m):
     rng = np.random.default_rng(0)
@@ -118,6 +119,7 @@ def test_only_bfloat16_on_nvidia_gpus_has_it(monkeypatch):
     assert best_attention(jnp.bfloat16) == "plain"
 
 
+@pytest.mark.end_to_end
 def test_the_models_of_a_run_have_it_and_the_clip_of_its_teacher_has_not(stand_in, monkeypatch, tiny_config):
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
     plain = load_teacher(tiny_config)

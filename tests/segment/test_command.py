@@ -139,6 +139,7 @@ def test_what_cannot_start_is_one_sentence(tiny_clip, folder, tmp_path, capsys, 
     assert words in said.err and len(said.err.strip().splitlines()) == 1 and not said.out
 
 
+@pytest.mark.end_to_end
 def test_bad_usage_is_one_sentence():
     run = subprocess.run([sys.executable, "-m", "zeroseg_jax.segment", "x.png"], capture_output=True, text=True)
     assert run.returncode == 2

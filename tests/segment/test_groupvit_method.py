@@ -72,6 +72,7 @@ def test_an_image_of_the_models_own_size(model, image):
     np.testing.assert_allclose(encoded.assignment, found.assignment, atol=1e-5)
 
 
+@pytest.mark.end_to_end
 def test_a_batch_of_other_sizes_and_a_background(model, image):
     tall = np.random.default_rng(1).integers(0, 256, (37, 30, 3), dtype=np.uint8)
     square, other = model.segment_batch([image, tall], LABELS)

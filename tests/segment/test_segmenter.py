@@ -41,6 +41,7 @@ def test_every_way_to_hand_over_an_image(model, image, tmp_path):
         np.testing.assert_array_equal(out.image, image)
 
 
+@pytest.mark.end_to_end
 def test_the_jitted_function(model):
     maps = np.asarray(model.segment_fn((24, 32), LABELS)(np.zeros((2, 24, 32, 3), np.uint8)))
     assert maps.shape == (2, 24, 32)

@@ -66,6 +66,7 @@ def test_tiles_give_what_the_whole_image_does(model, monkeypatch, segments, opti
             assert np.mean(np.abs(found.probability - probability) < 1e-3) > 0.995
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("segments", [True, False])
 @pytest.mark.parametrize("size", [(16, 16), (32, 16), (16, 24)])
 def test_the_jitted_function_gives_the_same_pixels(model, segments, size):
@@ -78,6 +79,7 @@ def test_the_jitted_function_gives_the_same_pixels(model, segments, size):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.end_to_end
 def test_photographs_of_all_shapes_share_twelve_compilations(tiny_clip):
     compiled: list[str] = []
 

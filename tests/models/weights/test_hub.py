@@ -194,6 +194,7 @@ def test_a_flexible_siglip_2_is_refused_before_its_weights(hub):
     assert set(hub.fetched()) == {"config.json"}
 
 
+@pytest.mark.end_to_end
 def test_a_terminal_shows_a_bar_with_bytes(fake_hub, bin_only, tmp_path):
     fake_hub.add(ID, bin_only)
     reader, terminal = pty.openpty()

@@ -139,6 +139,7 @@ def test_images_are_prepared_as_the_file_says(models, tmp_path):
     assert load_clip(write(tmp_path / "plain", tensors)).preprocessing.resize == 16
 
 
+@pytest.mark.end_to_end
 def test_it_segments_and_is_saved_in_hugging_face_form(models, tmp_path):
     theirs, tensors, quick_gelu = models
     model = zeroseg_jax.load(write(tmp_path / "clip", tensors, quick_gelu=quick_gelu))
