@@ -6,6 +6,8 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
+import pytest
+
 import zeroseg_jax
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,8 @@ def test_other_libraries_are_quiet():
 import importlib.util, sys
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "torch" else real(name, *rest)
+import pytest
+
 import zeroseg_jax
 from transformers import CLIPTokenizer
 """
