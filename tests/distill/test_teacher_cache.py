@@ -81,7 +81,7 @@ def test_cached_embeddings_are_those_of_the_online_teacher(cached_config, tmp_pa
         ({"data.augment": "center"}, r"in data\.augment \(crop there, center here\);"),
         (
             {"teacher.path": "weights"},
-            r"in teacher\.path \(.*clip0 there, other here\), teacher\.weights \(.{16} there, .{16} here\);",
+            r"in teacher\.path \(.*clip\d there, other here\), teacher\.weights \(.{16} there, .{16} here\);",
         ),
         ({"teacher.path": "activation"}, r"in .*, teacher\.configuration\.activation \(quick_gelu there, gelu here\);"),
     ],
