@@ -1,7 +1,11 @@
 """Memory and peak rates of some accelerators, from their makers' data sheets."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 
 class Chip(NamedTuple):
@@ -48,3 +52,16 @@ def peak_flops(devices: Sequence[Any]) -> float | None:
     """bfloat16 FLOP/s of JAX devices of one kind at their peak; None for a kind that is not known here."""
     chip = find_chip(devices[0].device_kind)
     return chip.flops * len(devices) if chip else None
+
+
+def measured_flops() -> float:
+    """FLOP/s of a large matrix product on the first device, in float32."""
+    side = 1024
+    x = jnp.ones((side, side), jnp.float32)
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(x).block_until_ready()
+    start, count = time.monotonic(), 0
+    while time.monotonic() - start < 0.2:
+        multiply(x).block_until_ready()
+        count += 1
+    return count * 2 * side**3 / (time.monotonic() - start)

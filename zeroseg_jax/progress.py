@@ -60,3 +60,11 @@ def announced(what: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     logging.info("%s took %.0f s", what, time.monotonic() - start)
+
+
+def spoken(seconds: float) -> str:
+    """A time in words, such as "3 min"."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"

@@ -21,10 +21,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from zeroseg_jax.chips import measured_flops
 from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.reproduce import run
 from zeroseg_jax.evaluate.reproduce.rows import Row, choose_rows, read_rows
+from zeroseg_jax.progress import spoken
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,7 +42,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def list_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     """Prints the rows, with what each needs and its estimated time."""
-    flops = run.measured_flops()
+    flops = measured_flops()
     table, sentences = Table(), dict[str, str]()
     for title in ("row", "published", "time, about", "needs"):
         table.add_column(title, no_wrap=title == "row")
@@ -59,14 +61,6 @@ def print_needs(sentences: Mapping[str, str]) -> None:
     """Prints what is lacking, each thing once."""
     for sentence, key in sentences.items():
         print(f"{key}: {sentence}")
-
-
-def spoken(seconds: float) -> str:
-    """A time in words, such as "3 min"."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 1):.0f} s"
 
 
 def run_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from zeroseg_jax.config import default_config
@@ -181,19 +180,6 @@ def write_report(rows: Sequence[Row], out: Path, limit: int = 0) -> None:
     lines.append(f"Mean IoU in percent. A figure is reproduced within {CLOSE} points.{part}")
     lines.append("Each row's folder has its full results and settings.")
     (out / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def measured_flops() -> float:
-    """FLOP/s of a large matrix product on the first device, in float32."""
-    side = 1024
-    x = jnp.ones((side, side), jnp.float32)
-    multiply = jax.jit(lambda x: x @ x)
-    multiply(x).block_until_ready()
-    start, count = time.monotonic(), 0
-    while time.monotonic() - start < 0.2:
-        multiply(x).block_until_ready()
-        count += 1
-    return count * 2 * side**3 / (time.monotonic() - start)
 
 
 def estimated_seconds(row: Row, flops: float, limit: int = 0) -> float:
