@@ -28,6 +28,17 @@ _NOT_IN_GROUP = ("image_size", "embed_dim")
 """The sizes that a run's config has outside its group `student`."""
 
 
+def check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Raises InputError for the first size that no student has.
+
+    An image or patch size of 0 is one of them. In the config of a run it stands for the teacher's.
+    """
+    check_ranges({name if name in _NOT_IN_GROUP else f"student.{name}": value for name, value in sizes.items()})
+    for name in ("image_size", "patch_size"):
+        if sizes.get(name) == 0:
+            raise InputError(f"{name} is 0; it must be at least 1")
+
+
 @dataclass(frozen=True)
 class StudentConfig:
     """Sizes of the student. The defaults are the paper's (ViT-B/16, CLIP-L teacher), or ours where it gives none."""
@@ -83,8 +94,7 @@ class StudentConfig:
         return cls(**{"pool_depth": 0, **sizes})
 
     def __post_init__(self) -> None:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        check_ranges({name if name in _NOT_IN_GROUP else f"student.{name}": x for name, x in values.items()})
+        check_sizes({field.name: getattr(self, field.name) for field in fields(self)})
         widths = [(self.width, self.heads, "heads"), (self.width, self.segment_heads, "segment_heads")]
         if self.decoder_depth:
             widths.append((self.decoder_width, self.decoder_heads, "decoder_heads"))

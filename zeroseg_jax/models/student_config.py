@@ -6,13 +6,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from zeroseg_jax.config_ranges import check_ranges
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig
 from zeroseg_jax.models.clip_encoder import read_clip_config
 from zeroseg_jax.models.hf_config import read_fields
 from zeroseg_jax.models.siglip import SiglipConfig
-from zeroseg_jax.models.student import StudentConfig
+from zeroseg_jax.models.student import StudentConfig, check_sizes
 
 
 def with_teacher_sizes(config: ConfigDict) -> ConfigDict:
@@ -24,10 +23,6 @@ def with_teacher_sizes(config: ConfigDict) -> ConfigDict:
     config.image_size = config.image_size or vision.image_size
     config.student.patch_size = config.student.patch_size or vision.patch_size
     return config
-
-
-OF_THE_RUN = ("image_size", "embed_dim")
-"""The sizes that a run's config does not have in its group `student`."""
 
 
 def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
@@ -60,10 +55,7 @@ def read_student_config(values: Any, where: str, remedy: str) -> StudentConfig:
     """
     try:
         sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        check_ranges({name if name in OF_THE_RUN else f"student.{name}": value for name, value in sizes.items()})
-        for name in ("image_size", "patch_size"):
-            if sizes[name] == 0:  # which in the config of a run means the teacher's
-                raise InputError(f"{name} is 0 in {where}; it must be at least 1")
+        check_sizes(sizes)
         if sizes.get("tower"):
             sizes["tower"] = VisionConfig(**_checked_tower(sizes["tower"]))
         return StudentConfig.from_saved(sizes)
