@@ -131,6 +131,12 @@ def start_wandb(project: str, workdir: AnyPath, config: Mapping[str, Any]) -> An
         raise InputError(f"wandb cannot start a run ({said}); run `wandb login`, or set WANDB_MODE=offline") from error
 
 
+def read_metrics(path: AnyPath) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl. Lines that are half written or damaged are left out."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [json.loads(line) for line in lines if _step(line) < math.inf]
+
+
 def _step(line: str) -> int | float:
     """The step of a line of metrics.jsonl; a line that is half written or damaged counts as infinitely late."""
     try:

@@ -92,7 +92,7 @@ def test_the_page_stands_alone_and_escapes_names(images, results, tmp_path):
     shown = {title: [show(i) for i in group] for title, group in groups.items()}
     results["baselines"] = {"sliding windows": results["compare"]["runs/other"]}
     losses = [{"step": step, "loss": 3.0 / step, "mae": 1.0} for step in (1, 2, 3)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(loss) + "\n" for loss in losses))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(loss) + "\n" for loss in losses) + '{"step": 4, "lo')
     page.write_page(
         results, class_rows(counts, NAMES), shown, NAMES, tmp_path, {"sliding windows": "What <windows> are."}
     )

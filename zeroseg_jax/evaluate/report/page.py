@@ -17,6 +17,7 @@ from zeroseg_jax import draw
 from zeroseg_jax.evaluate.benchmarks import Example
 from zeroseg_jax.evaluate.counts import ClassRow
 from zeroseg_jax.evaluate.report import tables
+from zeroseg_jax.log import read_metrics
 from zeroseg_jax.storage import AnyPath
 
 GROUP_SIZE = 4
@@ -106,7 +107,7 @@ def training_curves(path: AnyPath) -> str | None:
         return None
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = read_metrics(path)
     names = [name for name in ("loss", "global", "match", "ground", "mae") if lines and name in lines[-1]]
     if len(lines) < 2 or not names:
         return None
