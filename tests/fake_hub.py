@@ -3,7 +3,10 @@
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
+import time
 import urllib.parse
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +24,8 @@ class FakeHub:
         """(method, path, range)"""
         self.breaks: Counter[str] = Counter()
         """How many times the sending of a file still breaks off half-way, by its name."""
+        self.resets: Counter[str] = Counter()
+        """How many times the connection is still reset while a file is sent, by its name."""
         self.busy = 0
         """How many requests are still answered with the status 503."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -108,9 +113,15 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if not body:
                 return
-            if hub.breaks[name] > 0:
-                hub.breaks[name] -= 1
+            if hub.breaks[name] > 0 or hub.resets[name] > 0:
                 self.wfile.write(content[start : start + (len(content) - start) // 2])
+                if hub.breaks[name] > 0:
+                    hub.breaks[name] -= 1
+                else:
+                    hub.resets[name] -= 1
+                    time.sleep(0.5)  # a reset throws away what the reader has not read yet
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
                 return
             self.wfile.write(content[start:])
 

@@ -144,10 +144,11 @@ def test_a_hub_that_is_busy_for_a_moment(hub, bin_only, expected):
     np.testing.assert_array_equal(load_clip(ID).encode_text(TEXTS), expected)
 
 
-def test_a_download_that_breaks_goes_on_where_it_stopped(hub, bin_only, expected, monkeypatch):
+@pytest.mark.parametrize("fault", ["breaks", "resets"])
+def test_a_download_that_breaks_goes_on_where_it_stopped(hub, bin_only, expected, monkeypatch, fault):
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # 10 MB, of which a part is lost
     hub.add(ID, bin_only)
-    hub.breaks["pytorch_model.bin"] = 2
+    getattr(hub, fault)["pytorch_model.bin"] = 2
     np.testing.assert_array_equal(load_clip(ID).encode_text(TEXTS), expected)
     ranges = [span for method, path, span in hub.requests if method == "GET" and path.endswith("pytorch_model.bin")]
     begins = [int(span.removeprefix("bytes=").rstrip("-") or 0) for span in ranges]

@@ -1,10 +1,12 @@
 """Fetches the files of a model from the Hugging Face hub, and uploads a folder to it."""
 
+import importlib
 import logging
 import re
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +121,7 @@ def _head(repo: str, name: str, revision: str) -> Any:
 def _fetch(repo: str, name: str, revision: str) -> Path | None:
     """Fetches one file, with several attempts; None if the model does not have it.
 
-    Within one attempt huggingface_hub continues a download after a broken connection.
+    Within one attempt huggingface_hub continues a download after a broken connection (`_resets_are_timeouts`).
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -136,7 +138,8 @@ def _fetch(repo: str, name: str, revision: str) -> Path | None:
         print(f"fetching {repo}: {name}{size}", file=sys.stderr, flush=True)
     for attempt in range(TRIES):
         try:
-            return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
+            with _resets_are_timeouts():
+                return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
         except LocalEntryNotFoundError as error:  # the connection was lost after `_head`
             raise _refusal(repo, revision, error) from error
         except (TransferError, OSError) as error:
@@ -146,6 +149,40 @@ def _fetch(repo: str, name: str, revision: str) -> Path | None:
             print(f"{name} of {repo}: {_reason(error)}; again in {2**attempt} s", file=sys.stderr, flush=True)
             time.sleep(2**attempt)
     raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def _resets_are_timeouts() -> Iterator[None]:
+    """Reports a connection that is reset during a download as a timeout.
+
+    huggingface_hub continues a download after a timeout or a closed connection. After a reset it would start again.
+    """
+    import huggingface_hub
+
+    session = huggingface_hub.get_session()
+    http: Any = importlib.import_module(type(session).__module__.partition(".")[0])  # httpx or httpx2, by the version
+
+    class Stream(http.SyncByteStream):  # type: ignore[name-defined,misc]
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            try:
+                yield from self.stream
+            except http.ReadError as error:
+                raise http.ReadTimeout(str(error)) from error
+
+        def close(self) -> None:
+            self.stream.close()
+
+    def wrap(response: Any) -> None:
+        response.stream = Stream(response.stream)
+
+    session.event_hooks["response"].append(wrap)
+    try:
+        yield
+    finally:
+        session.event_hooks["response"].remove(wrap)
 
 
 def _status(error: Any) -> int | None:
