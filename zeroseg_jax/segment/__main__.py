@@ -3,8 +3,10 @@
     python -m zeroseg_jax.segment IMAGE_OR_FOLDER ... --model DIR --labels "cat,grass,the sky" --out DIR [--json]
 
 Into --out go NAME_overlay.png and NAME_mask.png of each image, and segments.json with the areas and COCO annotations of
-all of them. Pixel values of a mask index the labels, and 255 is background; with more than 255 labels a mask has 16
-bits, and 65535 is background. An unreadable file is left out, named at the end, and makes the exit status 1. Files that
+all of them. --format yolo, voc, coco or labelstudio writes what these tools read. Pixel values of a mask index the
+labels, and 255 is background; with more than 255 labels a mask has 16 bits, and 65535 is background.
+
+An unreadable file is left out, named at the end, and makes the exit status 1. Files that
 are no images, and what an earlier run wrote, are left out and counted at the end. A command that cannot start ends with
 one sentence and exit status 2.
 """
@@ -28,7 +30,8 @@ from zeroseg_jax.resources import explained_exhaustion
 from zeroseg_jax.segment.io import load
 from zeroseg_jax.segment.options import FIELDS, Flag, description, from_text
 from zeroseg_jax.segment.prompts import TEMPLATES
-from zeroseg_jax.segment.result import SegmentResult, check_count, is_own
+from zeroseg_jax.segment.result import check_count, is_own
+from zeroseg_jax.segment.writer import FORMATS, Writer, read_formats
 
 OUTPUTS = ("_mask", "_overlay")
 """What the names of the pictures that are written end in."""
@@ -46,6 +49,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, type=Path, help="folder for what is written")
     parser.add_argument(
         "--json", action="store_true", help="print what segments.json holds on stdout, and nothing else"
+    )
+    parser.add_argument(
+        "--format",
+        default="png",
+        metavar="NAME,...",
+        help="what is written, with commas between (png): " + "; ".join(f"{name}: {x}" for name, x in FORMATS.items()),
     )
     parser.add_argument("--no-overlay", action="store_true", help="write masks and segments.json only, which is faster")
     parser.add_argument("--templates", help=f'{", ".join(TEMPLATES)}, or a template of your own: "a drawing of a {{}}"')
@@ -157,7 +166,7 @@ def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
-    labels, options = read_labels(arguments), read_options(arguments)
+    labels, options, formats = read_labels(arguments), read_options(arguments), read_formats(arguments.format)
     files, left_out = find_images(arguments.images)
     arguments.out = arguments.out.expanduser()
     if arguments.batch < 1:
@@ -166,19 +175,26 @@ def run(arguments: argparse.Namespace) -> int:
     make_folder(arguments.out)
     model = load(arguments.model)
     model.check(labels, **options)  # before the first image is read
-    written: list[dict[str, Any]] = []
+    writer = Writer(arguments.out, labels, formats, overlays=not arguments.no_overlay)
     failed: list[str] = []
     bar = ProgressBar("segment", len(files))
     for done, part in read_batches(files, arguments.batch, failed):
         results = model.segment_batch([pixels for _, _, pixels in part], labels, **options) if part else []
         for (path, name, _), result in zip(part, results, strict=True):
-            written.append({"file": str(path)} | write(result, arguments, name, image_id=len(written)))
+            writer.add(result, path, name)
         bar.update(done)
     bar.close()
-    content = {"model": arguments.model, "labels": labels, "images": written, "failed": failed, "left_out": left_out}
+    writer.close()
+    content = {
+        "model": arguments.model,
+        "labels": labels,
+        "images": writer.images,
+        "failed": failed,
+        "left_out": left_out,
+    }
     text = json.dumps(content, indent=1)
     (arguments.out / "segments.json").write_text(text + "\n", encoding="utf-8")
-    print(text if arguments.json else f"{len(written)} of {len(files)} images segmented into {arguments.out}")
+    print(text if arguments.json else f"{len(writer.images)} of {len(files)} images segmented into {arguments.out}")
     for sentence in (*left_out, *failed):
         print(sentence, file=sys.stderr)
     return 1 if failed else 0
@@ -189,17 +205,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out={folder} cannot be made ({error.strerror}); give another folder") from error
-
-
-def write(result: SegmentResult, arguments: argparse.Namespace, name: str, image_id: int) -> dict[str, Any]:
-    """Writes the pictures of one image, and returns its entry in segments.json."""
-    height, width = result.label_map.shape
-    entry: dict[str, Any] = {"width": width, "height": height, "mask": f"{name}_mask.png"}
-    result.save_mask(arguments.out / entry["mask"])
-    if not arguments.no_overlay:
-        entry["overlay"] = f"{name}_overlay.png"
-        result.save(arguments.out / entry["overlay"])
-    return entry | {"areas": result.areas(), "annotations": result.to_coco(image_id=image_id)}
 
 
 def read_batches(

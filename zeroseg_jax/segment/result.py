@@ -16,6 +16,7 @@ from pycocotools import mask as rle
 from zeroseg_jax import draw
 from zeroseg_jax.data.decode import DAMAGE, open_picture
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.segment import formats
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import encodes
 from zeroseg_jax.segment.prompts import Background, Templates
@@ -53,7 +54,7 @@ class SegmentResult:
 
         Raises InputError for an ending that is no format, and for a place that cannot be written to.
         """
-        _write(self.overlay(), Path(path))
+        save_picture(self.overlay(), Path(path))
 
     def save_mask(self, path: str | Path) -> None:
         """Writes a PNG whose pixel values are indices into `labels`: with a palette and 255 for background, as VOC's
@@ -64,13 +65,13 @@ class SegmentResult:
         check_count(len(self.labels))
         if len(self.labels) > 255:
             deep = np.where(self.label_map < 0, 65535, self.label_map).astype(np.uint16)
-            _write(Image.fromarray(deep), Path(path), "PNG")
+            save_picture(Image.fromarray(deep), Path(path), "PNG")
             return
         mask = Image.fromarray(np.where(self.label_map < 0, 255, self.label_map).astype(np.uint8))
         colours = np.full((256, 3), draw.NO_LABEL, np.uint8)
         colours[: len(self.labels)] = draw.palette(len(self.labels))
         mask.putpalette(colours.ravel().tolist())
-        _write(mask, Path(path), "PNG")
+        save_picture(mask, Path(path), "PNG")
 
     def areas(self) -> dict[str, float]:
         """The share of the image that each label covers, in [0, 1]. The shares sum to 1 without a background."""
@@ -102,6 +103,35 @@ class SegmentResult:
             )
         return annotations
 
+    def to_yolo(self) -> str:
+        """The text of a YOLO segmentation file, a line for each part of a region: `class x1 y1 x2 y2 ...`.
+
+        Classes are indices into `labels`; x and y are shares of the image, in [0, 1]. See `formats.yolo_lines` for
+        holes.
+        """
+        return "".join(f"{line}\n" for line in formats.yolo_lines(self))
+
+    def save_voc(self, path: str | Path) -> None:
+        """Writes a PNG as VOC's `SegmentationClass` has them, with VOC's palette.
+
+        0 is background, and label i is class i + 1.
+
+        Raises InputError for more than 254 labels, and for a place that cannot be written to.
+        """
+        save_picture(formats.voc_mask(self), Path(path), "PNG")
+
+    def to_label_studio(self, image: str) -> dict[str, Any]:
+        """A Label Studio task with this result as its prediction. `image` is the address of the image there."""
+        return formats.label_studio_task(self, image)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`: for each label that is there a mask, a box and `class_id`, the index into `labels`.
+
+        `confidence` is the mean score (cosine) of the label over its pixels. `data["class_name"]` has the labels.
+        Raises InputError without the package supervision.
+        """
+        return formats.to_supervision(self)
+
     def __repr__(self) -> str:
         height, width = self.label_map.shape
         found = ", ".join(f"{name} {share:.0%}" for name, share in self.areas().items() if share)
@@ -128,7 +158,11 @@ def is_own(path: Path) -> bool:
         return False
 
 
-def _write(picture: Image.Image, path: Path, form: str | None = None) -> None:
+def save_picture(picture: Image.Image, path: Path, form: str | None = None) -> None:
+    """Writes a picture with the mark of this software, if it is a PNG. `form` is its format; None: by its ending.
+
+    Raises InputError for a place that cannot be written to.
+    """
     path, about = path.expanduser(), PngInfo()
     about.add_text("Software", SOFTWARE)
     try:
