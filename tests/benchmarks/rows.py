@@ -11,6 +11,8 @@ from PIL import Image
 LABELS = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
 LABELS += ["table", "dog", "horse", "motorbike", "person", "plant", "sheep", "sofa", "train", "screen"]
 TEMPLATE = "a photo of a {}."
+SLIDING = {"short_side": 336, "window": 224, "stride": 112, "scale": 40.0}
+"""The protocol of the rows "sliding_...": that of SCLIP and those after it (`evaluate.vocabularies`)."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ ROWS = {
     "groupvit8": Row("GroupViT segmentation, batch 8", ("plain", "cached", "cached onednn", "cached compile")),
     "text": Row("CLIP text encoder, 80 templates x 20 classes", ("plain", "onednn")),
     "files": Row("JPEG files to label maps, 20 labels", ("plain", "cached", "cached onednn")),
+    "sliding_naclip": Row("16 JPEG files of VOC's size by NACLIP, windows 224 / 112", ("plain", "windows")),
+    "sliding_sc_clip": Row("16 JPEG files of VOC's size by SC-CLIP, windows 224 / 112", ("plain", "windows")),
     "online2": Row("training step, 14 views through the teacher, batch 2", ("plain", "onednn")),
     "online8": Row("training step, 14 views through the teacher, batch 8", ("plain", "onednn")),
     "stored2": Row("training step, stored embeddings, batch 2", ("plain", "onednn")),
@@ -38,10 +42,11 @@ ROWS = {
     "stored2_bfloat16": Row("training step in bfloat16, stored embeddings, batch 2", ("plain", "onednn", "bfloat16")),
 }
 """plain: as transformers' documentation shows it, in float32. onednn: linear layers by oneDNN with packed weights
-instead of MKL, in float32. bfloat16: the teacher's weights in it and the student under autocast, which takes oneDNN by
-itself. compile: torch.compile with weights frozen into the graph; of a training step, the teacher. cached: labels
-embedded once, images in batches. Training steps are not the same: torch's is MAE's alone, ours has the segment decoder
-and its losses besides. Ours is in float32 but for the rows that say bfloat16, the dtype of configs/vitb16_online.py."""
+instead of MKL, in float32. bfloat16: the teacher's weights in it and the student under autocast, which takes oneDNN
+by itself. windows: one window after the other, where plain has those of an image in a batch. compile: torch.compile
+with weights frozen into the graph; of a training step, the teacher. cached: labels embedded once, images in batches.
+Training steps are not the same: torch's is MAE's alone, ours has the segment decoder and its losses besides. Ours is
+in float32 but for the rows that say bfloat16, the dtype of configs/vitb16_online.py."""
 
 
 def step_of(row: str) -> tuple[str, int, str]:
@@ -69,6 +74,11 @@ def write_inputs(folder: Path, tiny: bool = False) -> None:
         noise = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((640, 480))
         picture = noise if i % 5 < 3 else noise.transpose(Image.Transpose.ROTATE_90)
         picture.save(folder / "images" / f"{i:03}.jpg", quality=90)
+    (folder / "photographs").mkdir()
+    for i in range(16):
+        noise = rng.integers(0, 256, (9, 12, 3) if i % 5 < 3 else (12, 9, 3), dtype=np.uint8)
+        voc = Image.fromarray(noise).resize((500, 375) if i % 5 < 3 else (375, 500))
+        voc.save(folder / "photographs" / f"{i:03}.jpg", quality=90)
     # what the model sees of 640 x 480 pixels, on both sides: the whole image, its aspect kept to an eighth
     whole = [size, 40 if tiny else 288]
     inputs = {"image_size": size, "landscape": whole, "portrait": whole[::-1]}

@@ -11,6 +11,7 @@ from onednn import use_onednn
 from PIL import Image
 from rows import LABELS, TEMPLATE, rotated
 from torch import nn
+from torch_readouts import segment
 from transformers import CLIPModel, CLIPProcessor, GroupViTModel
 from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 from transformers_step import start_step
@@ -42,6 +43,8 @@ def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
         run = _text(model, processor)
     elif row == "files":
         run = (_files_batched if "cached" in variant else _files_one_by_one)(model, processor, folder, inputs)
+    elif row.startswith("sliding"):
+        run = _sliding(model, processor, folder, row.removeprefix("sliding_"), variant)
     else:
         pixels = _pixels(images[: int(row.removeprefix("groupvit"))], processor)
         run = (_groupvit_cached if "cached" in variant else _groupvit)(model, processor, pixels)
@@ -174,6 +177,18 @@ def _files_batched(model: Any, processor: Any, folder: Path, inputs: dict[str, A
                 found.update(zip(indices, zip(maps, scores, strict=True), strict=True))
         ordered = [found[i] for i in range(len(found))]
         return {"label_map": torch.cat([m for m, _ in ordered]), "scores": torch.stack([s for _, s in ordered])}
+
+    return run
+
+
+def _sliding(model: Any, processor: Any, folder: Path, readout: str, variant: str) -> Callable[[int], dict]:
+    paths = sorted((folder / "photographs").iterdir())
+
+    def run(index: int) -> dict[str, torch.Tensor]:
+        texts = _embed(model, processor, _prompts(rotated(index)))
+        one_by_one = variant == "windows"
+        maps = [segment(model, readout, p, texts, one_by_one, processor.image_processor).flatten() for p in paths]
+        return {"label_map": torch.cat(maps)}
 
     return run
 

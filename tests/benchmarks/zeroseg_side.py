@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from cached_step import Steps, on_cpu
-from rows import LABELS, TEMPLATE, rotated, step_of
+from rows import LABELS, SLIDING, TEMPLATE, rotated, step_of
 from worker import Outputs, serve
 
 import zeroseg_jax
@@ -28,6 +28,8 @@ def start(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]:
         return lambda index: {"embeddings": clip.encode_text(prompts)}
     if row == "files":
         return _files(folder)
+    if row.startswith("sliding"):
+        return _sliding(folder, row.removeprefix("sliding_"))
     if row.startswith(("online", "stored")):
         return _step(row, folder / f"teacher_cache_{row}", inputs["image_size"] < 224)
     model = zeroseg_jax.load(folder / "groupvit")
@@ -45,6 +47,18 @@ def _files(folder: Path) -> Callable[[int], Outputs]:
         results = model.segment_batch(paths, rotated(index), templates=TEMPLATE, slide=0.0, guide=0.0)
         maps = np.concatenate([result.label_map.ravel() for result in results])
         return {"label_map": maps, "scores": np.stack([result.scores for result in results])}
+
+    return run
+
+
+def _sliding(folder: Path, readout: str) -> Callable[[int], Outputs]:
+    model = zeroseg_jax.load(folder / "clip", readout=readout)
+    paths = sorted((folder / "photographs").iterdir())
+
+    def run(index: int) -> Outputs:
+        options = {"slide": 0.0, "guide": 0.0, "rule": "sclip", **SLIDING}
+        results = model.segment_batch(paths, rotated(index), templates=TEMPLATE, **options)
+        return {"label_map": np.concatenate([result.label_map.ravel() for result in results])}
 
     return run
 

@@ -162,7 +162,11 @@ def _outliers(x: Float[Array, "b n d"]) -> Bool[Array, "b n"]:
     count = min(NEIGHBOURS, n - 1)
     if not count:
         return jnp.zeros(x.shape[:2], bool)
-    distance = jnp.square(x[:, :, None] - x[:, None]).sum(axis=-1) + jnp.where(jnp.eye(n, dtype=bool), jnp.inf, 0)
+    x = x - x.mean(axis=1, keepdims=True)  # smaller numbers, so that the difference of products below is precise
+    square = jnp.square(x).sum(axis=-1)
+    product = jnp.einsum("bmd,bnd->bmn", x, x, precision="highest")
+    distance = jnp.maximum(square[:, :, None] + square[:, None] - 2 * product, 0)
+    distance = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distance)
     nearest, where = jax.lax.top_k(-distance, count)
     density = count / -nearest[..., -1]
     score = jnp.take_along_axis(density[:, None], where, axis=2).mean(axis=-1) / density
