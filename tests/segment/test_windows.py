@@ -15,8 +15,7 @@ from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment import Options, Segmenter
 from zeroseg_jax.segment.methods import DenseClipMethod
 from zeroseg_jax.segment.options import ModelOptions
-from zeroseg_jax.segment.segmenter import resize_plainly
-from zeroseg_jax.segment.windows import lay_out, resize, resize_traced, upsampling_matrix
+from zeroseg_jax.segment.windows import lay_out, resize, resize_plainly, resize_traced, upsampling_matrix
 
 LABELS = ["cat", "grass", "sky", "photo", "on"]
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 from zeroseg_jax.ops.guided_filter import CELLS, apply, fit
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.pamr import pamr
+from zeroseg_jax.segment.enlarge import enlarge_columns, enlarge_rows, nearest_patches
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 from zeroseg_jax.segment.scoring import (
@@ -143,7 +144,11 @@ def label_pixels(
         blocks = jax.lax.map(block, jax.tree.map(in_blocks, (place.rows, place.pixels)))
         labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, -1, x.shape[-1])[:, :y] for x in blocks)
     dense = views[0].encoding.assignment is None
-    segments = _nearest_patches(views[0], guide) if dense else maps.pop(0)
+    if dense:
+        guide_matrices = (guide.rows, guide.columns) if guide else None
+        segments = jax.vmap(nearest_patches)(views[0].rows, views[0].columns, guide_matrices)
+    else:
+        segments = maps.pop(0)
     assert prepared.cosines is not None
     return Labelled(labels, segments.astype(jnp.int32), prepared.cosines, maps[0] if maps else None)
 
@@ -163,15 +168,15 @@ def prepare(
     # enlarge a map for each text.
     count, height = joined.shape[1], sum(view.rows.shape[2] * view.rows.shape[3] for view in views)
     late = not dense and (ruled or (options.mix == "scores" and count <= height))
-    tables = {name: join([each[name] for each in scores]) for name in scores[0]} if late else {}
+    tables = {name: join([of_view[name] for of_view in scores]) for name in scores[0]} if late else {}
     critical = critical_thresholds(scores) if ruled and threshold and tells_probability(options, dense) else None
     maps = tuple(
-        _by_window(view, {} if late else _over_patches(view.encoding, each, texts, options, threshold))
-        for view, each in zip(views, scores, strict=True)
+        _by_window(view, {} if late else _over_patches(view.encoding, of_view, texts, options, threshold))
+        for view, of_view in zip(views, scores, strict=True)
     )
     if guide:
-        wide = [_widen(each, view.columns) for view, each in zip(views, maps, strict=True)]
-        cells, radius = _heighten([view.rows for view in views], wide), CELLS * options.guide
+        wide = [enlarge_columns(of_view, view.columns) for view, of_view in zip(views, maps, strict=True)]
+        cells, radius = enlarge_rows([view.rows for view in views], wide), CELLS * options.guide
         maps = ({name: fit(value, guide.image, radius, guide.boxes) for name, value in cells.items()},)
     return Prepared(maps, tables, critical, joined)
 
@@ -187,7 +192,7 @@ def prepare_windows(
     """`prepare` for one image. The cosines are returned separately, so that `label_tiles` is compiled once for any
     number of segments.
 
-    `turned` is True if the image lies on its side and its square windows do not yet.
+    `turned`: the image is turned on its side. Square windows have not been turned yet, so this function turns them.
     """
 
     def stacked(view: WindowsView) -> View:
@@ -214,7 +219,7 @@ def widen(prepared: Prepared, columns: tuple[Array | np.ndarray, ...]) -> tuple[
     """Enlarges the maps along the columns by `Place.columns`."""
     if columns[0].ndim == 3:
         return ({n: jnp.einsum("bxw,bhwc->bhxc", columns[0], value) for n, value in prepared.maps[0].items()},)
-    return tuple(_widen(each, own) for each, own in zip(prepared.maps, columns, strict=True))
+    return tuple(enlarge_columns(maps, matrix) for maps, matrix in zip(prepared.maps, columns, strict=True))
 
 
 def finish(
@@ -244,7 +249,7 @@ def enlarge(
         functions = {name: jnp.einsum("brh,bhxc->brxc", rows[0], value) for name, value in wide[0].items()}
         large = {name: apply(value, jnp.asarray(colours)) for name, value in functions.items()}
     else:
-        large = _heighten(rows, wide)
+        large = enlarge_rows(rows, wide)
     share = large.get("segment")
     tables = prepared.tables
     return large | {n: jnp.einsum("brxs,bsc->brxc", share, t, precision="highest") for n, t in tables.items()}
@@ -265,7 +270,7 @@ def decide(large: Maps, prepared: Prepared, texts: Texts, options: Labelling) ->
         if options.rule == "groupvit":  # its first score is the background's
             eligible = jnp.pad(eligible, ((0, 0), (0, 0), (0, 0), (1, 0)), constant_values=True)
         large = large | {"score": jnp.where(eligible, large["score"], PADDING)}
-    found: tuple[Array, ...] = () if share is None else (jnp.argmax(share, axis=-1),)
+    segments: tuple[Array, ...] = () if share is None else (jnp.argmax(share, axis=-1),)
     if prepared.critical is not None and share is not None:
         foreground = large["score"][..., 1:]
         best = jnp.argmax(foreground, axis=-1)
@@ -276,8 +281,9 @@ def decide(large: Maps, prepared: Prepared, texts: Texts, options: Labelling) ->
     if "probability" in large:
         # the filter's linear functions may give values outside [0, 1]
         probability = jnp.clip(large["probability"].max(axis=-1), 0, 1)
-        labels, found = jnp.where(probability < texts.threshold, -1, labels), (*found, probability)
-    return labels.astype(jnp.int32), *found
+        labels = jnp.where(probability < texts.threshold, -1, labels)
+        return labels.astype(jnp.int32), *segments, probability
+    return labels.astype(jnp.int32), *segments
 
 
 def label_whole(
@@ -299,11 +305,11 @@ def label_tiles(
     """
 
     def tile(k: Array | int) -> tuple[Array, ...]:
-        own: Place = jax.tree.map(lambda x: jnp.asarray(x)[k][None], tiles)
-        return finish(prepared, widen(prepared, own.columns), own.rows, own.pixels, texts, options)
+        place: Place = jax.tree.map(lambda x: jnp.asarray(x)[k][None], tiles)
+        return finish(prepared, widen(prepared, place.columns), place.rows, place.pixels, texts, options)
 
-    def put(k: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(x.at[k].set(y[0]) for x, y in zip(found, tile(k), strict=True))
+    def put(k: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(x.at[k].set(y[0]) for x, y in zip(maps, tile(k), strict=True))
 
     length = tiles.rows[0].shape[0]
     empty = tuple(jnp.zeros((length, *x.shape[1:]), x.dtype) for x in jax.eval_shape(tile, 0))
@@ -330,37 +336,3 @@ def _by_window(view: View, maps: Maps) -> Maps:
     (i, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
     shares = {} if view.encoding.assignment is None else {"segment": view.encoding.assignment}
     return {name: jnp.asarray(x).reshape(x.shape[0], i, j, h, w, -1) for name, x in (maps | shares).items()}
-
-
-def _widen(maps: Maps, columns: Array | np.ndarray) -> Maps:
-    """Enlarges along the columns. Overlapping windows are averaged. Each window keeps its own segments."""
-    return {
-        name: jnp.einsum("bxjw,bijhws->bihxjs" if name == "segment" else "bxjw,bijhwc->bihxc", columns, x)
-        for name, x in maps.items()
-    }
-
-
-def _heighten(downs: Sequence[Array | np.ndarray], wide: Sequence[Maps]) -> Maps:
-    """Enlarges along the rows and averages the views."""
-    found: Maps = {}
-    for name in wide[0]:
-        pairs = [(down, each[name]) for down, each in zip(downs, wide, strict=True)]
-        if name == "segment":
-            shares = [jnp.einsum("brih,bihxjs->brxijs", down, x) for down, x in pairs]
-            found[name] = jnp.concatenate([x.reshape(*x.shape[:3], -1) for x in shares], axis=-1)
-        else:
-            parts = [jnp.einsum("brih,bihxc->brxc", down, x) for down, x in pairs]
-            found[name] = sum(parts[1:], parts[0])
-    return {name: x / len(wide) if len(wide) > 1 else x for name, x in found.items()}
-
-
-def _nearest_patches(view: View, guide: Guide | None) -> Int32[Array, "b y x"]:
-    """For each pixel, the patch with the largest weight, of all windows."""
-    (_, h), (j, w) = view.rows.shape[2:], view.columns.shape[2:]
-    row, column = (jnp.argmax(jnp.asarray(m).reshape(*m.shape[:2], -1), axis=-1) for m in (view.rows, view.columns))
-    if guide:
-        row = jnp.take_along_axis(row, jnp.argmax(jnp.asarray(guide.rows), axis=-1), axis=1)
-        column = jnp.take_along_axis(column, jnp.argmax(jnp.asarray(guide.columns), axis=-1), axis=1)
-    down = row // h * (j * h * w) + row % h * w
-    across = column // w * (h * w) + column % w
-    return down[:, :, None] + across[:, None, :]

@@ -3,8 +3,6 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,10 +16,10 @@ from zeroseg_jax.data.image_like import ImageLike, to_pixels_list
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.readouts import check_readout
-from zeroseg_jax.ops.batching import padded, sizes_for
-from zeroseg_jax.segment.decode import Texts, label_tiles, label_whole, prepare_windows
+from zeroseg_jax.segment.decode import Texts
+from zeroseg_jax.segment.encode import Encoder
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
-from zeroseg_jax.segment.methods import Encoding, Method
+from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options, change, encodes
 from zeroseg_jax.segment.prompts import (
     Background,
@@ -32,19 +30,9 @@ from zeroseg_jax.segment.prompts import (
     resolve_templates,
     reusable,
 )
-from zeroseg_jax.segment.result import EncodedImage, EncodedView, SegmentResult
+from zeroseg_jax.segment.result import EncodedImage, SegmentResult
 from zeroseg_jax.segment.scoring import eligible_texts, large_classes, make_texts, pad_texts
-from zeroseg_jax.segment.tiles import LabelMaps, label_image
-from zeroseg_jax.segment.windows import (
-    FEW,
-    FULL,
-    Canvas,
-    canvas_of,
-    encode_windows,
-    lay_out_all,
-    resize,
-    resize_plainly,
-)
+from zeroseg_jax.segment.tiles import Labeller, LabelMaps
 
 REMEMBERED = 16
 """Number of lists of labels whose embeddings stay in memory. The oldest list goes first."""
@@ -76,10 +64,7 @@ class Segmenter:
         self.about = about
         self._texts: OrderedDict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = OrderedDict()
         self._meanings: dict[str, tuple[str, ...]] = {}
-        self._encode = jax.jit(partial(encode_windows, method.encode), static_argnums=(3, 4))
-        self._prepare = jax.jit(prepare_windows, static_argnums=(4, 5))
-        self._tiles = jax.jit(label_tiles, static_argnums=4)
-        self._whole = jax.jit(label_whole, static_argnums=4)
+        self._encoder, self._labeller = Encoder(method), Labeller()
         self._device: jax.Device | None = None  # None: where the weights are
         self.logit_scale = clip.logit_scale
 
@@ -171,36 +156,9 @@ class Segmenter:
     def encode_batch(self, images: Sequence[ImageLike] | np.ndarray, **options: Any) -> list[EncodedImage]:
         """`encode` for several images of any sizes. Windows of one shape go through the model together."""
         pixels, chosen = to_pixels_list(images), self.changed(options)
-        layouts = [lay_out_all(p.shape[0], p.shape[1], self.method, chosen) for p in pixels]
-        mirrored = (False, True) if chosen.flip else (False,)
-        fit = resize_plainly if chosen.window else resize
-        windows = [
-            window[:, ::-1] if mirror else window
-            for p, own in zip(pixels, layouts, strict=True)
-            for layout in own
-            for cut in [[np.asarray(window) for window in layout.cut(fit(p, layout.shape))]]
-            for mirror in mirrored
-            for window in cut
-        ]
-        canvases = [
-            canvas
-            for image_layouts in layouts
-            for layout in image_layouts
-            for canvas in [canvas_of(layout, chosen)] * (len(layout) * len(mirrored))
-        ]
-        encoded = iter(self._encode_windows(windows, canvases, chosen))
-        return [
-            EncodedImage(
-                image,
-                tuple(
-                    EncodedView(tuple(islice(encoded, len(layout))), layout, mirror, canvas_of(layout, chosen))
-                    for layout in image_layouts
-                    for mirror in mirrored
-                ),
-                self,
-            )
-            for image, image_layouts in zip(pixels, layouts, strict=True)
-        ]
+        with jax.default_device(self._device):
+            views = self._encoder.encode(pixels, self.method, chosen)
+        return [EncodedImage(image, of_image, self) for image, of_image in zip(pixels, views, strict=True)]
 
     def embed_labels(
         self, labels: Iterable[str], templates: Templates | None = None, normalise: bool | None = None
@@ -210,15 +168,15 @@ class Segmenter:
         `normalise` is `Options.normalise_prompts`; None takes the model's.
         """
         names = check_labels(labels)
-        found = self.templates if templates is None else resolve_templates(templates)
+        prompts = self.templates if templates is None else resolve_templates(templates)
         normalise = self.options.normalise_prompts if normalise is None else normalise
-        key = names, found, normalise
+        key = names, prompts, normalise
         if key in self._texts:
             self._texts.move_to_end(key)
         else:
             meanings = [self._meanings.get(name, (name,)) for name in names]
             phrases = [phrase for meaning in meanings for phrase in meaning]
-            embeddings = embed_prompts(self.clip, phrases, found, normalise)
+            embeddings = embed_prompts(self.clip, phrases, prompts, normalise)
             if len(embeddings) > len(names):
                 starts = np.cumsum([0, *(len(meaning) for meaning in meanings[:-1])])
                 embeddings = np.add.reduceat(embeddings, starts)
@@ -264,12 +222,12 @@ class Segmenter:
         chosen, labels = self.changed(options), reusable(labels)
         texts, threshold = self._texts_of(labels, templates, background, chosen)
         texts = pad_texts(texts)
-        names, found = list(labels), []
+        names, results = list(labels), []
         classes = np.arange(len(names)) if groups is None else np.asarray(groups)
 
         def label(image: EncodedImage, texts: Texts) -> LabelMaps:
             with jax.default_device(self._device):
-                return label_image(self._prepare, self._tiles, self._whole, image, texts, threshold, chosen)
+                return self._labeller.label(image, texts, threshold, chosen)
 
         for image in images:
             allowed = texts
@@ -278,8 +236,8 @@ class Segmenter:
                 allowed = texts._replace(eligible=large_classes(before, texts, classes, chosen.area))
             maps = label(image, allowed)
             scores = np.ascontiguousarray(maps.scores[:, : len(names)])
-            found.append(SegmentResult(image.pixels, maps.label_map, maps.segments, scores, names, maps.probability))
-        return found
+            results.append(SegmentResult(image.pixels, maps.label_map, maps.segments, scores, names, maps.probability))
+        return results
 
     def with_params(self, params: Any) -> "Segmenter":
         """The same model with other weights (`method.params`). Both share their compiled functions."""
@@ -321,23 +279,6 @@ class Segmenter:
 
         return push_to_hub(self, repo_id, private=private, token=token)
 
-    def _encode_windows(
-        self, windows: Sequence[np.ndarray], canvases: Sequence[Canvas], chosen: Options
-    ) -> list[Encoding]:
-        """Windows of any sizes that are whole patches, each by itself. The arrays stay on the device."""
-        encodings: dict[int, Encoding] = {}
-        for canvas in sorted(set(canvases), key=lambda canvas: canvas.grid):
-            indices = [i for i, other in enumerate(canvases) if other == canvas]
-            full = FULL in sizes_for(canvas.grid[0] * canvas.grid[1])
-            while indices:
-                size = FULL if full and len(indices) >= 0.75 * FULL else FEW
-                part, indices = indices[:size], indices[size:]
-                batch, count = padded([windows[i] for i in part], size), np.int32(len(part))
-                with jax.default_device(self._device):
-                    found = self._encode(self.method.params, batch, count, chosen.of_model, canvas)
-                encodings.update(zip(part, found, strict=False))
-        return [encodings[i] for i in range(len(windows))]
-
     def changed(self, options: Mapping[str, Any]) -> Options:
         """The model's options with the changes of one call. Raises InputError for a value that is not allowed."""
         changed = change(self.options, options)
@@ -349,10 +290,10 @@ class Segmenter:
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether the background has a threshold."""
         phrases, threshold = check_background(background)
-        how = reusable(templates), chosen.normalise_prompts
-        embeddings = self.embed_labels(labels, *how)
-        beside = self.embed_labels(phrases, *how) if phrases else embeddings[:0]
-        texts = make_texts(embeddings, beside, chosen.scale, threshold, self.logit_scale)
+        templates, normalise = reusable(templates), chosen.normalise_prompts
+        embeddings = self.embed_labels(labels, templates, normalise)
+        of_background = self.embed_labels(phrases, templates, normalise) if phrases else embeddings[:0]
+        texts = make_texts(embeddings, of_background, chosen.scale, threshold, self.logit_scale)
         if chosen.area or chosen.rule == "sclip":
             texts = texts._replace(eligible=eligible_texts(list(labels), phrases))
         return texts, threshold > 0

@@ -1,26 +1,20 @@
 """The sizes at which an image goes into the model, the windows that it is cut into, and the way back to its pixels."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.ops.batching import BATCHES
 from zeroseg_jax.ops.guided_filter import CELLS
 from zeroseg_jax.ops.resize import Kernel, resize_matrix
-from zeroseg_jax.segment.methods import Encoding, Method
-from zeroseg_jax.segment.options import ModelOptions, Options
-from zeroseg_jax.segment.scoring import whole_image
+from zeroseg_jax.segment.methods import Method
+from zeroseg_jax.segment.options import Options
 
-FULL, FEW = BATCHES[-1], 4
-"""Number of windows in one call of the model: FULL go through it together, FEW one after the other."""
 OVERLAP = 0.5
 """Smallest share of a window that the next one covers too, if `Options.stride` is 0."""
 LONGEST = 16.0
@@ -268,35 +262,3 @@ def shrink_to_cells(
 
 def _rounded(x: Float[Array, "b y x 3"]) -> Float[Array, "b y x 3"]:
     return jnp.clip(jnp.round(x), 0, 255)
-
-
-def encode_windows(
-    encode: Callable[[Any, Array, ModelOptions], Encoding],
-    params: Any,
-    windows: UInt8[Array, "b y x 3"],
-    count: Int[Array, ""],
-    options: ModelOptions,
-    canvas: Canvas,
-) -> tuple[Encoding, ...]:
-    """The encoding of each of the first `count` windows, on its canvas. The other encodings have no meaning.
-
-    FULL windows go through the model together. Fewer go one after the other. `count` is known only at run time, so that
-    one compiled function serves any number.
-    """
-
-    def some(windows: UInt8[Array, "k y x 3"]) -> Encoding:
-        encoding = encode(params, windows, options)
-        encoding = encoding._replace(image=whole_image(encoding))
-        if encoding.assignment is None:
-            return encoding._replace(embeddings=jax.vmap(canvas.lay)(jnp.asarray(encoding.embeddings)))
-        return encoding._replace(assignment=jax.vmap(canvas.lay)(jnp.asarray(encoding.assignment)))
-
-    def put(k: Array, done: Encoding) -> Encoding:
-        return jax.tree.map(lambda x, y: x.at[k].set(y[0]), done, some(jax.lax.dynamic_slice_in_dim(windows, k, 1)))
-
-    if len(windows) == FULL:
-        encodings = some(windows)
-    else:
-        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, windows))
-        encodings = jax.lax.fori_loop(0, count, put, empty)
-    return tuple(jax.tree.map(lambda x, k=k: x[k], encodings) for k in range(len(windows)))
