@@ -13,13 +13,14 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from array_records import write_records
 from ml_collections import ConfigDict
 
 from zeroseg_jax import lease, storage
 from zeroseg_jax.checkpoint import find_damage
 from zeroseg_jax.checksums import read_sums
 from zeroseg_jax.config import to_json
-from zeroseg_jax.data.sources.array_record import ArrayRecordSource, write_records
+from zeroseg_jax.data.sources.array_record import ArrayRecordSource
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.lease import hold_object
 from zeroseg_jax.models.clip_encoder import load_clip

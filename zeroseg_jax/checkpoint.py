@@ -109,7 +109,7 @@ class Checkpoints:
             try:
                 _set_foreign_aside(self.folder)
                 newest = next(sound_steps(self.folder), -1)
-                for step in _steps(self.folder):
+                for step in saved_steps(self.folder):
                     if step > newest >= 0:
                         _set_aside(self.folder / str(step), "damaged")
             except InputError as error:
@@ -137,7 +137,7 @@ def sound_steps(folder: AnyPath) -> Iterator[int]:
         InputError: there are checkpoints, and all of them are damaged.
     """
     damaged, any_sound = {}, False
-    for step in _steps(folder):
+    for step in saved_steps(folder):
         if damage := find_damage(folder / str(step)):
             damaged[step] = damage
             logging.error("the checkpoint of step %d in %s is damaged, so it is not used: %s", step, folder, damage)
@@ -206,7 +206,7 @@ def _wait_for_description(path: AnyPath, expected: dict[str, Any], seconds: floa
         time.sleep(0.01)
 
 
-def _steps(folder: AnyPath) -> list[int]:
+def saved_steps(folder: AnyPath) -> list[int]:
     """The steps whose checkpoints are in `folder`, sound or damaged, newest first."""
     folders = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir() and _has_files(path)]
     return sorted((int(path.name) for path in folders if str(int(path.name)) == path.name), reverse=True)

@@ -18,7 +18,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from zeroseg_jax.config_ranges import check_ranges
+from zeroseg_jax.config_ranges import check_ranges, check_whole_patches
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.storage import AnyPath, to_path
 
@@ -266,10 +266,7 @@ def validate(config: ConfigDict) -> None:
         InputError: the first value that cannot work, with what to set instead.
     """
     check_ranges(flatten(config))
-    patch, size = config.student.patch_size, config.image_size
-    if size % patch:
-        near = max(1, round(size / patch)) * patch
-        raise InputError(f"image_size {size} is not divisible by the patch size {patch}; {near} would be")
+    check_whole_patches("image_size", config.image_size, "the patch size", config.student.patch_size)
     parts = config.optimizer.accumulate
     if config.batch_size % parts:
         raise InputError(f"batch_size {config.batch_size} does not split into optimizer.accumulate={parts} parts")

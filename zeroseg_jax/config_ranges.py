@@ -178,6 +178,13 @@ def _check_windows(windows: Any) -> None:
         )
 
 
+def check_whole_patches(key: str, size: int, patch_key: str, patch: int) -> None:
+    """Raises InputError if an image whose side is `size` pixels is not a whole number of patches of `patch` pixels."""
+    if size % patch:
+        near = max(1, round(size / patch)) * patch
+        raise InputError(f"{key} {size} is not divisible by {patch_key} {patch}; {near} would be")
+
+
 def parse_steps(text: str) -> tuple[int, int] | None:
     """ "10:15" -> (10, 15), the first and the last step to trace; "" -> None. Raises InputError for anything else."""
     if not text:

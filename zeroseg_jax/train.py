@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zeroseg_jax import sharding
-from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder, write_student
+from zeroseg_jax.checkpoint import Checkpoints, checkpoint_folder, saved_steps, write_student
 from zeroseg_jax.config import to_json, validate
 from zeroseg_jax.config_ranges import parse_steps
 from zeroseg_jax.data.pipeline import TrainIterator, train_iterator
@@ -70,8 +70,8 @@ def train(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any] | None:
 
     # ---- Teacher, MAE weights and data: a mistake is told before anything is compiled, and the cheap ones first
     teacher = load_teacher(config)
-    begun = any(checkpoint_folder(workdir).glob("[0-9]*"))
-    if config.init.mae and config.student.encoder != "clip" and not begun:
+    done = max(saved_steps(checkpoint_folder(workdir)), default=0)
+    if config.init.mae and config.student.encoder != "clip" and not done:
         check_mae(make_student_config(config, teacher.embed_dim), config.init.mae)
     if config.eval.dataset:  # a mistake here is told before the training, not after it
         open_benchmark(config.eval)
@@ -92,9 +92,9 @@ def train(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any] | None:
 
     # ---- Student, optimiser and step, described but not made yet
     plan = make_plan(config, teacher, mesh)
-    earlier = None if begun or not config.init.student else load_earlier_student(config.init.student, plan.student)
+    earlier = None if done or not config.init.student else load_earlier_student(config.init.student, plan.student)
     labels = () if config.eval.dataset or not config.data.held_out else read_gallery_labels(config)
-    logging.info("%s", forecast(config, plan, teacher, len(source)))
+    logging.info("%s", forecast(config, plan, teacher, len(source), done))
 
     # ---- All is checked; from here on the run writes
     with open_workdir(config, workdir):

@@ -21,11 +21,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from zeroseg_jax.checkpoint import Checkpoints
+from zeroseg_jax.config_ranges import check_whole_patches
 from zeroseg_jax.data.augment import Augmentation
 from zeroseg_jax.data.pipeline import train_iterator
 from zeroseg_jax.data.sources.captions import open_pairs
 from zeroseg_jax.distill.step import make_optimizer
-from zeroseg_jax.errors import InputError, NotFiniteError
+from zeroseg_jax.errors import NotFiniteError
 from zeroseg_jax.evaluate.crop_classification import classify_crops
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
@@ -146,10 +147,7 @@ def write_clip(encoder: ClipEncoder, config: ConfigDict, folder: AnyPath) -> Cli
 
 def clip_config(config: ConfigDict, vocabulary: int, tokenizer: Any) -> CLIPConfig:
     """The sizes of the small CLIP. Raises InputError if they do not fit together."""
-    if config.image_size % config.vision.patch_size:
-        raise InputError(
-            f"image_size {config.image_size} is not divisible by vision.patch_size {config.vision.patch_size}"
-        )
+    check_whole_patches("image_size", config.image_size, "vision.patch_size", config.vision.patch_size)
     vision = VisionConfig(image_size=config.image_size, mlp_width=4 * config.vision.width, **config.vision)
     sizes = {name: config.text[name] for name in ("context", "width", "depth", "heads")}
     ids = dict(start_id=tokenizer.bos_token_id, end_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)

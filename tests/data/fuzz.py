@@ -1,6 +1,6 @@
 """Damaged data sets by the thousand: every one is read right, skipped and counted, or told in one sentence.
 
-    python tests/data/fuzz.py [--cases 1000] [--seed 0] [--kind tars,masks,...]
+    PYTHONPATH=tests python tests/data/fuzz.py [--cases 1000] [--seed 0] [--kind tars,masks,...]
 
 Each case takes a good file, changes it by chance (bytes, pieces, values; or a value of JSON by one that nobody expects)
 and reads it as a user would. What counts as an outcome:
@@ -30,11 +30,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_records import write_records
 from PIL import Image
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.data.decode import BrokenImage, decode_image
-from zeroseg_jax.data.sources.array_record import ArrayRecordSource, write_records
+from zeroseg_jax.data.sources.array_record import ArrayRecordSource
 from zeroseg_jax.data.sources.folder import FolderSource
 from zeroseg_jax.data.sources.tar import TarSource
 from zeroseg_jax.data.sources.tfds import PreparedSource

@@ -19,7 +19,7 @@ from zeroseg_jax.models.groupvit import GroupViT
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.tokenizer import clean
-from zeroseg_jax.models.weights.folder import read_json, write_folder
+from zeroseg_jax.models.weights.folder import read_json_object, write_folder
 from zeroseg_jax.models.weights.table import Table, dump_weights
 from zeroseg_jax.ops.batching import padded, parts
 
@@ -237,7 +237,7 @@ def load_preprocessing(
     """The folder's preprocessing. `default` gives the family's preprocessing for a size, for missing settings."""
     file, processor = folder / "preprocessor_config.json", folder / "processor_config.json"
     if file.is_file():
-        return Preprocessing.from_hf(read_json(file), default(224))
+        return Preprocessing.from_hf(read_json_object(file), default(224))
     if processor.is_file():  # transformers 5 saves the tokenizer and the preprocessing in one processor
-        return Preprocessing.from_hf(read_json(processor).get("image_processor", {}), default(224))
+        return Preprocessing.from_hf(read_json_object(processor).get("image_processor", {}), default(224))
     return default(image_size)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from zeroseg_jax.config_ranges import check_ranges
+from zeroseg_jax.config_ranges import check_ranges, check_whole_patches
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, Keys, compose_assignments
@@ -101,8 +101,7 @@ class StudentConfig:
         for width, heads, name in widths:
             if width % heads or width % 4:
                 raise InputError(f"the student's width {width} must be divisible by 4 and by {name}={heads}")
-        if self.image_size % self.patch_size:
-            raise InputError(f"image_size {self.image_size} is not divisible by the patch size {self.patch_size}")
+        check_whole_patches("image_size", self.image_size, "the patch size", self.patch_size)
         if len(self.segment_tokens) != len(self.segment_depths) or not self.segment_tokens:
             raise InputError(
                 f"segment_tokens {self.segment_tokens} and segment_depths {self.segment_depths} must be of the same"

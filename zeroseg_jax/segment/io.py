@@ -19,7 +19,7 @@ from zeroseg_jax.models.precision import check_dtype
 from zeroseg_jax.models.siglip import Siglip
 from zeroseg_jax.models.student import Student, StudentConfig
 from zeroseg_jax.models.student_config import read_student_config
-from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder, read_json, write_folder
+from zeroseg_jax.models.weights.folder import CONFIG, ModelFolder, open_folder, read_json_object, write_folder
 from zeroseg_jax.models.weights.hub import upload_folder
 from zeroseg_jax.models.weights.table import SAME, Entry, Table, dump_weights, flat, load_weights
 from zeroseg_jax.segment.methods import DenseClipMethod, GroupViTMethod, StudentMethod
@@ -136,7 +136,7 @@ def push_to_hub(model: Segmenter, repo_id: str, *, private: bool = False, token:
 def write_defaults(folder: Path, defaults: Mapping[str, Any]) -> None:
     """Adds to the config.json of `folder` how its model segments, for `load`: any of `templates`, `options`, `about`
     and, for a CLIP, `image_size`."""
-    config = read_json(folder / "config.json") | {"segmenter": dict(defaults)}
+    config = read_json_object(folder / "config.json") | {"segmenter": dict(defaults)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -195,7 +195,7 @@ def _about(folder: Path, config: ConfigDict) -> dict[str, Any]:
     }
     path = folder / "results.json"
     try:  # a card without results is better than no model
-        results = read_json(path) if path.is_file() else {}
+        results = read_json_object(path) if path.is_file() else {}
         if results and not results["settings"]["model"]:  # of this very run
             found = {key: results[key] for key in ("dataset", "split", "images", "miou", "pixel_accuracy")}
             kept = ("miou", "pixel_accuracy")

@@ -217,8 +217,10 @@ class EncodedImage:
 
     def __repr__(self) -> str:
         height, width = self.pixels.shape[:2]
-        what = "patches" if self.assignment is None else "segments"
-        return f"EncodedImage({width}x{height}: {len(self.embeddings)} {what})"
+        layout, window = self.views[0].layout, self.views[0].windows[0]
+        if window.assignment is None:
+            return f"EncodedImage({width}x{height}: {len(layout) * layout.grid[0] * layout.grid[1]} patches)"
+        return f"EncodedImage({width}x{height}: {len(layout) * window.embeddings.shape[0]} segments)"
 
     def segment(
         self,

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from absl import logging
+from array_records import write_records
 from PIL import Image
 
 from zeroseg_jax.data.decode import BrokenImage
-from zeroseg_jax.data.sources.array_record import ArrayRecordSource, write_records
+from zeroseg_jax.data.sources.array_record import ArrayRecordSource
 from zeroseg_jax.data.sources.folder import FolderSource
 from zeroseg_jax.data.sources.open import open_held_out, open_source
 from zeroseg_jax.data.sources.tfds import PreparedSource

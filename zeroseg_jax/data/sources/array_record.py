@@ -1,16 +1,14 @@
-"""ArrayRecord shards of encoded images as a source, and their writer.
+"""ArrayRecord shards of encoded images as a source.
 
 A record is either the bytes of an image file, or a msgpack map `{"image": bytes of an image file, "key": str,
 "text": str}` of which only `image` is required. The shards of a split are the files `SPLIT-*.array_record` (or
 `SPLIT.array_record`, with anything behind; `arrayrecord` is accepted too).
 """
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgpack
-from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
 from zeroseg_jax.data.decode import BrokenImage, decode_image
@@ -98,21 +96,3 @@ class ArrayRecordSource:
             if not isinstance(found.get(name, ""), str) or not is_text(found.get(name, "")):
                 raise BrokenImage(number, f"its {name} is no text")
         return found
-
-
-def write_records(path: str | Path, items: Iterable[Mapping[str, bytes | str]], shards: int = 1) -> list[Path]:
-    """Writes `{"image": bytes of an image file, "key": str, "text": str (optional)}` items, to the shards in turn.
-
-    `path` ends in the name of the split: `data/train` gives `data/train-00000-of-00001.array_record`.
-
-    Returns the shards.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = [path.with_name(f"{path.name}-{i:05d}-of-{shards:05d}.array_record") for i in range(shards)]
-    writers = [ArrayRecordWriter(str(name), "group_size:1") for name in names]  # one record a group: random access
-    for i, item in enumerate(items):
-        writers[i % shards].write(msgpack.packb(dict(item)))
-    for writer in writers:
-        writer.close()
-    return names

@@ -54,7 +54,7 @@ class ModelFolder:
 
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in a file. Raises InputError if the file is missing, broken or not a JSON object."""
-        return read_json(self.find(name) or self.path / name)
+        return read_json_object(self.find(name) or self.path / name)
 
     def sub(self, name: str) -> "ModelFolder":
         """The folder `name` inside this one."""
@@ -103,7 +103,7 @@ class ModelFolder:
         index = self.find(f"{name}.index.json")
         if index is None:
             return []
-        weight_map = read_json(index).get("weight_map")
+        weight_map = read_json_object(index).get("weight_map")
         names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
         if not names or not all(isinstance(part, str) and Path(part).name == part for part in names):
             raise InputError(f"{index} has no weight_map that names files of its folder, fetch it again")
@@ -173,7 +173,7 @@ def _folder_of(path: Path) -> ModelFolder:
     return ModelFolder(path.parent, str(path), file=path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises InputError if the file is missing, broken or not a JSON object."""
     if not path.is_file():
         raise InputError(f"{path.parent} has no {path.name}, expected a model's folder in Hugging Face form")
