@@ -19,7 +19,7 @@ whole = jax.jit(label_pixels, static_argnums=(3, 4))
 def as_a_whole(model, encoded, background, options):
     """One call of `label_pixels` for the image as it stands."""
     chosen = change(model.options, options)
-    texts, threshold = model._texts_of(LABELS, None, background, chosen)
+    texts, threshold = model.texts_of(LABELS, None, background, chosen)
     sizes, cells, views, guide = encoded.pixels.shape[:2], encoded.views[0].layout.cells, [], None
     for view in encoded.views:
         encoding = view.encoding

@@ -16,7 +16,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,17 @@ from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
 from zeroseg_jax.resources import explained_exhaustion
+from zeroseg_jax.segment.geotiff import segment_geotiff
 from zeroseg_jax.segment.io import load
 from zeroseg_jax.segment.options import FIELDS, Flag, description, from_text
 from zeroseg_jax.segment.prompts import TEMPLATES
 from zeroseg_jax.segment.result import check_count, is_own
+from zeroseg_jax.segment.segmenter import Segmenter
+from zeroseg_jax.segment.video import STEADY, VIDEOS, VideoWriter, draw_frame, frame_rate, read_video, segment_frames
 from zeroseg_jax.segment.writer import FORMATS, Writer, read_formats
 
+Files = Sequence[tuple[Path, str]]
+"""Images, each with its name in the output, without an ending."""
 OUTPUTS = ("_mask", "_overlay")
 """What the names of the pictures that are written end in."""
 
@@ -59,6 +64,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-overlay", action="store_true", help="write masks and segments.json only, which is faster")
     parser.add_argument("--templates", help=f'{", ".join(TEMPLATES)}, or a template of your own: "a drawing of a {{}}"')
     parser.add_argument("--background", help="a threshold such as 0.5, or phrases with commas between, for no label")
+    parser.add_argument(
+        "--steady",
+        type=int,
+        metavar="N",
+        help="the images of each folder are frames of a video, and labels come from the mean of the scores of the last"
+        f" N frames; for video files {STEADY} unless given, and 1 labels every frame by itself",
+    )
     parser.add_argument("--batch", type=int, default=16, help="images in memory at once (16)")
     add_options(parser)
     return parser.parse_args(argv)
@@ -171,19 +183,25 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.out = arguments.out.expanduser()
     if arguments.batch < 1:
         raise InputError(f"--batch is {arguments.batch}; it must be at least 1")
+    if arguments.steady is not None and arguments.steady < 1:
+        raise InputError(f"--steady is {arguments.steady}; it must be at least 1")
     check_count(len(labels))
     make_folder(arguments.out)
     model = load(arguments.model)
     model.check(labels, **options)  # before the first image is read
     writer = Writer(arguments.out, labels, formats, overlays=not arguments.no_overlay)
     failed: list[str] = []
-    bar = ProgressBar("segment", len(files))
-    for done, part in read_batches(files, arguments.batch, failed):
-        results = model.segment_batch([pixels for _, _, pixels in part], labels, **options) if part else []
-        for (path, name, _), result in zip(part, results, strict=True):
-            writer.add(result, path, name)
-        bar.update(done)
-    bar.close()
+    if "geotiff" in formats:
+        segment_rasters(model, files, writer, options, failed)
+    else:
+        images = [(path, name) for path, name in files if path.suffix.lower() not in VIDEOS]
+        if arguments.steady:
+            segment_sequences(model, images, writer, options, arguments.steady, failed)
+        elif images:
+            segment_images(model, images, writer, options, arguments.batch, failed)
+        for path, name in files:
+            if path.suffix.lower() in VIDEOS:
+                segment_video(model, path, name, writer, options, arguments.steady or STEADY, failed)
     writer.close()
     content = {
         "model": arguments.model,
@@ -198,6 +216,90 @@ def run(arguments: argparse.Namespace) -> int:
     for sentence in (*left_out, *failed):
         print(sentence, file=sys.stderr)
     return 1 if failed else 0
+
+
+def segment_images(
+    model: Segmenter, files: Files, writer: Writer, options: dict[str, Any], batch: int, failed: list[str]
+) -> None:
+    bar = ProgressBar("segment", len(files))
+    for done, part in read_batches(files, batch, failed):
+        results = model.segment_batch([pixels for _, _, pixels in part], writer.labels, **options) if part else []
+        for (path, name, _), result in zip(part, results, strict=True):
+            writer.add(result, path, name)
+        bar.update(done)
+    bar.close()
+
+
+def segment_sequences(
+    model: Segmenter, files: Files, writer: Writer, options: dict[str, Any], steady: int, failed: list[str]
+) -> None:
+    """The images of each folder are the frames of a video, in the order of their names."""
+    bar = ProgressBar("segment", len(files))
+    for _, group in groupby(files, key=lambda file: file[0].parent):
+        read: list[tuple[Path, str]] = []  # the frames that can be read
+
+        def frames(group: Files, read: list[tuple[Path, str]]) -> Iterator[Any]:
+            for _, part in read_batches(group, 1, failed):
+                bar.update(len(writer.images) + len(failed))
+                for path, name, pixels in part:
+                    read.append((path, name))
+                    yield pixels
+
+        results = segment_frames(model, frames(list(group), read), writer.labels, steady=steady, **options)
+        for result in results:
+            writer.add(result, *read[-1])
+    bar.update(len(files))
+    bar.close()
+
+
+def segment_video(
+    model: Segmenter,
+    path: Path,
+    name: str,
+    writer: Writer,
+    options: dict[str, Any],
+    steady: int,
+    failed: list[str],
+) -> None:
+    """Writes NAME_overlay.mp4, and the other files of each frame into the folder NAME."""
+    try:
+        rate = frame_rate(path)
+        video = VideoWriter(writer.folder / f"{name}_overlay.mp4", rate) if writer.overlays else None
+        frames = segment_frames(model, read_video(path), writer.labels, steady=steady, **options)
+        overlays, writer.overlays = writer.overlays, False  # the video has them
+        try:
+            for i, result in enumerate(frames):
+                writer.add(result, path, f"{name}/{i:06d}")
+                if video:
+                    video.add(draw_frame(result))
+                if i % 100 == 99:
+                    print(f"segment {name}: {i + 1} frames", file=sys.stderr)
+        finally:
+            writer.overlays = overlays
+            if video:
+                video.close()
+    except InputError as error:
+        failed.append(str(error))
+
+
+def segment_rasters(model: Segmenter, files: Files, writer: Writer, options: dict[str, Any], failed: list[str]) -> None:
+    """Window by window. The progress counts windows."""
+    for path, name in files:
+        bar: ProgressBar | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal bar
+            bar = bar or ProgressBar(f"segment {name}", total)  # noqa: B023 (it is called in this round)
+            bar.update(done)
+
+        target = writer.folder / f"{name}.tif"
+        try:
+            segment_geotiff(model, path, target, writer.labels, report=report, **options)
+            writer.images.append({"file": str(path), "geotiff": f"{name}.tif"})
+        except InputError as error:
+            failed.append(str(error))
+        if bar:
+            bar.close()
 
 
 def make_folder(folder: Path) -> None:

@@ -64,8 +64,8 @@ class Segmenter:
         self.about = about
         self._texts: OrderedDict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = OrderedDict()
         self._meanings: dict[str, tuple[str, ...]] = {}
-        self._encoder, self._labeller = Encoder(method), Labeller()
-        self._device: jax.Device | None = None  # None: where the weights are
+        self._encoder, self.labeller = Encoder(method), Labeller()
+        self.device: jax.Device | None = None  # None: where the weights are
         self.logit_scale = clip.logit_scale
 
     def __copy__(self) -> "Segmenter":
@@ -142,7 +142,7 @@ class Segmenter:
         device, within one grey level of Pillow, so that single pixels may differ.
         """
         chosen, labels = self.changed(options), reusable(labels)
-        texts, threshold = self._texts_of(labels, reusable(templates), reusable(background), chosen)
+        texts, threshold = self.texts_of(labels, reusable(templates), reusable(background), chosen)
         run = make_function(self.method, image_size, chosen, threshold)
         return SegmentFunction(run, self.method.params, texts, read_size(image_size), check_labels(labels))
 
@@ -156,7 +156,7 @@ class Segmenter:
     def encode_batch(self, images: Sequence[ImageLike] | np.ndarray, **options: Any) -> list[EncodedImage]:
         """`encode` for several images of any sizes. Windows of one shape go through the model together."""
         pixels, chosen = to_pixels_list(images), self.changed(options)
-        with jax.default_device(self._device):
+        with jax.default_device(self.device):
             views = self._encoder.encode(pixels, self.method, chosen)
         return [EncodedImage(image, of_image, self) for image, of_image in zip(pixels, views, strict=True)]
 
@@ -202,7 +202,7 @@ class Segmenter:
         **options: Any,
     ) -> None:
         """Embeds the words. Raises InputError for bad words or options, before any image is encoded."""
-        self._texts_of(labels, templates, background, self.changed(options))
+        self.texts_of(labels, templates, background, self.changed(options))
 
     def label(
         self,
@@ -220,14 +220,14 @@ class Segmenter:
         for `Options.area`. None: each label is a class.
         """
         chosen, labels = self.changed(options), reusable(labels)
-        texts, threshold = self._texts_of(labels, templates, background, chosen)
+        texts, threshold = self.texts_of(labels, templates, background, chosen)
         texts = pad_texts(texts)
         names, results = list(labels), []
         classes = np.arange(len(names)) if groups is None else np.asarray(groups)
 
         def label(image: EncodedImage, texts: Texts) -> LabelMaps:
-            with jax.default_device(self._device):
-                return self._labeller.label(image, texts, threshold, chosen)
+            with jax.default_device(self.device):
+                return self.labeller.label(image, texts, threshold, chosen)
 
         for image in images:
             allowed = texts
@@ -249,7 +249,7 @@ class Segmenter:
     def on(self, device: jax.Device) -> "Segmenter":
         """The same model on `device`: its weights are there, and it computes there. It is compiled again."""
         other = self.with_params(jax.device_put(self.method.params, device))
-        other._device = device
+        other.device = device
         return other
 
     def save(self, folder: str | Path) -> None:
@@ -285,7 +285,7 @@ class Segmenter:
         _check_readout(changed, self.method)
         return changed
 
-    def _texts_of(
+    def texts_of(
         self, labels: Iterable[str], templates: Templates | None, background: Background, chosen: Options
     ) -> tuple[Texts, bool]:
         """The text embeddings, and whether the background has a threshold."""

@@ -12,7 +12,7 @@ PAMR refines whole images, so with `Options.pamr` the image is labelled in one c
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ from zeroseg_jax.segment.enlarge import nearest_patches
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.padding import PaddedView, pad, pad_view
 from zeroseg_jax.segment.result import EncodedImage
+from zeroseg_jax.segment.score_maps import score_tiles
 from zeroseg_jax.segment.windows import room, shrink_to_cells, upsampling_matrices
 
 TILE = 128
@@ -75,6 +76,7 @@ class PaddedImage:
     columns: list[Float[np.ndarray, "x ..."]]
     cells: Cells | None
     """The input of the guided filter, if there is one."""
+    turned: bool
 
 
 @dataclass(frozen=True)
@@ -94,20 +96,17 @@ class Labeller:
         self._prepare = jax.jit(prepare_windows, static_argnums=(4, 5))
         self._label_tiles = jax.jit(label_tiles, static_argnums=4)
         self._label_whole = jax.jit(label_whole, static_argnums=4)
+        self._score_tiles = jax.jit(score_tiles, static_argnums=4)
 
     def label(self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options) -> LabelMaps:
         """The maps of one image. `threshold` says whether `texts.threshold` counts."""
-        layout, dense = encoded.views[0].layout, encoded.views[0].windows[0].assignment is None
-        turned = layout.shape[0] > layout.shape[1]
-        image = _pad_for_guide(encoded, turned, options) if options.guide else _pad_plainly(encoded, turned, options)
-        views = tuple(view.view for view in image.views)
-        prepared, cosines = self._prepare(views, np.bool_(turned), texts, image.cells, options.labelling, threshold)
-        ready = PreparedImage(image, prepared, texts, options)
-        parts = [self._whole(ready)] if options.pamr else self._tiles(ready)
-        label_map, *others = _assemble(parts, image.pixels.shape[:2], turned)
+        ready, cosines = self._ready(encoded, texts, threshold, options)
+        parts = [self._whole(ready)] if options.pamr else self._tiles(self._label_tiles, ready)
+        label_map, *others = _assemble(parts, ready.image.pixels.shape[:2], ready.image.turned)
 
-        starts = np.cumsum([0, *(view.length for view in image.views)])
-        order = np.concatenate([view.order + start for view, start in zip(image.views, starts, strict=False)])
+        dense, views = encoded.views[0].windows[0].assignment is None, ready.image.views
+        starts = np.cumsum([0, *(view.length for view in views)])
+        order = np.concatenate([view.order + start for view, start in zip(views, starts, strict=False)])
         if dense:
             segments = _nearest_patches(encoded, options)
         else:
@@ -117,8 +116,26 @@ class Labeller:
         probability = others[0] if others and threshold else None
         return LabelMaps(label_map, segments, np.asarray(cosines)[0, order], probability)
 
-    def _tiles(self, ready: PreparedImage) -> Iterator[Part]:
-        """Labels the image in tiles. The next call computes while the maps of the last one are copied."""
+    def score(
+        self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options
+    ) -> list[Float32[np.ndarray, "h w c"]]:
+        """The scores of every pixel for every text, and with a threshold their probabilities too."""
+        ready, _ = self._ready(encoded, texts, threshold, options)
+        return _assemble(self._tiles(self._score_tiles, ready), ready.image.pixels.shape[:2], ready.image.turned)
+
+    def _ready(
+        self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options
+    ) -> tuple[PreparedImage, Float32[jax.Array, "1 s c"]]:
+        """The image before single pixels, and the cosines of its segments on the padded grids."""
+        layout = encoded.views[0].layout
+        turned = layout.shape[0] > layout.shape[1]
+        image = _pad_for_guide(encoded, turned, options) if options.guide else _pad_plainly(encoded, turned, options)
+        views = tuple(view.view for view in image.views)
+        prepared, cosines = self._prepare(views, np.bool_(turned), texts, image.cells, options.labelling, threshold)
+        return PreparedImage(image, prepared, texts, options), cosines
+
+    def _tiles(self, function: Callable[..., Any], ready: PreparedImage) -> Iterator[Part]:
+        """The maps of each tile by `function`. The next call computes while the maps of the last one are copied."""
         pixels, options = ready.image.pixels, ready.options
         down, across = (-(-n // TILE) for n in pixels.shape[:2])
         rows = [_cut_into_tiles(matrix) for matrix in ready.image.rows]
@@ -137,7 +154,7 @@ class Labeller:
             colours = _colours_of_tiles(pixels, y, x, len(indices)) if options.guide else None
             tiles = Place(tuple(matrix[y] for matrix in rows), tuple(matrix[x] for matrix in columns), colours)
             count = np.int32(len(indices))
-            maps = self._label_tiles(ready.prepared, ready.texts, tiles, count, options.labelling)
+            maps = function(ready.prepared, ready.texts, tiles, count, options.labelling)
             running.append((indices, maps))
             if len(running) > 1:
                 yield from finished()
@@ -164,7 +181,7 @@ def _pad_plainly(encoded: EncodedImage, turned: bool, options: Options) -> Padde
     height, width = encoded.pixels.shape[:2]
     views = [pad_view(view, (height, width), None, turned, options) for view in encoded.views]
     pixels = encoded.pixels.swapaxes(0, 1) if turned else encoded.pixels
-    return PaddedImage(pixels, views, [view.rows for view in views], [view.columns for view in views], None)
+    return PaddedImage(pixels, views, [view.rows for view in views], [view.columns for view in views], None, turned)
 
 
 def _pad_for_guide(encoded: EncodedImage, turned: bool, options: Options) -> PaddedImage:
@@ -182,7 +199,7 @@ def _pad_for_guide(encoded: EncodedImage, turned: bool, options: Options) -> Pad
         pad(resize_matrix(n, outputs), (outputs, m)) for (n, m), outputs in zip(sizes, pixels.shape[:2], strict=True)
     )
     views = [pad_view(view, layout.cells, padded, turned, options) for view in encoded.views]
-    return PaddedImage(pixels, views, [rows], [columns], Cells(small[None], (box_rows, box_columns)))
+    return PaddedImage(pixels, views, [rows], [columns], Cells(small[None], (box_rows, box_columns)), turned)
 
 
 def _assemble(parts: Iterable[Part], shape: Sequence[int], turned: bool) -> list[np.ndarray]:
@@ -190,11 +207,11 @@ def _assemble(parts: Iterable[Part], shape: Sequence[int], turned: bool) -> list
     whole: list[np.ndarray] = []
     for part in parts:
         if not whole:
-            whole = [np.zeros(shape, x.dtype) for x in part.maps]
+            whole = [np.zeros((*shape, *x.shape[2:]), x.dtype) for x in part.maps]
         for target, x in zip(whole, part.maps, strict=True):
             area = target[part.top : part.top + x.shape[0], part.left : part.left + x.shape[1]]
             area[:] = x[: area.shape[0], : area.shape[1]]
-    return [np.ascontiguousarray(x.T) if turned else x for x in whole]
+    return [np.ascontiguousarray(x.swapaxes(0, 1)) if turned else x for x in whole]
 
 
 def _nearest_patches(encoded: EncodedImage, options: Options) -> Int32[np.ndarray, "h w"]:

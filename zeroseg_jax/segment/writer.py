@@ -15,6 +15,7 @@ FORMATS = {
     "voc": "SegmentationClass/NAME.png with VOC's palette (0 background, label i is i + 1), and labels.txt",
     "coco": "coco.json with all images, categories and annotations",
     "labelstudio": "labelstudio.json with tasks to import, and labelstudio.xml, the labelling interface",
+    "geotiff": "NAME.tif with the georeference of the input, which may be larger than memory (extra geo)",
 }
 """The names that --format takes, and what each writes."""
 
@@ -27,6 +28,8 @@ def read_formats(text: str) -> tuple[str, ...]:
             raise InputError(f"there is no format {name!r}; the formats are {', '.join(FORMATS)}")
     if not names:
         raise InputError(f"--format is empty; the formats are {', '.join(FORMATS)}")
+    if "geotiff" in names and len(names) > 1:
+        raise InputError("geotiff is written window by window, without other formats; give it alone")
     return names
 
 
