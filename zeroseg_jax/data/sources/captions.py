@@ -2,7 +2,6 @@
 
 import dataclasses
 import multiprocessing
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.data.scenes.pairs import Pair, pairs
 from zeroseg_jax.data.sources.open import Subset, open_source
+from zeroseg_jax.data.workers import usable_cpus
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
 
@@ -76,7 +76,7 @@ def draw_pairs(seeds: Iterable[int], split: str, image_size: int) -> list[Pair]:
     drawn: list[Pair] = []
     arguments = [(seed, split, image_size) for seed in seeds]
     # spawned, not forked: the parent has JAX's threads
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("spawn").Pool(usable_cpus()) as pool:
         for done, found in enumerate(pool.imap(_draw, arguments, chunksize=64), start=1):
             drawn += found
             bar.update(done)
