@@ -86,9 +86,9 @@ def suggestion(name: str, argv: list[str]) -> str:
     """What was meant by a flag that does not exist: a key of the config, or else another flag."""
     from zeroseg_jax.config import default_config, flatten, load_config, nearest, similarity
 
-    given = dict(argument.lstrip("-").partition("=")[::2] for argument in argv if argument.startswith("-"))
+    flags = dict(argument.lstrip("-").partition("=")[::2] for argument in argv if argument.startswith("-"))
     try:
-        keys = flatten(load_config(given.get("config", "")))
+        keys = flatten(load_config(flags.get("config", "")))
     except InputError:
         keys = flatten(default_config())
     key = nearest(name, keys)
@@ -96,7 +96,7 @@ def suggestion(name: str, argv: list[str]) -> str:
     if similarity(name, flag) > max(similarity(name, key), 0.6):
         return f"did you mean --{flag}?"
     if similarity(name, key) > 0.6:
-        return f"did you mean --config.{key}={given[name] or 'VALUE'}?"
+        return f"did you mean --config.{key}={flags[name] or 'VALUE'}?"
     return "python main.py --help lists the flags, and docs/config.md the keys that --config.KEY=VALUE sets"
 
 

@@ -37,20 +37,20 @@ This page is made by `python docs/config_page.py` from the comments in the code.
 
 def comments_in(source: str) -> dict[str, str]:
     """The comment of each `config.KEY = ...` in Python code, by its key: beside it, or in the lines above it."""
-    found: dict[int, str] = {}
+    comments: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            found[token.start[0]] = token.string.lstrip("# ").strip()
+            comments[token.start[0]] = token.string.lstrip("# ").strip()
     lines, keys = source.splitlines(), {}
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Assign) or not ast.unparse(node.targets[0]).startswith("config"):
             continue
         first, last = node.lineno, node.end_lineno or node.lineno
         above = first - 1
-        while above in found and lines[above - 1].lstrip().startswith("#"):
+        while above in comments and lines[above - 1].lstrip().startswith("#"):
             above -= 1
-        beside = [found[line] for line in range(first, last + 1) if line in found]
-        text = " ".join([found[line] for line in range(above + 1, first)] + beside)
+        beside = [comments[line] for line in range(first, last + 1) if line in comments]
+        text = " ".join([comments[line] for line in range(above + 1, first)] + beside)
         key = ast.unparse(node.targets[0]).replace("['", ".").replace("']", "").removeprefix("config.")
         keys[key] = text
     return keys
@@ -61,12 +61,12 @@ def comments_of_fields(module: ModuleType, name: str) -> dict[str, str]:
     (body,) = [
         n.body for n in ast.parse(inspect.getsource(module)).body if isinstance(n, ast.ClassDef) and n.name == name
     ]
-    found = {}
+    comments = {}
     for node, below in itertools.pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             assert isinstance(node.target, ast.Name)
-            found[node.target.id] = " ".join(str(below.value.value).split())
-    return found
+            comments[node.target.id] = " ".join(str(below.value.value).split())
+    return comments
 
 
 def table(config: ConfigDict, comments: dict[str, str]) -> list[str]:
@@ -98,8 +98,8 @@ def make_page() -> str:
     lines = [BEGINNING, "## Distillation and evaluation", *table(defaults.default_config(), comments)]
     source = TEACHER.read_text(encoding="utf-8")
     lines += ["", "## Training a teacher", "", "Of `configs/teacher_demo.py`, with its values."]
-    own = comments_in(source[source.index("def get_config") :])
-    lines += table(load_config(TEACHER), comments | {key: text for key, text in own.items() if text})
+    of_teacher = comments_in(source[source.index("def get_config") :])
+    lines += table(load_config(TEACHER), comments | {key: text for key, text in of_teacher.items() if text})
     return "\n".join(lines) + "\n"
 
 

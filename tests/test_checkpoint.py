@@ -157,7 +157,7 @@ def test_empty_and_foreign_things_among_the_checkpoints_do_no_harm(two_checkpoin
 
 def test_a_file_in_the_place_of_the_checkpoints_is_told(tmp_path):
     (tmp_path / "checkpoints").touch()
-    with pytest.raises(InputError, match="checkpoints is a file, but the folder of a run's checkpoints"):
+    with pytest.raises(InputError, match="checkpoints is a file, not the folder of a run's checkpoints"):
         Checkpoints(tmp_path)
 
 

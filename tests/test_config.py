@@ -127,7 +127,7 @@ def test_a_limit_stays_with_the_images_that_it_was_written_for(tmp_path, caplog)
     assert (config.data.limit, config.eval.limit) == (2500, 200) and not caplog.text
     config = load_config(path, [("data.source", "folder"), ("data.root", "mine")])
     assert (config.data.limit, config.eval.limit) == (0, 200)
-    assert "data.limit=2500 is the limit of" in caplog.text and "all images of folder are used" in caplog.text
+    assert "is meant for its own images" in caplog.text and "all images of folder are used" in caplog.text
     config = load_config(path, [("data.source", "folder"), ("data.limit", "7"), ("eval.dataset", "voc")])
     assert (config.data.limit, config.eval.limit) == (7, 0)
 

@@ -98,10 +98,10 @@ def test_names_without_a_font_are_numbered(monkeypatch):
     labels[:, 12:] = 1
     strange = chr(0xE5A7) * 3  # for private use, so that no font has it
     assert fonts.has_font("небо ψ") and not fonts.has_font(strange)
-    found = draw.overlay(image, labels, ["cat", strange])
+    result = draw.overlay(image, labels, ["cat", strange])
     numbered = draw.overlay(image, labels, ["cat", "#1"])
-    assert found.height > numbered.height  # the note
-    np.testing.assert_array_equal(np.asarray(found)[: numbered.height], numbered)
+    assert result.height > numbered.height  # the note
+    np.testing.assert_array_equal(np.asarray(result)[: numbered.height], numbered)
     assert draw.overlay(image, np.zeros_like(labels), ["cat", strange]) == draw.overlay(
         image, np.zeros_like(labels), ["cat", "#1"]
     )  # it is not there
@@ -116,7 +116,7 @@ def test_names_without_a_font_are_numbered(monkeypatch):
 
 def test_gallery_is_a_table_of_pictures_of_any_shape():
     pictures = [np.full((10, 20, 3), 50, np.uint8), np.full((300, 100, 3), 200, np.uint8)]
-    found = draw.gallery(["image", "a title of several words"], [pictures, pictures], [("cat", (1, 2, 3))], cell=100)
-    assert isinstance(found, Image.Image)
-    assert found.width == 6 + 2 * 106
-    assert np.asarray(found)[:, 50].tolist().count([50, 50, 50]) == 2 * 50  # enlarged to 100x50
+    result = draw.gallery(["image", "a title of several words"], [pictures, pictures], [("cat", (1, 2, 3))], cell=100)
+    assert isinstance(result, Image.Image)
+    assert result.width == 6 + 2 * 106
+    assert np.asarray(result)[:, 50].tolist().count([50, 50, 50]) == 2 * 50  # enlarged to 100x50

@@ -68,8 +68,8 @@ def test_a_variable_that_is_not_set_is_told(script, tools):
 
 
 def test_slurm(tools):
-    given = {"SLURM_CPUS_PER_TASK": "12", "SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"}
-    done = run("slurm.sh", tools, **VARIABLES["slurm.sh"], **given)
+    variables = {"SLURM_CPUS_PER_TASK": "12", "SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"}
+    done = run("slurm.sh", tools, **VARIABLES["slurm.sh"], **variables)
     assert done.returncode == 0, done.stderr
     (call,) = calls(tools)
     assert call[0] == "srun" and call[-2:] == ARGUMENTS
@@ -247,7 +247,7 @@ def test_gke_applies_a_jobset(tools):
     assert mounted == {"bucket": "/mnt/bucket", "data": "/mnt/data", "shm": "/dev/shm"}
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "64Gi"}
     attributes = [volumes[name]["csi"]["volumeAttributes"] for name in ("bucket", "data")]
-    assert [each["bucketName"] for each in attributes] == ["my-bucket"] * 2
+    assert [volume["bucketName"] for volume in attributes] == ["my-bucket"] * 2
     options = attributes[1]["mountOptions"].split(",")
     assert {"implicit-dirs", "file-cache:max-size-mb:-1", "metadata-cache:ttl-secs:-1"} < set(options)
     # bad input and a run that diverged are not started again

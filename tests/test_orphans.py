@@ -51,11 +51,11 @@ def start(*command: str | Path) -> subprocess.Popen:
 def descendants(process: subprocess.Popen, count: int) -> list[psutil.Process]:
     """All below `process`, as soon as there are `count` of them."""
     for _ in range(600):
-        found = psutil.Process(process.pid).children(recursive=True)
-        if len(found) >= count:
-            return found
+        result = psutil.Process(process.pid).children(recursive=True)
+        if len(result) >= count:
+            return result
         time.sleep(0.1)
-    raise AssertionError(f"only {len(found)} processes")
+    raise AssertionError(f"only {len(result)} processes")
 
 
 def ended(processes: list[psutil.Process]) -> bool:

@@ -346,11 +346,11 @@ def test_who_reads_which_part(monkeypatch):
 
     def parts(owners: list[int], sizes: tuple[int, int, int]) -> list[tuple[int, int]]:
         devices = np.array([Device(owner, i) for i, owner in enumerate(owners)])
-        mesh, found = jax.sharding.Mesh(devices.reshape(sizes), sharding.AXES), []
+        mesh, result = jax.sharding.Mesh(devices.reshape(sizes), sharding.AXES), []
         for process in range(max(owners) + 1):
             monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-            found.append(sharding.process_part(mesh))
-        return found
+            result.append(sharding.process_part(mesh))
+        return result
 
     assert parts([0, 0, 1, 1], (4, 1, 1)) == [(0, 2), (1, 2)]
     assert parts([0, 0, 1, 1], (1, 2, 2)) == [(0, 2), (1, 2)]

@@ -65,11 +65,15 @@ def test_sums_over_devices_are_made_in_the_dtype_asked_for(dtype):
         over = jax.shard_map(total, mesh=mesh, in_specs=P(), out_specs=P("fsdp"), check_vma=False)
         program = jax.make_jaxpr(over)(jnp.ones((4, 3)))
         assert [x.dtype for x in program.out_avals] == [jnp.float32]
-        return [each for each in program.eqns[0].params["jaxpr"].eqns if each.primitive.name != "convert_element_type"]
+        return [
+            equation
+            for equation in program.eqns[0].params["jaxpr"].eqns
+            if equation.primitive.name != "convert_element_type"
+        ]
 
     sums = traced(MESH)
-    assert [each.primitive.name for each in sums] == ["reduce_scatter", "psum"]
-    assert {each.outvars[0].aval.dtype for each in sums} == {jnp.dtype(dtype)}
+    assert [equation.primitive.name for equation in sums] == ["reduce_scatter", "psum"]
+    assert {equation.outvars[0].aval.dtype for equation in sums} == {jnp.dtype(dtype)}
     assert not traced(AbstractMesh((1, 1, 2), sharding.AXES))
 
 

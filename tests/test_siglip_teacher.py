@@ -54,11 +54,11 @@ def test_a_cached_run_with_an_evaluation(config, tmp_path):
     source, teacher = open_source(config.data), load_teacher(config)
     images = np.stack([resize(source[i]["image"], 16) for i in (3, 8)])
     cache = teacher_cache.open_cache(teacher, source, config, tmp_path / "run")
-    found = cache(np.array([3, 8], np.int32), np.zeros(2, np.int32), np.array([False, False]))
+    actual = cache(np.array([3, 8], np.int32), np.zeros(2, np.int32), np.array([False, False]))
     clip = load_clip(config.teacher.path)
     views = crop_views(jnp.asarray(images, jnp.float32) / 255, teacher.boxes, 8)
-    expected = unit(clip.vision(clip.normalise(views).reshape(-1, 8, 8, 3))).reshape(found.shape)
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    expected = unit(clip.vision(clip.normalise(views).reshape(-1, 8, 8, 3))).reshape(actual.shape)
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
 def test_the_text_tower_is_left_out_of_a_teacher(config):

@@ -108,9 +108,9 @@ def test_an_encoder_from_the_teacher_starts_with_all_its_digits(tiny_config, tmp
     tiny_config.student.encoder, tiny_config.dtype = "clip", "bfloat16"  # the teacher's own kernels are bfloat16 then
     tiny_config.steps, tiny_config.optimizer.lr = 1, 0.0
     train(tiny_config, tmp_path)
-    found = nnx.to_pure_dict(nnx.state(load_student(tmp_path)[0].encoder.tower))
+    actual = nnx.to_pure_dict(nnx.state(load_student(tmp_path)[0].encoder.tower))
     expected = nnx.to_pure_dict(nnx.state(load_clip(tiny_config.teacher.path).model.vision_tower))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.mark.end_to_end
@@ -128,9 +128,9 @@ def test_a_student_is_loaded_without_its_teacher(tiny_config, tmp_path, encoder)
 
     (tmp_path / "run/student.json").write_text(sizes)
     shutil.rmtree(tiny_config.teacher.path)
-    found, _ = load_student(tmp_path / "run")
-    assert found.config == expected.config == before.config
-    jax.tree.map(np.testing.assert_array_equal, *(nnx.to_pure_dict(nnx.state(s)) for s in (found, expected)))
+    actual, _ = load_student(tmp_path / "run")
+    assert actual.config == expected.config == before.config
+    jax.tree.map(np.testing.assert_array_equal, *(nnx.to_pure_dict(nnx.state(s)) for s in (actual, expected)))
 
     for damaged, told in [("[]", "is damaged"), ("{", "is damaged"), ('{"widths": 3}', "does not describe a student")]:
         (tmp_path / "run/student.json").write_text(damaged)

@@ -54,7 +54,7 @@ def test_named_pairs_are_a_subset():
 
 
 def test_other_sources_hold_no_captions(tmp_path):
-    with pytest.raises(InputError, match="holds no captions"):
+    with pytest.raises(InputError, match="has no captions"):
         open_pairs(ConfigDict({"source": "arrayrecord"}), 32)
 
 

@@ -1,11 +1,11 @@
-"""Checkpoints of a training run: `WORKDIR/checkpoints/STEP`, written in the background by orbax.
+"""Checkpoints of a training run: `WORKDIR/checkpoints/STEP`. Orbax writes them in the background.
 
-The train state is a plain dict `{"params", "opt", "step"}` of arrays; the position of the data iterator goes beside it
-as JSON. A checkpoint becomes visible only when it is complete, so a killed run leaves whole ones behind, and it is
-always restored into a tree of shapes and shardings, so the mesh may differ from the one that saved it.
+The train state is a dict `{"params", "opt", "step"}` of arrays. The position of the data iterator is saved with it, as
+JSON. A checkpoint gets its name only when it is complete, so a killed run leaves no half-written one. The mesh of a
+resumed run may differ from the mesh that saved the checkpoint.
 
-A checkpoint holds the SHA-256 of its files in `SHA256SUMS`. They are compared whenever a checkpoint is read. A damaged
-one is not used: the newest sound one takes its place, and the log says so.
+A checkpoint has the SHA-256 of its files in `SHA256SUMS`. They are compared whenever the checkpoint is read. A damaged
+checkpoint is not used. The newest sound one takes its place, and the log says so.
 """
 
 import contextlib
@@ -34,14 +34,15 @@ from zeroseg_jax.storage import AnyPath, is_remote, to_path, walk, write_text
 STUDENT = "student.json"
 """The file in a workdir with the sizes of the run's student."""
 SUMS, METADATA, COMMITTED = "SHA256SUMS", "_CHECKPOINT_METADATA", "commit_success.txt"
-"""In each checkpoint: our checksums; orbax's description, with the position in it; its mark of a complete one."""
+"""Files in each checkpoint: our checksums, orbax's description (with the position), and its mark of completion."""
 
 
 class Checkpoints:
-    """The checkpoints of the workdir of a run that trains; the newest `keep` of them stay. It is a context manager.
+    """A context manager for the checkpoints of a training run. The newest `keep` checkpoints stay.
 
-    At the start, damaged checkpoints that are newer than the newest sound one are set aside, as `damaged-STEP`, and
-    empty or foreign folders with the name of a step as `foreign-STEP`.
+    At the start, two kinds of folders are renamed:
+    - Damaged checkpoints that are newer than the newest sound one become `damaged-STEP`.
+    - Folders that have the name of a step but are not checkpoints become `foreign-STEP`.
 
     Raises:
         InputError: there are checkpoints, and all of them are damaged.
@@ -54,12 +55,12 @@ class Checkpoints:
         self._saving: int | None = None
         self._description: dict[str, Any] = {}
         training, context = ocp.training, ocp.Context()
-        # a function, since orbax would copy a bound method, and this object with it
+        # A function, because orbax copies its options. It would copy a bound method with this whole object.
         context.async_options.post_finalization_callback = lambda: self._add_sums()
         self._checkpointer = training.Checkpointer(
             self.folder,
             context=context,
-            # the training loop decides which steps are saved
+            # The training loop decides which steps are saved.
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
@@ -72,38 +73,43 @@ class Checkpoints:
         self._checkpointer.close()
 
     def save(self, step: int, state: Any, position: dict) -> None:
-        """Copies `state` to the host and writes it in the background; `position` is JSON-able, one for all hosts."""
-        self._checkpointer.wait()  # for the save before this one, which still asks for its step
+        """Copies `state` to the host and writes it in the background.
+
+        `position` is the position of the data iterator, as JSON. It is the same on all hosts.
+        """
+        self._checkpointer.wait()  # the save before this one still reads `_saving`
         self._saving, self._description = step, json.loads(json.dumps({"position": position}))
         self._checkpointer.save_async(step, state, custom_metadata={"position": position}, overwrite=True)
         self.latest = step
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
-        """The train state, placed as `abstract_state` (ShapeDtypeStructs) has it, and the data position.
+        """The train state and the data position.
+
+        `abstract_state` has the shapes, dtypes and shardings of the state, as ShapeDtypeStructs.
 
         Raises:
-            InputError: the checkpoint holds other arrays, or has no checksums and cannot be read.
+            InputError: the checkpoint has other arrays, or it has no checksums and cannot be read.
         """
-        with _told(self.folder / str(step)):
+        with _one_sentence(self.folder / str(step)):
             state = self._checkpointer.load(step, abstract_state)
             metadata = self._checkpointer.metadata(step).custom_metadata
             assert isinstance(metadata, dict)
             return state, metadata["position"]
 
     def wait(self) -> None:
-        """Returns when everything that was saved is on disk."""
+        """Waits until everything that was saved is on disk."""
         self._checkpointer.wait()
 
     def _add_sums(self) -> None:
-        """orbax calls it in process 0 when all processes have written, before the checkpoint gets its name."""
-        # in a bucket orbax writes into the folder itself, as nothing can be renamed there
-        named = self.folder / str(self._saving)
-        unfinished = next(iter(self.folder.glob(f"{named.name}.orbax-checkpoint-tmp*")), named)
+        """Orbax calls this in process 0 when all processes have written, before the checkpoint gets its name."""
+        # Nothing can be renamed in a bucket, so orbax writes into the final folder there.
+        final = self.folder / str(self._saving)
+        unfinished = next(iter(self.folder.glob(f"{final.name}.orbax-checkpoint-tmp*")), final)
         _wait_for_description(unfinished / METADATA, self._description)
         write_sums(unfinished / SUMS, sums_of(unfinished, _files(unfinished), _digest))
 
     def _settle(self) -> int | None:
-        """Process 0 sets aside what is not a sound checkpoint; returns the newest step that is one."""
+        """Renames what is not a sound checkpoint, in process 0, and returns the newest sound step."""
         newest, reason = -1, ""
         if jax.process_index() == 0:
             try:
@@ -122,16 +128,16 @@ class Checkpoints:
 
 
 def checkpoint_folder(workdir: str | AnyPath) -> AnyPath:
-    """`WORKDIR/checkpoints`, absolute; raises InputError where a file has that name."""
+    """The absolute path of `WORKDIR/checkpoints`. Raises InputError if it is a file."""
     path = to_path(workdir)
     folder = (path if is_remote(path) else path.resolve()) / "checkpoints"
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, but the folder of a run's checkpoints; remove it or choose a workdir")
+        raise InputError(f"{folder} is a file, not the folder of a run's checkpoints; remove it or choose a workdir")
     return folder
 
 
 def sound_steps(folder: AnyPath) -> Iterator[int]:
-    """The steps of the sound checkpoints in `folder`, newest first; the log names those that are damaged.
+    """The steps of the sound checkpoints in `folder`, newest first. The log names the damaged checkpoints.
 
     Raises:
         InputError: there are checkpoints, and all of them are damaged.
@@ -154,7 +160,7 @@ def sound_steps(folder: AnyPath) -> Iterator[int]:
 
 
 def find_damage(checkpoint: AnyPath) -> str:
-    """What differs from the checksums of a checkpoint, "" if nothing does.
+    """Says how a checkpoint differs from its checksums. "" if it does not.
 
     Earlier versions wrote no checksums. Such a checkpoint counts as sound, and the log says that it is unchecked.
     """
@@ -165,9 +171,10 @@ def find_damage(checkpoint: AnyPath) -> str:
         return ""
     try:
         expected, names = read_sums(checkpoint / SUMS), _files(checkpoint)
-        for what, some in (("missing", expected.keys() - names), ("not in its list of files", names - expected.keys())):
-            if some:
-                return f"{min(some)} is {what}"
+        if missing := expected.keys() - names:
+            return f"{min(missing)} is missing"
+        if unlisted := names - expected.keys():
+            return f"{min(unlisted)} is not in its list of files"
         actual = sums_of(checkpoint, names, _digest)
     except OSError as error:
         return f"{error.filename} cannot be read ({error.strerror})"
@@ -176,18 +183,18 @@ def find_damage(checkpoint: AnyPath) -> str:
 
 
 def _files(checkpoint: AnyPath) -> set[str]:
-    """The files with checksums. The mark of completion is made after them, and says nothing."""
+    """The files with checksums. The mark of completion has none, because it is made after them."""
     return set(walk(checkpoint)) - {SUMS, COMMITTED}
 
 
 def _digest(path: AnyPath) -> str:
-    """SHA-256; that of orbax's description without the time, which is added after the checksums."""
+    """The SHA-256 of a file. In orbax's description the time is left out, because orbax adds it after the checksums."""
     if path.name != METADATA:
         return sha256(path)
     try:
         description = json.loads(path.read_bytes())
         committed = description.pop("commit_timestamp_nsecs", None)
-    except (ValueError, AttributeError):  # damaged: no JSON, or no object
+    except (ValueError, AttributeError):  # damaged: not JSON, or not an object
         return sha256(path)
     if not isinstance(committed, int | None):
         return sha256(path)
@@ -195,10 +202,10 @@ def _digest(path: AnyPath) -> str:
 
 
 def _wait_for_description(path: AnyPath, expected: dict[str, Any], seconds: float = 60) -> None:
-    """Returns when orbax's description holds `expected`: a thread of orbax writes it, and may not have come to it."""
+    """Waits until orbax's description has `expected`. A thread of orbax writes it, perhaps later than this call."""
     end = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(OSError, ValueError):  # not there yet, or half written
+        with contextlib.suppress(OSError, ValueError):  # it is not there yet, or half written
             if json.loads(path.read_bytes()).get("custom_metadata") == expected:
                 return
         if time.monotonic() > end:
@@ -213,12 +220,12 @@ def saved_steps(folder: AnyPath) -> list[int]:
 
 
 def _has_files(folder: AnyPath) -> bool:
-    """Whether `folder` is a checkpoint, or the remains of one."""
+    """Whether `folder` is a checkpoint, or what is left of one."""
     return any((folder / name).exists() for name in (METADATA, SUMS, COMMITTED, "state"))
 
 
 def _set_foreign_aside(folder: AnyPath) -> None:
-    """orbax believes that every folder whose name is a number is a checkpoint."""
+    """Renames foreign folders. Orbax takes every folder whose name is a number for a checkpoint."""
     for path in list(folder.glob("*")):
         if path.name.isdecimal() and not (path.is_dir() and _has_files(path)):
             _set_aside(path, "foreign")
@@ -233,37 +240,38 @@ def _set_aside(path: AnyPath, why: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(checkpoint: AnyPath) -> Iterator[None]:
-    """Turns what orbax raises, exceptions of many types, into one sentence; errors of the device pass."""
+def _one_sentence(checkpoint: AnyPath) -> Iterator[None]:
+    """Turns the exceptions of orbax, which have many types, into InputError. Errors of the device are not changed."""
     try:
         yield
     except (InputError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if (checkpoint / SUMS).is_file():  # it is as it was saved; the reader expects something else
+        if (checkpoint / SUMS).is_file():  # its files are as they were saved, so the reader expects something else
             raise InputError(
                 f"the checkpoint {checkpoint} does not fit its config ({said}); use the version of zeroseg_jax that"
                 " saved it, or choose another workdir"
             ) from error
         raise InputError(
-            f"the checkpoint {checkpoint} is damaged ({said}); remove it, and the one before it is used"
+            f"the checkpoint {checkpoint} is damaged ({said}); remove it to use the one before it"
         ) from error
 
 
 def write_student(workdir: AnyPath, student: StudentConfig) -> None:
-    """Writes the sizes of a run's student as `student.json` into the workdir; process 0 does so for all."""
+    """Writes the sizes of a run's student to `student.json` in the workdir. Only process 0 writes."""
     if jax.process_index() == 0:
         write_text(workdir / STUDENT, json.dumps(dataclasses.asdict(student), indent=2) + "\n")
 
 
 def load_student(workdir: str | AnyPath, dtype: Any = None) -> tuple[Student, ConfigDict]:
-    """The student of the newest sound checkpoint of `workdir`, on the first device, and the config it was trained with.
+    """The student of the newest sound checkpoint of `workdir`, on the first device, and the config of its run.
 
-    The optimiser's state is not read. `dtype` is the dtype of the computation (None: float32).
+    The optimiser's state is not read. `dtype` is the dtype of the computation. None means float32.
 
     Raises:
-        InputError: `workdir` holds no config.json, one that lacks keys, a damaged student.json, or no sound checkpoint.
+        InputError: `workdir` has no config.json or no sound checkpoint, config.json lacks keys, or student.json is
+            damaged.
     """
     config = read_config(workdir)
     folder = checkpoint_folder(workdir)
@@ -272,26 +280,26 @@ def load_student(workdir: str | AnyPath, dtype: Any = None) -> tuple[Student, Co
     step = next(sound_steps(folder), None)
     if step is None:
         raise InputError(f"{workdir} holds no complete checkpoint; let the run reach {config.checkpoint_every} steps")
-    with _told(folder / str(step)):
+    with _one_sentence(folder / str(step)):
         saved = ocp.metadata(folder / str(step)).metadata
         sizes = _student_sizes(to_path(workdir), config, saved)
         return _read_student(folder / str(step), saved, sizes, dtype), config
 
 
 def _student_sizes(workdir: AnyPath, config: ConfigDict, saved: Any) -> StudentConfig:
-    """The sizes of the student: those in student.json or, for a run from before it, what config and checkpoint say."""
+    """The sizes of the student, from student.json. Older runs do not have it: config and checkpoint give the sizes."""
     path = workdir / STUDENT
     if path.is_file():
         return read_student_config(read_json_of_run(path), str(path), "put the file back that the run wrote")
     needed = {key for key in flatten(default_config()) if key.startswith(("student.", "image_size", "teacher.path"))}
-    needed.discard("student.pool_depth")  # `StudentConfig.from_saved` knows runs from before it
+    needed.discard("student.pool_depth")  # older runs do not have it; see `StudentConfig.from_saved`
     if missing := sorted(needed - flatten(config).keys()):
         raise InputError(f"{workdir / 'config.json'} lacks {', '.join(missing)}; put the file back that the run wrote")
     return make_student_config(config, saved["params"]["projection"]["fc2"]["bias"].shape[0])
 
 
 def _read_student(checkpoint: AnyPath, saved: Any, sizes: StudentConfig, dtype: Any) -> Student:
-    """Reads the parameters alone; `saved` is orbax's description of all arrays in the checkpoint."""
+    """Reads only the parameters. `saved` is orbax's description of all arrays in the checkpoint."""
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Student(sizes, rngs=nnx.Rngs(0), dtype=dtype)))
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), nnx.to_pure_dict(abstract))

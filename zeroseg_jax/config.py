@@ -139,18 +139,18 @@ def load_config(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> 
         InputError: no such file, no `get_config` in it, a key that does not exist, or a value of the wrong type.
     """
     config = _call_get_config(path)
-    belongings = {key: flatten(config).get(key) for pair in _OWN_LIMITS for key in pair}
+    values_of_file = {key: flatten(config).get(key) for pair in _OWN_LIMITS for key in pair}
     for key, text in overrides:
         set_key(config, key, text)
-    given = {key for key, _ in overrides}
+    overridden = {key for key, _ in overrides}
     for source, limit in _OWN_LIMITS:
-        there = belongings[source] is not None and bool(belongings[limit])
-        if there and limit not in given and flatten(config)[source] != belongings[source]:
+        set_by_file = values_of_file[source] is not None and bool(values_of_file[limit])
+        if set_by_file and limit not in overridden and flatten(config)[source] != values_of_file[source]:
             set_key(config, limit, "0")
             logging.warning(
-                "%s=%s is the limit of %s for its own images, and not taken over: all images of %s are used",
+                "%s=%s of %s is meant for its own images, so it is not used; all images of %s are used",
                 limit,
-                belongings[limit],
+                values_of_file[limit],
                 path,
                 flatten(config)[source],
             )
@@ -159,7 +159,7 @@ def load_config(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> 
 
 
 _OWN_LIMITS = (("data.source", "data.limit"), ("eval.dataset", "eval.limit"))
-"""A config file's limit is meant for the source that it names; another source's images are not cut off by it."""
+"""A limit in a config file is meant for the source in the same file. It is not used for another source."""
 
 
 def _call_get_config(path: str | Path) -> ConfigDict:

@@ -1,7 +1,7 @@
-"""One writer at a time in a folder of a bucket, where there are no locks.
+"""A lock for a folder in a bucket, so that one process at a time writes to it. Buckets have no locks of their own.
 
-The writer keeps an object there and replaces it every few seconds. Who finds such an object watches it: when it is
-replaced its writer lives, and when it stays the same for a while its writer was killed.
+The writer keeps an object in the folder and replaces it every few seconds. Another process that finds the object
+watches it. If the object changes, its writer is alive. If it stays the same for a while, its writer was killed.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.storage import AnyPath, store
 
 RENEW_SECONDS = float(os.environ.get("ZEROSEG_LEASE_SECONDS", "20"))
-"""The writer replaces the object this often. It is given up after three times as long."""
+"""The writer replaces the object this often. If the object stays the same three times as long, the writer is dead."""
 
 
 @contextlib.contextmanager
 def hold_object(path: AnyPath, holder: str, refusal: str) -> Iterator[None]:
-    """Keeps the object `path` until the block ends; `holder` is its first line.
+    """Holds the object `path` until the block ends. `holder` describes this process; it is the object's first line.
 
     Raises:
-        InputError: another process keeps it; `refusal` with its holder in place of {holder}.
+        InputError: another process holds it. The message is `refusal`, with that process in place of {holder}.
     """
     name, text = os.fspath(path), f"{holder}\n{uuid.uuid4()}\n"
     _wait_until_free(path, refusal)
     try:
-        store().pipe_file(name, f"{text}0\n".encode(), mode="create")  # fails where somebody was faster
+        store().pipe_file(name, f"{text}0\n".encode(), mode="create")  # fails if another process was faster
     except FileExistsError as error:
         raise InputError(refusal.format(holder=_holder(path))) from error
     ended = threading.Event()
@@ -41,8 +41,8 @@ def hold_object(path: AnyPath, holder: str, refusal: str) -> Iterator[None]:
             count += 1
             try:
                 path.write_bytes(f"{text}{count}\n".encode())
-            except Exception as error:  # a connection that comes again
-                logging.warning("%s cannot be renewed (%s); it is tried again", path, error)
+            except Exception as error:  # the connection may come back
+                logging.warning("%s cannot be renewed (%s); trying again", path, error)
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
@@ -56,11 +56,11 @@ def hold_object(path: AnyPath, holder: str, refusal: str) -> Iterator[None]:
 
 
 def _wait_until_free(path: AnyPath, refusal: str) -> None:
-    """Returns when the object is gone, or has not changed for three renewals."""
+    """Waits until the object is gone, or has not changed for the time of three renewals."""
     first = _content(path)
     if first is None:
         return
-    logging.info("%s is there; waiting %g s to see whether its writer lives", path, 3 * RENEW_SECONDS)
+    logging.info("%s exists; waiting %g s to see whether its writer is alive", path, 3 * RENEW_SECONDS)
     end = time.monotonic() + 3 * RENEW_SECONDS
     while time.monotonic() < end:
         time.sleep(RENEW_SECONDS / 4)
@@ -69,7 +69,7 @@ def _wait_until_free(path: AnyPath, refusal: str) -> None:
             return
         if now != first:
             raise InputError(refusal.format(holder=_holder(path)))
-    logging.warning("the writer of %s has ended without removing it; this run takes its place", path)
+    logging.warning("the writer of %s was killed before it removed it; this run takes its place", path)
     path.unlink(missing_ok=True)
 
 

@@ -51,10 +51,10 @@ class RunLog:
             return
         path = workdir / "metrics.jsonl"
         lines = path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else []
-        kept = [line for line in lines if _step(line) <= start]
+        earlier = [line for line in lines if _step(line) <= start]
         if garbage := sum(_step(line) == math.inf for line in lines[:-1]):  # the last one may be half written
             logging.warning("%d lines of %s are damaged and taken out", garbage, path)
-        write_text(path, "".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in earlier))
         self._file = LineWriter(path)
         self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
         self._last: tuple[int, float, float] | None = None

@@ -48,8 +48,8 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
     Raises:
         InputError: only some of the three are given, or none of them outside a cluster that JAX knows.
     """
-    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
+    arguments = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [f"--{name}" for name, value in arguments.items() if value is None]
     if 0 < len(missing) < 3:
         flags = "--coordinator, --num_processes and --process_id"
         raise InputError(f"{' and '.join(missing)} missing; give all of {flags}, or none of them on a cluster")

@@ -40,26 +40,31 @@ from zeroseg_jax.workdir import check_workdir, open_workdir
 
 
 def train_teacher(config: ConfigDict, workdir: AnyPath) -> dict[str, Any]:
-    """Trains the teacher, or resumes from a checkpoint in WORKDIR. Returns the results.
+    """Trains the teacher and returns its results. If WORKDIR has a checkpoint, the training resumes from it.
 
-    Writes WORKDIR/clip, the model, and WORKDIR/results.json, the results.
+    Writes the model to WORKDIR/clip and the results to WORKDIR/results.json.
+
+    Raises:
+        InputError: a config, path, data set or workdir that cannot be used.
+        NotFiniteError: the loss is no longer finite.
+        Preempted: SIGTERM or Ctrl-C stopped the training after a step, which is saved.
     """
     workdir = to_path(workdir)
     check_workdir(config, workdir)
 
-    # 1. Pairs: all of them, and those with a single name for the first steps.
+    # 1. The pairs. The first steps use only those that show a single thing.
     pairs = open_pairs(config.data, config.image_size)
     named = pairs.named()
     name_steps = config.name_steps if len(named) else 0
 
-    # 2. Tokenizer and model.
+    # 2. The tokenizer and the model.
     tokenizer = build_word_tokenizer(
         pairs.texts + named.texts, vocabulary=config.text.vocabulary, context=config.text.context
     )
     model_config = clip_config(config, len(tokenizer), tokenizer)
-    make = functools.partial(CLIP, model_config, positions="sincos", remat="dots")
-    params = nnx.to_pure_dict(jax.jit(lambda: nnx.state(make(rngs=nnx.Rngs(config.seed))))())
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+    make_model = functools.partial(CLIP, model_config, positions="sincos", remat="dots")
+    params = nnx.to_pure_dict(jax.jit(lambda: nnx.state(make_model(rngs=nnx.Rngs(config.seed))))())
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make_model(rngs=nnx.Rngs(0))))
 
     def merge(params: Any) -> CLIP:
         state = jax.tree.map(lambda leaf: leaf, abstract)
@@ -67,7 +72,7 @@ def train_teacher(config: ConfigDict, workdir: AnyPath) -> dict[str, Any]:
         return nnx.merge(graphdef, state)
 
     encoder = ClipEncoder(merge(params), tokenizer)
-    tokens = {True: encoder.tokenize(named.texts), False: encoder.tokenize(pairs.texts)}
+    named_tokens, all_tokens = encoder.tokenize(named.texts), encoder.tokenize(pairs.texts)
 
     # 3. The step.
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -88,7 +93,7 @@ def train_teacher(config: ConfigDict, workdir: AnyPath) -> dict[str, Any]:
     # 4. The loop.
     state = {"params": params, "opt": jax.jit(optimizer.init)(params), "step": jnp.zeros((), jnp.int32)}
     augmentation = Augmentation.from_config(config.data, config.image_size, config.seed)
-    start = functools.partial(
+    make_batches = functools.partial(
         train_iterator,
         batch_size=config.batch_size,
         augmentation=augmentation,
@@ -105,17 +110,18 @@ def train_teacher(config: ConfigDict, workdir: AnyPath) -> dict[str, Any]:
             shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), state)
             state, position = checkpoints.restore(first, shapes)
             logging.info("resumed at step %d of %d", first, config.steps)
-        naming = first < name_steps
-        batches = stack.enter_context(start(named if naming else pairs))
+        naming = first < name_steps  # whether the step uses only `named`
+        batches = stack.enter_context(make_batches(named if naming else pairs))
         if position and position["naming"] == naming:
             batches.set_state(position["batches"])
         log = stack.enter_context(RunLog(workdir, start=first, steps=config.steps, images_per_step=config.batch_size))
         for step in range(first + 1, config.steps + 1):
             if naming and step > name_steps:
                 batches.close()
-                naming, batches = False, stack.enter_context(start(pairs))
+                naming, batches = False, stack.enter_context(make_batches(pairs))
             batch = next(batches)
-            state, loss = train_step(state, batch["image"], tokens[naming][batch["index"]])
+            tokens = named_tokens if naming else all_tokens
+            state, loss = train_step(state, batch["image"], tokens[batch["index"]])
             stop = preemption.after(step)
             saving = step % config.checkpoint_every == 0 or step == config.steps or stop
             if step % config.log_every == 0 or saving:
@@ -132,7 +138,7 @@ def train_teacher(config: ConfigDict, workdir: AnyPath) -> dict[str, Any]:
         if first >= config.steps:  # the loop above did not run
             encoder = write_clip(ClipEncoder(merge(state["params"]), tokenizer), config, workdir / "clip")
 
-        # 5. The report about the final weights.
+        # 5. The results of the final weights.
         results = classify_crops(encoder, config) | {"settings": json.loads(config.to_json())}
         write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     return results
@@ -146,7 +152,7 @@ def write_clip(encoder: ClipEncoder, config: ConfigDict, folder: AnyPath) -> Cli
 
 
 def clip_config(config: ConfigDict, vocabulary: int, tokenizer: Any) -> CLIPConfig:
-    """The sizes of the small CLIP. Raises InputError if they do not fit together."""
+    """The sizes of the small CLIP. Raises InputError if they do not fit each other."""
     check_whole_patches("image_size", config.image_size, "vision.patch_size", config.vision.patch_size)
     vision = VisionConfig(image_size=config.image_size, mlp_width=4 * config.vision.width, **config.vision)
     sizes = {name: config.text[name] for name in ("context", "width", "depth", "heads")}

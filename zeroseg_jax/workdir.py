@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time writes to it, and only a run of the same config goes on in it."""
+"""The folder of a run. One run at a time writes to it, and only a run with the same config can resume it."""
 
 import contextlib
 import errno
@@ -20,8 +20,8 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.lease import hold_object
 from zeroseg_jax.storage import AnyPath, is_remote, write_text
 
-# Keys that may differ between the config of a workdir and the config of the run that resumes it, because they do not
-# change what the next step computes. All others (`steps` too: it sets the schedule) ask for a workdir of their own.
+# The config of a resumed run may differ in these keys, because they do not change what the next step computes. A change
+# of another key needs a new workdir. `steps` is one of those, because the learning rate depends on it.
 MAY_CHANGE = (
     "eval",
     "model",
@@ -32,29 +32,29 @@ MAY_CHANGE = (
     "profile_steps",
     "wandb",
     "data.workers",
-    "data.profile",  # of runs from before it was removed
+    "data.profile",  # older runs have it
     "teacher.cache",
 )
 
 LOCK = ".lock"
-"""The file in a folder that its writer holds. It stays when the writer ends; the lock on it does not."""
+"""The file that the writer of a folder locks. The file stays when the writer ends, but the lock does not."""
 
 
 @contextlib.contextmanager
 def hold(folder: AnyPath, what: str) -> Iterator[None]:
-    """Makes `folder` and keeps it for this process, the first of its run, until the block ends or the process dies.
+    """Makes `folder` and locks it for this run, until the block ends or the process dies. Only process 0 locks it.
 
-    `what` is what the process does there, such as "trains"; it is told to those who come meanwhile.
+    `what` is what the process does in the folder, such as "trains". Other processes that want the folder print it.
 
     Raises:
-        InputError: another process holds it, or it cannot be made or written to.
+        InputError: another process has locked the folder, or it cannot be made or written to.
     """
     if jax.process_index() != 0:
         yield
         return
     holder = f"process {os.getpid()} on {socket.gethostname()}, which {what} since {time.ctime()}"
     if is_remote(folder):
-        with reaching(folder):
+        with reachable(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with hold_object(folder / LOCK, holder, _refusal(folder)):
             yield
@@ -62,7 +62,7 @@ def hold(folder: AnyPath, what: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
-    except (OSError, ValueError) as error:  # a ValueError for a name with a null byte
+    except (OSError, ValueError) as error:  # a name with a null byte gives a ValueError
         raise InputError(unwritable(folder, error)) from error
     with file:
         if not _lock(file.fileno()):
@@ -75,25 +75,25 @@ def hold(folder: AnyPath, what: str) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Takes the lock of an open file; whether nobody else has it. The system gives it back when the process ends."""
+    """Locks an open file until the process ends. Returns False if another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
-        # a file system without locks
+        # the file system has no locks
         logging.warning("the workdir cannot be locked (%s); start one run at a time in it", error.strerror)
     return True
 
 
 @contextlib.contextmanager
-def reaching(folder: AnyPath) -> Iterator[None]:
-    """Raises InputError with one sentence where its body cannot reach a folder in a bucket."""
+def reachable(folder: AnyPath) -> Iterator[None]:
+    """Raises InputError if its block cannot reach a folder in a bucket."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # of gcsfs, aiohttp or google-auth
+    except Exception as error:  # from gcsfs, aiohttp or google-auth
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{folder} cannot be reached ({said}); check its name and your credentials") from error
 
@@ -108,31 +108,31 @@ def _in_use(folder: Path) -> str:
 
 
 def unwritable(folder: AnyPath, error: OSError | ValueError) -> str:
-    """The sentence for a folder that cannot be made or written to."""
+    """The message about a folder that cannot be made or written to."""
     said = error.strerror if isinstance(error, OSError) else str(error)
     return f"the folder {str(folder)!r} cannot be written to ({said}); choose another"
 
 
 def check_workdir(config: ConfigDict, workdir: AnyPath) -> None:
-    """Checks, without writing, that a run of `config` may go on or start in `workdir`.
+    """Checks that a run with `config` can start or resume in `workdir`. Nothing is written.
 
     Raises:
-        InputError: another process holds it, it is no folder, it cannot be written to, or it holds checkpoints of a
-            config that differs in more than the keys that may change.
+        InputError: another process has locked the workdir, it is not a folder, it cannot be written to, or it has
+            checkpoints of a run whose config differs in other keys than `MAY_CHANGE`.
     """
     if is_remote(workdir):
-        with reaching(workdir):
+        with reachable(workdir):
             _check_config(config, workdir)
         return
     assert isinstance(workdir, Path)
     try:
         with contextlib.suppress(FileNotFoundError):
             workdir.stat()
-        made = next(parent for parent in (workdir, *workdir.absolute().parents) if parent.exists())
-        if not made.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{made} is a file")
-        if not os.access(made, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, f"{made} may not be written to")
+        existing = next(parent for parent in (workdir, *workdir.absolute().parents) if parent.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{existing} is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{existing} may not be written to")
     except (OSError, ValueError) as error:
         raise InputError(unwritable(workdir, error)) from error
     if jax.process_index() == 0 and (workdir / LOCK).is_file():
@@ -143,9 +143,9 @@ def check_workdir(config: ConfigDict, workdir: AnyPath) -> None:
 
 
 def _check_config(config: ConfigDict, workdir: AnyPath) -> None:
-    # without a checkpoint nothing would be resumed: the run had not come far, or had failed at a path now mended
-    begun = any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
-    if not begun or not (workdir / "config.json").exists():
+    # Without a checkpoint nothing is resumed. The run has stopped early, perhaps because of a mistake in its config.
+    has_checkpoint = any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
+    if not has_checkpoint or not (workdir / "config.json").exists():
         return
     before, now = flatten(read_config(workdir)), flatten(from_json(to_json(config)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
@@ -157,12 +157,12 @@ def _check_config(config: ConfigDict, workdir: AnyPath) -> None:
 
 @contextlib.contextmanager
 def open_workdir(config: ConfigDict, workdir: AnyPath) -> Iterator[None]:
-    """Holds `workdir` for a run of `config`, and writes `config.json` into it; process 0 does so for all.
+    """Locks `workdir` for a run with `config`, and writes `config.json` into it. Only process 0 writes.
 
-    Call it when everything else has been checked, since it is the first that writes.
+    This is the first function of a run that writes, so call it when everything else is checked.
 
     Raises:
-        InputError: as `check_workdir`, or the folder is not the one that process 0 writes to.
+        InputError: as `check_workdir`, or the folder is not the folder that process 0 writes to.
     """
     with hold(workdir, "trains"):
         if jax.process_index() == 0:

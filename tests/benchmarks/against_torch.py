@@ -114,22 +114,22 @@ def measure(row: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
 
 def _summary(side: Side) -> dict[str, Any]:
     kinds: dict[str, Any] = {"min": np.min, "median": np.median}
-    found = {
+    result = {
         f"{unit}_{kind}": float(f([t[unit] for t in side.times]))
         for unit in ("cpu", "wall")
         for kind, f in kinds.items()
     }
-    return found | {"first_call": side.first, "repeats": side.times}
+    return result | {"first_call": side.first, "repeats": side.times}
 
 
 def _ratios(sides: list[Side]) -> dict[str, Any]:
     """Ours / torch's, each of the plain way and of that with the least (median) time."""
-    ours, plain, *_ = found = [_summary(side) for side in sides]
+    ours, plain, *_ = result = [_summary(side) for side in sides]
     ratios: dict[str, Any] = {"plain": {}, "best": {}, "best_variant": {}}
     for name in ("cpu_min", "cpu_median", "wall_min", "wall_median"):
-        best = min(range(1, len(sides)), key=lambda i: found[i][name])
+        best = min(range(1, len(sides)), key=lambda i: result[i][name])
         ratios["plain"][name] = ours[name] / plain[name]
-        ratios["best"][name] = ours[name] / found[best][name]
+        ratios["best"][name] = ours[name] / result[best][name]
         ratios["best_variant"][name] = sides[best].name
     return {"ratios": ratios}
 
@@ -140,8 +140,8 @@ def show(results: dict[str, Any], threads: str) -> None:
     columns = ("", "ours, CPU s", "first call, s", "CPU / plain", "CPU / best", "wall / plain", "wall / best", "best")
     for column in columns:
         table.add_column(column, justify="left" if column in ("", "best") else "right")
-    for row, found in results.items():
-        ratios, ours = found["ratios"], found["sides"]["ours"]
+    for row, result in results.items():
+        ratios, ours = result["ratios"], result["sides"]["ours"]
         cells = [
             f"{ratios[way][f'{unit}_min']:.2f} ({ratios[way][f'{unit}_median']:.2f})"
             for unit in ("cpu", "wall")

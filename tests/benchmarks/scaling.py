@@ -79,10 +79,10 @@ def main() -> None:
         table.add_column(column, justify="right" if column else "left")
     results = {}
     for name, changes in ROWS.items():
-        results[name] = found = compile_row(arguments.config, **changes)
-        moved = ", ".join(f"{kind} {size:.2f}" for kind, size in found["bytes_per_parameter"].items() if size > 0.01)
-        sizes = [f"{found[key] / 1e6:.0f}" for key in ("state_bytes", "temporary_bytes")]
-        table.add_row(name, f"{found['flops'] / 1e9:.1f}", *sizes, moved, f"{found['compile_cpu_seconds']:.0f}")
+        results[name] = result = compile_row(arguments.config, **changes)
+        moved = ", ".join(f"{kind} {size:.2f}" for kind, size in result["bytes_per_parameter"].items() if size > 0.01)
+        sizes = [f"{result[key] / 1e6:.0f}" for key in ("state_bytes", "temporary_bytes")]
+        table.add_row(name, f"{result['flops'] / 1e9:.1f}", *sizes, moved, f"{result['compile_cpu_seconds']:.0f}")
         print(name, file=sys.stderr)
         (arguments.out / "scaling.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -80,8 +80,8 @@ def _text(model: Any, processor: Any) -> Callable[[int], dict[str, torch.Tensor]
     from zeroseg_jax.segment.prompts import IMAGENET80
 
     def run(index: int) -> dict[str, torch.Tensor]:
-        found = [_embed(model, processor, [t.format(label) for t in IMAGENET80]) for label in LABELS]
-        return {"embeddings": torch.cat(found)}
+        result = [_embed(model, processor, [t.format(label) for t in IMAGENET80]) for label in LABELS]
+        return {"embeddings": torch.cat(result)}
 
     return run
 
@@ -146,14 +146,14 @@ def _files_one_by_one(model: Any, processor: Any, folder: Path, inputs: dict[str
     last = model.vision_model.encoder.layers.pop(-1)
 
     def run(index: int) -> dict[str, torch.Tensor]:
-        found, maps = [], []
+        result, maps = [], []
         for image, options in _opened(folder, inputs):
             pixels = processor.image_processor(image, return_tensors="pt", **options)["pixel_values"]
             texts = _embed(model, processor, _prompts(rotated(index)))
             scores = _dense(model, last, pixels) @ texts.T
             maps.append(_enlarged(scores, _grid(pixels, model), (image.height, image.width)).flatten())
-            found.append(scores[0])
-        return {"label_map": torch.cat(maps), "scores": torch.stack(found)}
+            result.append(scores[0])
+        return {"label_map": torch.cat(maps), "scores": torch.stack(result)}
 
     return run
 
@@ -167,15 +167,15 @@ def _files_batched(model: Any, processor: Any, folder: Path, inputs: dict[str, A
         for i, (image, options) in enumerate(_opened(folder, inputs)):
             pixels = processor.image_processor(image, return_tensors="pt", **options)["pixel_values"]
             by_size.setdefault((image.height, image.width), []).append((i, pixels))
-        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        result: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for size, images in by_size.items():
             for start in range(0, len(images), BATCH):
                 indices, parts = zip(*images[start : start + BATCH], strict=True)
                 pixels = torch.cat(parts)
                 scores = _dense(model, last, pixels) @ texts.T
                 maps = _enlarged(scores, _grid(pixels, model), size).flatten(1)
-                found.update(zip(indices, zip(maps, scores, strict=True), strict=True))
-        ordered = [found[i] for i in range(len(found))]
+                result.update(zip(indices, zip(maps, scores, strict=True), strict=True))
+        ordered = [result[i] for i in range(len(result))]
         return {"label_map": torch.cat([m for m, _ in ordered]), "scores": torch.stack([s for _, s in ordered])}
 
     return run

@@ -59,11 +59,11 @@ def start_step(row: str, variant: str, folder: Path) -> Callable[[int], Outputs]
 
 def _views(pixels: torch.Tensor, size: int) -> list[torch.Tensor]:
     """All views of each image."""
-    found = []
+    result = []
     for grid in GRIDS:
         side = pixels.shape[-1] // grid
         for y in range(grid):
             for x in range(grid):
                 cell = pixels[:, :, y * side : (y + 1) * side, x * side : (x + 1) * side]
-                found.append(nn.functional.interpolate(cell, size=(size, size), mode="bicubic", antialias=True))
-    return list(torch.stack(found, dim=1))
+                result.append(nn.functional.interpolate(cell, size=(size, size), mode="bicubic", antialias=True))
+    return list(torch.stack(result, dim=1))

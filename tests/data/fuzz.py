@@ -62,26 +62,26 @@ def picture(ending: str = "PNG", mode: str = "RGB", level: int = 0, **options: A
 
 def change_bytes(data: bytes, rng: random.Random) -> bytes:
     """Some bytes or pieces are replaced, removed, doubled or moved."""
-    found = bytearray(data)
+    result = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 5))):
-        if not found:
+        if not result:
             break
-        start = rng.randrange(len(found))
-        piece = found[start : start + rng.choice((1, 2, 4, 16, 100, 512))]
+        start = rng.randrange(len(result))
+        piece = result[start : start + rng.choice((1, 2, 4, 16, 100, 512))]
         way = rng.randrange(6)
         if way == 0:
-            found[start] = rng.randrange(256)
+            result[start] = rng.randrange(256)
         elif way == 1:
-            found[start] ^= 1 << rng.randrange(8)
+            result[start] ^= 1 << rng.randrange(8)
         elif way == 2:
-            del found[start : start + len(piece)]
+            del result[start : start + len(piece)]
         elif way == 3:
-            found[start:start] = piece
+            result[start:start] = piece
         elif way == 4:
-            found[start : start + len(piece)] = rng.choice((b"\0", b"\xff", b"0", b"7")) * len(piece)
+            result[start : start + len(piece)] = rng.choice((b"\0", b"\xff", b"0", b"7")) * len(piece)
         else:
-            del found[start:]
-    return bytes(found)
+            del result[start:]
+    return bytes(result)
 
 
 def change_value(value: Any, rng: random.Random) -> Any:
@@ -112,14 +112,14 @@ def change_json(value: Any, rng: random.Random) -> bytes:
 
 def read_all(source: Any) -> list[Any]:
     """Everything in a source; BrokenImage for what is not readable."""
-    found = []
+    result = []
     for i in range(len(source)):
         try:
-            found.append((source.key(i), source.text(i), source[i]["image"].tobytes()))
+            result.append((source.key(i), source.text(i), source[i]["image"].tobytes()))
         except BrokenImage as error:
             check_sentence(error)
-            found.append(None)
-    return found
+            result.append(None)
+    return result
 
 
 def check_sentence(error: InputError) -> None:

@@ -82,17 +82,17 @@ def test_center_is_pillows_resize_of_the_largest_centred_square(height, width):
     assert np.array_equal(image.pixels[top:bottom, left:right], square)
     prepared = reused(augmentation, image)
     for epoch, index in [(0, 0), (3, 5)]:
-        found, flip = shown(augmentation, prepared, epoch, index)
+        actual, flip = shown(augmentation, prepared, epoch, index)
         assert not flip
         again, _ = shown(augmentation, image, epoch, index)  # from the whole picture
-        assert np.array_equal(found, again)
+        assert np.array_equal(actual, again)
         # Pillow may look at pixels beside the square too, which `crop` would hide from it
         expected = Image.fromarray(image.pixels).resize(
             (16, 16), Image.Resampling.BICUBIC, box=(left, top, right, bottom)
         )
-        assert np.abs(found.astype(int) - expected).max() <= 1
+        assert np.abs(actual.astype(int) - expected).max() <= 1
         if square.size == (16, 16):
-            assert np.array_equal(found, square)
+            assert np.array_equal(actual, square)
 
 
 def test_center_flips_where_asked():
@@ -112,9 +112,9 @@ def test_a_centre_crop_decodes_at_a_fraction():
         square = largest_centred_square(EncodedImage(data, "a").decode().pixels)
         assert square.size == (501, 501)
         expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), float)
-        found = shown(augmentation, reused(augmentation, reduced), 0, 0)[0].astype(float)
-        assert np.abs(found - expected).mean() < 2
-        error = {dx: np.square(found - np.roll(expected, dx, 1))[2:-2, 2:-2].mean() for dx in (-1, 0, 1)}
+        actual = shown(augmentation, reused(augmentation, reduced), 0, 0)[0].astype(float)
+        assert np.abs(actual - expected).mean() < 2
+        error = {dx: np.square(actual - np.roll(expected, dx, 1))[2:-2, 2:-2].mean() for dx in (-1, 0, 1)}
         assert error[0] < 0.2 * min(error[-1], error[1])
 
 
@@ -156,9 +156,9 @@ def test_a_reduced_decode_is_close_to_the_full_one():
         assert reduced.extent == full.extent == (501, 703)
         assert reduced.pixels.shape[1] == -(-703 // reduced.reduction)
         seen.add(reduced.reduction)
-        expected, found = (shown(augmentation, p, 0, index)[0].astype(float) for p in (full, reduced))
-        assert np.abs(found - expected).mean() < 2
-        inner = found[4:-4, 4:-4]
+        expected, actual = (shown(augmentation, p, 0, index)[0].astype(float) for p in (full, reduced))
+        assert np.abs(actual - expected).mean() < 2
+        inner = actual[4:-4, 4:-4]
         error = {dx: np.square(inner - np.roll(expected, dx, 1)[4:-4, 4:-4]).mean() for dx in (-1, 0, 1)}
         assert error[0] < 0.2 * min(error[-1], error[1])
     assert len(seen) > 1 and max(seen) > 2

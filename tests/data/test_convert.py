@@ -128,9 +128,9 @@ def test_a_killed_conversion_redoes_no_finished_shard(pictures, tmp_path, capsys
     assert main(options) == 0 and first.stat().st_mtime_ns == written
     assert sorted(os.listdir(out)) == [*(f"train-0000{i}-of-00003.array_record" for i in range(3)), "train-source.json"]
     source = open_source(SimpleNamespace(source="folder", root=str(pictures), split="train"))
-    found = records(out)
-    assert [found.read(i) for i in range(20)] == [source.read(i) for i in range(20)]
-    assert [found.text(i) for i in range(20)] == [source.text(i) for i in range(20)]
+    result = records(out)
+    assert [result.read(i) for i in range(20)] == [source.read(i) for i in range(20)]
+    assert [result.text(i) for i in range(20)] == [source.text(i) for i in range(20)]
     # the same folder for something else
     assert main([*options, "--limit", "7"]) == 2
     assert "holds a conversion of something else (first_and_last was" in capsys.readouterr().err

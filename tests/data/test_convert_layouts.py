@@ -148,7 +148,7 @@ class TestTFRecord:
         assert "no split 'test'; it has train, validation" in capsys.readouterr().err
         shard.unlink()
         assert convert(tmp_path / "out", "tfds:little_imagenet", root) == 2
-        assert "1 of the 2 files of the split 'train' are not there, the first of them" in capsys.readouterr().err
+        assert "1 of the 2 files of the split 'train' are missing, the first is" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -167,9 +167,9 @@ def test_jpegs_for_training_are_what_pillow_decodes(data, reduction):
             pytest.skip("too small for that")
         image.draft(None, (width // reduction, height // reduction))
         expected = np.asarray(image.convert("RGB"))
-    found = EncodedImage(data, "a").decode(reduction)
-    assert found.extent == (height, width) and found.reduction == reduction
-    assert np.array_equal(found.pixels, expected)
+    actual = EncodedImage(data, "a").decode(reduction)
+    assert actual.extent == (height, width) and actual.reduction == reduction
+    assert np.array_equal(actual.pixels, expected)
 
 
 @pytest.mark.parametrize("data", [JPEGS["usual"], JPEGS["progressive"], JPEGS["restarts"]])
@@ -178,10 +178,10 @@ def test_damaged_jpegs_are_shown_or_named_as_pillow_does(data, monkeypatch):
 
     def outcome(damaged: bytes) -> tuple:
         try:
-            found = EncodedImage(damaged, "a").decode(2)
+            result = EncodedImage(damaged, "a").decode(2)
         except BrokenImage as error:
             return (error.reason,)
-        return found.pixels.shape, found.pixels.tobytes(), found.extent, found.reduction
+        return result.pixels.shape, result.pixels.tobytes(), result.extent, result.reduction
 
     rng = np.random.default_rng(0)
     damaged = [data[: int(rng.integers(1, len(data)))] for _ in range(15)] + [data[:-2], data + b"more"]
@@ -189,7 +189,7 @@ def test_damaged_jpegs_are_shown_or_named_as_pillow_does(data, monkeypatch):
         changed = bytearray(data)
         changed[int(rng.integers(len(data)))] = int(rng.integers(256))
         damaged.append(bytes(changed))
-    found = [outcome(one) for one in damaged]
+    result = [outcome(one) for one in damaged]
     monkeypatch.setattr(decode, "_decode_jpeg", lambda *_: None)
-    assert found == [outcome(one) for one in damaged]
-    assert {len(one) for one in found} == {1, 4}
+    assert result == [outcome(one) for one in damaged]
+    assert {len(one) for one in result} == {1, 4}

@@ -188,11 +188,11 @@ def test_ordered_batches_cover_all_once(damaged):
         options = {"process_index": process, "process_count": 2, "max_broken_share": 0.5, "log": lambda line: None}
         batches = list(ordered_batches(damaged, batch_size=5, augmentation=augmentation, **options))
         index, valid = (np.concatenate([b[name] for b in batches]) for name in ("index", "valid"))
-        own = list(range(process, COUNT, 2))
-        assert index.tolist() == own + [-1] * (15 - len(own))
-        assert valid.tolist() == [i not in BROKEN for i in own] + [False] * (15 - len(own))
+        of_process = list(range(process, COUNT, 2))
+        assert index.tolist() == of_process + [-1] * (15 - len(of_process))
+        assert valid.tolist() == [i not in BROKEN for i in of_process] + [False] * (15 - len(of_process))
         images = np.concatenate([b["image"] for b in batches])
-        expected = resize(damaged[own[1]]["image"], 24)
+        expected = resize(damaged[of_process[1]]["image"], 24)
         assert np.array_equal(images[1], expected) and images.shape == (15, 24, 24, 3)
     with pytest.raises(InputError, match="max_broken_share"):
         list(ordered_batches(damaged, batch_size=5, augmentation=augmentation, log=lambda line: None))

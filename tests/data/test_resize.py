@@ -45,10 +45,10 @@ CASES = [
 @pytest.mark.parametrize(("size", "box"), CASES)
 def test_within_a_level_of_pillows(size, box):
     image = noise(50, 70, 64, 192)
-    found = resize(image, size, box)
-    assert found.shape == (size, size, 3) and found.dtype == np.uint8
-    assert difference(found, pillows(image, size, box)) <= 1
-    assert abs(found.mean() - pillows(image, size, box).mean()) < 0.05
+    result = resize(image, size, box)
+    assert result.shape == (size, size, 3) and result.dtype == np.uint8
+    assert difference(result, pillows(image, size, box)) <= 1
+    assert abs(result.mean() - pillows(image, size, box).mean()) < 0.05
 
 
 def test_a_box_of_the_size_is_only_cut_out():
@@ -79,8 +79,8 @@ def test_any_layout_in_memory():
 def test_many_threads_give_the_same():
     images = [noise(50, 40 + i) for i in range(40)]
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda image: resize(image, 24), images))
-    assert all(np.array_equal(a, resize(image, 24)) for a, image in zip(found, images, strict=True))
+        result = list(threads.map(lambda image: resize(image, 24), images))
+    assert all(np.array_equal(a, resize(image, 24)) for a, image in zip(result, images, strict=True))
 
 
 def test_processors_without_vector_instructions_give_the_same(monkeypatch):

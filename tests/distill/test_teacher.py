@@ -21,12 +21,12 @@ def test_views_of_a_part_may_be_smaller(tiny_config):
     tiny_config.views.grids, tiny_config.views.local_size = (2, 1), patch  # the whole image comes last
     teacher = load_teacher(tiny_config)
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
-    found = jax.jit(teacher.embed)(teacher.params, images)
+    actual = jax.jit(teacher.embed)(teacher.params, images)
     boxes, size = view_boxes((2, 1)), clip.model.config.vision.image_size
     for chosen, side in ((slice(4), patch), (slice(4, 5), size)):
         views = crop_views(jnp.asarray(images, jnp.float32) / 255, boxes[chosen], side)
         expected = unit(jax.jit(clip.vision)(clip.normalise(views).reshape(-1, side, side, 3)))
-        np.testing.assert_allclose(found[:, chosen].reshape(expected.shape), expected, atol=1e-5)
+        np.testing.assert_allclose(actual[:, chosen].reshape(expected.shape), expected, atol=1e-5)
     tiny_config.views.local_size = patch + 1
     with pytest.raises(InputError, match=f"not divisible by the teacher's patch {patch}; {patch} is"):
         load_teacher(tiny_config)
@@ -37,8 +37,8 @@ def test_views_are_cut_as_precisely_as_the_teacher_sees(tiny_config, dtype, prec
     tiny_config.dtype = dtype
     teacher = load_teacher(tiny_config)
     jaxpr = str(jax.make_jaxpr(teacher.embed)(teacher.params, jnp.zeros((2, 16, 16, 3), jnp.uint8)))
-    found = set(re.findall(r"precision=\(?Precision\.(\w+)", jaxpr))
-    assert found == {precision}
+    result = set(re.findall(r"precision=\(?Precision\.(\w+)", jaxpr))
+    assert result == {precision}
 
 
 def test_frozen_kernels_have_the_dtype_of_the_computation(tiny_config):

@@ -60,9 +60,9 @@ def test_cached_embeddings_are_those_of_the_online_teacher(cached_config, tmp_pa
     for limit in (teacher_cache.IN_MEMORY, 0):  # from memory, and record by record
         monkeypatch.setattr(teacher_cache, "IN_MEMORY", limit)
         cache = teacher_cache.open_cache(teacher, source, config, tmp_path)
-        found = cache(np.array([3, 19, 8], np.int32), np.zeros(3, np.int32), np.array([False, True, False]))
-        assert found.dtype == np.float16
-        np.testing.assert_allclose(found, expected, atol=1e-3)
+        actual = cache(np.array([3, 19, 8], np.int32), np.zeros(3, np.int32), np.array([False, True, False]))
+        assert actual.dtype == np.float16
+        np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_embeddings_of_something_else_are_refused(cached_config, tmp_path, chang
     config.data.augment, config.teacher.cached_crops = "crop", 3
     teacher = load_teacher(config)
     (tmp_path / "teacher_cache").mkdir()
-    found = teacher_cache.manifest(teacher, open_source(config.data), config)
-    (tmp_path / "teacher_cache/manifest.json").write_text(json.dumps(found))
+    result = teacher_cache.manifest(teacher, open_source(config.data), config)
+    (tmp_path / "teacher_cache/manifest.json").write_text(json.dumps(result))
     kind = changes.get("teacher.path")
     for key, value in changes.items():
         set_key(config, key, "other" if kind else str(value))
@@ -132,8 +132,8 @@ def test_centre_crops_are_embedded_once(cached_config, tmp_path):
             batch = next(batches)
             assert not batch["flip"].any()
             embedded = teacher.embed(teacher.params, jnp.asarray(batch["image"]))
-            found = cache(batch["index"], batch["epoch"], batch["flip"])
-            np.testing.assert_allclose(found, embedded, atol=1e-3)
+            actual = cache(batch["index"], batch["epoch"], batch["flip"])
+            np.testing.assert_allclose(actual, embedded, atol=1e-3)
 
 
 def test_what_is_damaged_is_computed_again(cached_config, tmp_path, monkeypatch, caplog):
@@ -202,8 +202,8 @@ def test_the_student_sees_the_very_crops_that_were_embedded(cached_config, tmp_p
         for _ in range(10):
             batch = next(batches)
             expected = teacher.embed(teacher.params, jnp.asarray(batch["image"]))
-            found = cache(batch["index"], batch["epoch"], batch["flip"])
-            np.testing.assert_allclose(found, expected, atol=1e-3)
+            actual = cache(batch["index"], batch["epoch"], batch["flip"])
+            np.testing.assert_allclose(actual, expected, atol=1e-3)
             upright = np.where(batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"])
             for image, index, epoch in zip(upright, batch["index"], batch["epoch"], strict=True):
                 seen.setdefault((int(index), int(epoch) % 3), set()).add(image.tobytes())
@@ -233,10 +233,10 @@ def test_the_next_batches_are_on_the_devices_before_one_is_waited_for(cached_con
     config = cached_config
     config.teacher.chunk = 4
     source, augmentation = open_source(config.data), teacher_cache.augmentation_of(config)
-    found = embed_module.embed_in_order(load_teacher(config), source, config, augmentation, [9, 2, 5, *range(11)])
-    next(found)
+    result = embed_module.embed_in_order(load_teacher(config), source, config, augmentation, [9, 2, 5, *range(11)])
+    next(result)
     assert pulled == [[9, 2, 5, 0], [1, 2, 3, 4], [5, 6, 7, 8]]
-    rest = list(found)
+    rest = list(result)
     assert len(rest) == 13 and pulled[3:] == [[9, 10, -1, -1]]
     np.testing.assert_allclose(rest[1].embeddings, rest[7].embeddings, atol=1e-3)  # image 5, in different batches
     assert all(embedded.valid for embedded in rest)
@@ -382,6 +382,6 @@ def test_two_processes_share_the_shards(cached_config, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_cache, "SHARD", 8)
     cache = teacher_cache.open_cache(teacher, source, cached_config, tmp_path)
     everything = np.arange(20)
-    found = cache(everything, np.zeros(20, np.int32), np.zeros(20, bool))
+    result = cache(everything, np.zeros(20, np.int32), np.zeros(20, bool))
     images = np.stack([resize(source[i]["image"], 16) for i in range(20)])
-    np.testing.assert_allclose(found, teacher.embed(teacher.params, jnp.asarray(images)), atol=1e-3)
+    np.testing.assert_allclose(result, teacher.embed(teacher.params, jnp.asarray(images)), atol=1e-3)

@@ -17,8 +17,8 @@ SIZE = 20, 30
 
 
 def annotation(key, category, segmentation, area, crowd=0, image=7):
-    given = {"id": key, "image_id": image, "category_id": category, "segmentation": segmentation}
-    return given | {"area": area, "iscrowd": crowd, "bbox": [0, 0, 1, 1]}
+    fields = {"id": key, "image_id": image, "category_id": category, "segmentation": segmentation}
+    return fields | {"area": area, "iscrowd": crowd, "bbox": [0, 0, 1, 1]}
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_run_length_codes_are_those_of_pycocotools():
     for density in (0, 0.01, 0.3, 0.9, 1):
         region = rng.random(SIZE) < density
         code = rle.encode(np.asfortranarray(region, np.uint8))
-        given = {"size": list(SIZE), "counts": code["counts"].decode()}
-        np.testing.assert_array_equal(read_region(given, SIZE, "a"), region)
+        segmentation = {"size": list(SIZE), "counts": code["counts"].decode()}
+        np.testing.assert_array_equal(read_region(segmentation, SIZE, "a"), region)
     runs = {"size": list(SIZE), "counts": [0, 30, 500, 70]}
     np.testing.assert_array_equal(read_region(runs, SIZE, "a"), rle.decode(rle.frPyObjects(runs, *SIZE)) == 1)
 

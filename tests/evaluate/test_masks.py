@@ -176,7 +176,7 @@ class TestNamesOfFiles:
 
     def test_two_files_of_one_name(self, folder):
         (folder / "masks/a.PNG").write_bytes(b"")
-        with pytest.raises(InputError, match=r"masks holds a\.PNG and a\.png, which differ in nothing but the ending"):
+        with pytest.raises(InputError, match=r"masks has a\.PNG and a\.png, which differ only in the ending"):
             opened(folder)
 
     def test_names_that_are_no_utf8(self, folder):

@@ -69,8 +69,8 @@ def test_a_protocol(model):
     assert protocol.background == ["background"] and protocol.class_of_label.tolist() == [*range(1, 21), 0]
     assert protocol.vocabulary == "voc_clip_dinoiser"
     # what is given replaces the vocabulary's
-    given = protocol_for(VOC, model, vocabulary="voc_groupvit", templates=("{}",), background="0.4")
-    assert given.background == 0.4 and given.templates == model.templates
+    changed = protocol_for(VOC, model, vocabulary="voc_groupvit", templates=("{}",), background="0.4")
+    assert changed.background == 0.4 and changed.templates == model.templates
     assert protocol_for(VOC, model, vocabulary="voc_groupvit").background == 0.95
     assert protocol_for(VOC, model, vocabulary="voc_zeroseg").templates == ("a photo of the {}.",)
     assert protocol_for(VOC, model, vocabulary="voc_groupvit", background="sky, wall").background == ["sky", "wall"]
@@ -101,18 +101,18 @@ def test_wrong_vocabularies(model):
 
 def test_the_protocol_of_a_vocabulary():
     config = default_config()
-    own = Options(scale=7.0, guide=1.5, flip=True)
+    of_model = Options(scale=7.0, guide=1.5, flip=True)
     config.eval.vocabulary = "voc_groupvit"
-    found = inference_options(VOC, config, own)
+    result = inference_options(VOC, config, of_model)
     sizes = {"short_side": 448, "long_side": 2048, "window": 448, "stride": 224}
     rules = {"top_classes": 5, "rule": "groupvit", "normalise_prompts": False}
-    assert found == Options(scale=7.0, guide=0.0, slide=0.0, **sizes, **rules)
+    assert result == Options(scale=7.0, guide=0.0, slide=0.0, **sizes, **rules)
     # what is set wins
     config.eval.update(guide=2.0, stride=448, rule="", top_classes=0)
-    given = inference_options(VOC, config, own)
-    assert (given.guide, given.stride, given.rule, given.top_classes, given.window) == (2.0, 448, "", 0, 448)
+    changed = inference_options(VOC, config, of_model)
+    assert (changed.guide, changed.stride, changed.rule, changed.top_classes, changed.window) == (2.0, 448, "", 0, 448)
     # without a protocol everything is the model's own
-    assert inference_options(FOLDER, default_config(), own) == own
+    assert inference_options(FOLDER, default_config(), of_model) == of_model
 
 
 @pytest.mark.end_to_end
@@ -129,8 +129,8 @@ def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, gui
     answer = protocol.predictor(segmenter)([image], None)[DEFAULT][0]
 
     def hidden(threshold: float) -> np.ndarray:
-        found = model.segment(image, protocol.labels, templates=protocol.templates, background=threshold, **options)
-        return found.label_map < 0
+        result = model.segment(image, protocol.labels, templates=protocol.templates, background=threshold, **options)
+        return result.label_map < 0
 
     np.testing.assert_array_equal(answer.classes == 9, hidden(0.4))
     # one pass tells of every threshold, but not where every patch is a segment or where maps are guided

@@ -26,12 +26,12 @@ def count(pairs):
 def images():
     """Twenty images of two classes, of which the later ones are predicted better."""
     rng = np.random.default_rng(0)
-    found = []
+    result = []
     for i in range(20):
         truth = rng.integers(0, 2, (3, 4)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
         wrong = rng.random(truth.shape) < 0.6 - i / 40
-        found.append((truth, np.where(wrong, 1 - truth, truth).astype(np.int32)))
-    return found
+        result.append((truth, np.where(wrong, 1 - truth, truth).astype(np.int32)))
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_differences_are_paired(images):
     assert gap["miou"] == pytest.approx(float(mean_iou(other.areas) - mean_iou(counts.areas)))
     low, high = gap["interval"]
     assert low < gap["miou"] < high
-    own = counts.figures({})["interval"]
-    assert high - low < own[1] - own[0]
+    unpaired = counts.figures({})["interval"]
+    assert high - low < unpaired[1] - unpaired[0]
     assert counts.difference(counts)["interval"] == [0, 0]
 
 

@@ -185,8 +185,8 @@ def test_the_jitted_function_agrees(clip):
     for background in (WORDS, [*WORDS, 0.2], 0.2):
         for rounds in (0, 2):
             expected = model.segment(image, labels, background=background, pamr=rounds).label_map
-            found = model.segment_fn(12, labels, background=background, pamr=rounds)(image[None])[0]
-            np.testing.assert_array_equal(found, expected)
+            actual = model.segment_fn(12, labels, background=background, pamr=rounds)(image[None])[0]
+            np.testing.assert_array_equal(actual, expected)
 
 
 class Masks:

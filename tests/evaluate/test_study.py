@@ -34,9 +34,9 @@ def study(tiny_clip, pictures, tmp_path_factory):
 
 def trials(study):
     page = (study / "study.html").read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="trials">(.*?)</script>', page, re.DOTALL)
-    assert found
-    return page, json.loads(found[1])
+    result = re.search(r'<script type="application/json" id="trials">(.*?)</script>', page, re.DOTALL)
+    assert result
+    return page, json.loads(result[1])
 
 
 def test_the_page_does_not_tell_the_models(study):
@@ -75,8 +75,8 @@ def test_of_many_labels_the_page_lists_those_that_were_used(study, pictures, tmp
     assert json.loads((tmp_path / "key.json").read_text())["labels"] == labels
     loaded = [zeroseg_jax.load(source) for source in models.values()]
     for trial, made in zip(shown, json.loads((tmp_path / "key.json").read_text())["trials"], strict=True):
-        found = [model.segment(pictures / f"{made['image']}.png", labels) for model in loaded]
-        used = sorted({int(i) for result in found for i in np.unique(result.label_map)})
+        results = [model.segment(pictures / f"{made['image']}.png", labels) for model in loaded]
+        used = sorted({int(i) for result in results for i in np.unique(result.label_map)})
         assert 0 < len(used) < 30 and (trial["labels"], trial["of"]) == ([labels[i] for i in used], 30)
 
 
@@ -121,16 +121,16 @@ def key(tmp_path):
 def test_score_by_hand(key, tmp_path):
     ann = write_answers(tmp_path / "ann", "s1", "Ann", ["left", "left", "left", "tie"])  # a a b tie
     bob = write_answers(tmp_path / "bob", "s1", "Bob", ["left", "right", "left"])  # a b b
-    found = score([ann, bob], key)
-    assert found["votes"] == {"a": 3, "b": 3, "tie": 1}
-    assert found["preference"]["rate"] == pytest.approx(3.5 / 7)
-    low, high = found["preference"]["interval"]
+    result = score([ann, bob], key)
+    assert result["votes"] == {"a": 3, "b": 3, "tie": 1}
+    assert result["preference"]["rate"] == pytest.approx(3.5 / 7)
+    low, high = result["preference"]["interval"]
     assert 0 <= low < 0.5 < high <= 1
-    assert {k: found["images"][k] for k in ("a", "b", "even", "rate")} == {"a": 1, "b": 1, "even": 2, "rate": 0.5}
-    assert found["left"] == pytest.approx(5 / 6)
-    assert found["raters"] == {"Ann": 4, "Bob": 3}
+    assert {k: result["images"][k] for k in ("a", "b", "even", "rate")} == {"a": 1, "b": 1, "even": 2, "rate": 0.5}
+    assert result["left"] == pytest.approx(5 / 6)
+    assert result["raters"] == {"Ann": 4, "Bob": 3}
     # pairs answered twice: aa, ab, bb; 1 - (6 - 1) x (6 - 4) / (36 - 18)
-    assert found["agreement"] == pytest.approx(1 - 5 * 2 / 18)
+    assert result["agreement"] == pytest.approx(1 - 5 * 2 / 18)
     assert score([ann], key)["agreement"] is None
 
 
@@ -144,11 +144,11 @@ def test_votes_are_counted_as_in_the_paper(tmp_path):
     for n in counts:
         choices = ["left" if (i < n) == (i % 2 == 0) else "right" for i in range(200)]
         files.append(write_answers(tmp_path / f"rater{len(files)}", "s", f"rater {len(files)}", choices))
-    found = score(files, tmp_path / "key")
-    assert found["votes"] == {"a": 677, "b": 323, "tie": 0} and found["expected"] == 1000
-    assert "votes of 1000 (200 images x 5 raters): 677 for a, 323 for b, 0 ties\n" in describe(found)
-    found = score(files[:4], tmp_path / "key")
-    assert "votes of 1000 (200 images x 5 raters): 550 for a, 250 for b, 0 ties, 200 not given" in describe(found)
+    result = score(files, tmp_path / "key")
+    assert result["votes"] == {"a": 677, "b": 323, "tie": 0} and result["expected"] == 1000
+    assert "votes of 1000 (200 images x 5 raters): 677 for a, 323 for b, 0 ties\n" in describe(result)
+    result = score(files[:4], tmp_path / "key")
+    assert "votes of 1000 (200 images x 5 raters): 550 for a, 250 for b, 0 ties, 200 not given" in describe(result)
 
 
 def test_the_command_prints_figures(key, tmp_path, capsys):

@@ -21,17 +21,17 @@ def test_every_threshold_is_exact(tmp_path):
         probability[0] = sweep.thresholds[rng.integers(0, 102, 11)]
         images.append((truth, best, probability))
         sweep.add_image(truth, best, probability)
-    found = sweep.areas()
+    actual = sweep.areas()
     assert len(sweep.thresholds) == 102
     for j, threshold in enumerate(sweep.thresholds):
         maps = [(t, np.where(p < threshold, background, b)) for t, b, p in images]
         reference = areas(sum(confusion_matrix(t, m, classes) for t, m in maps))
-        for mine, part in zip(found, reference, strict=True):
+        for mine, part in zip(actual, reference, strict=True):
             np.testing.assert_array_equal(mine[j], part)
 
     figures = sweep.figures()
     at = figures["thresholds"].index(used)
-    assert figures["miou"][at] == mean_iou(found)[at]
+    assert figures["miou"][at] == mean_iou(actual)[at]
     assert figures["best_miou"] == max(figures["miou"])
     assert 0.95 in ThresholdSweep(classes, background, 0.95).figures()["thresholds"]
     draw_sweeps({"a": figures, "b": figures}, tmp_path / "curve.png")

@@ -16,19 +16,19 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", vocabulary_names())
 def test_shipped(name):
-    found = load_vocabulary(name)
-    if not found.dataset:
-        assert name == "imagenet" and found.source
+    result = load_vocabulary(name)
+    if not result.dataset:
+        assert name == "imagenet" and result.source
         return
-    assert name.startswith(found.dataset) and len(found.classes) == COUNTS[found.dataset]
-    assert found.source and found.templates and len(found.phrases) == len(found.classes)
+    assert name.startswith(result.dataset) and len(result.classes) == COUNTS[result.dataset]
+    assert result.source and result.templates and len(result.phrases) == len(result.classes)
     # every protocol has a rule for the background where there is one, and the class is the first
-    assert (found.background is not None) == (found.classes[0] == "background")
+    assert (result.background is not None) == (result.classes[0] == "background")
     if name.endswith(("_groupvit", "_segclip")):
         size = 448 if "groupvit" in name else 224
-        options = found.options
+        options = result.options
         assert (options["short_side"], options["window"], options["top_classes"]) == (size, size, 5)
-        assert found.templates == ("a photo of a {}.",) and not options["normalise_prompts"]
+        assert result.templates == ("a photo of a {}.",) and not options["normalise_prompts"]
 
 
 def test_variants_differ_as_published():
@@ -55,16 +55,16 @@ def test_variants_differ_as_published():
 @pytest.mark.parametrize(("dataset", "threshold"), [("voc", 0.95), ("context", 0.05), ("coco_object", 0.35)])
 def test_the_papers_evaluation(dataset, threshold):
     """Its thresholds and size, and its example of a prompt; the rest is GroupViT's."""
-    found, groupvit = load_vocabulary(f"{dataset}_zeroseg"), load_vocabulary(f"{dataset}_groupvit")
-    assert (found.background, found.options["short_side"], found.options["rule"]) == (threshold, 448, "groupvit")
-    assert found.templates == ("a photo of the {}.",)
-    own = {"name": found.name, "source": found.source, "background": threshold, "templates": found.templates}
-    assert found == dataclasses.replace(groupvit, **own)
+    result, groupvit = load_vocabulary(f"{dataset}_zeroseg"), load_vocabulary(f"{dataset}_groupvit")
+    assert (result.background, result.options["short_side"], result.options["rule"]) == (threshold, 448, "groupvit")
+    assert result.templates == ("a photo of the {}.",)
+    changes = {"name": result.name, "source": result.source, "background": threshold, "templates": result.templates}
+    assert result == dataclasses.replace(groupvit, **changes)
 
 
 def test_the_classes_of_imagenet():
-    found = load_vocabulary("imagenet")
-    assert len(found.classes) == 1000 == len(set(found.classes)) and found.background is None
+    result = load_vocabulary("imagenet")
+    assert len(result.classes) == 1000 == len(set(result.classes)) and result.background is None
     known = {
         0: "tench",
         22: "bald eagle",
@@ -74,8 +74,8 @@ def test_the_classes_of_imagenet():
         569: "garbage truck",
     }
     known |= {657: "missile", 744: "projectile", 836: "sunglass", 837: "sunglasses", 963: "pizza", 999: "toilet paper"}
-    assert {i: found.classes[i] for i in known} == known
-    assert choose_vocabulary("imagenet", "folder", [str(i) for i in range(1000)]).classes == found.classes
+    assert {i: result.classes[i] for i in known} == known
+    assert choose_vocabulary("imagenet", "folder", [str(i) for i in range(1000)]).classes == result.classes
 
 
 def test_choose_vocabulary():

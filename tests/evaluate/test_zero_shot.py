@@ -98,8 +98,8 @@ def test_evaluate_a_tiny_student(options, model, tmp_path):
 def test_compare_two_models_with_a_threshold(options, model, tiny_clip, tmp_path):
     options.eval.update(dataset="voc", vocabulary="voc_groupvit", compare=str(tiny_clip), baselines=())
     # of the protocol the background alone: windows of 448 pixels are large for this student
-    own = {"short_side": 0, "window": 0, "slide": 2.0, "guide": 2.0, "top_classes": 0, "rule": ""}
-    options.eval.update(own | {"normalise_prompts": True})
+    of_model = {"short_side": 0, "window": 0, "slide": 2.0, "guide": 2.0, "top_classes": 0, "rule": ""}
+    options.eval.update(of_model | {"normalise_prompts": True})
     benchmark = open_benchmark(options.eval)
     # a threshold that half of the pixels pass, between those that are swept anyway
     examples = [benchmark[i] for i in range(3)]

@@ -163,11 +163,11 @@ def sc_clip(n: Numpy, image: int) -> np.ndarray:
 @pytest.mark.parametrize("readout", READOUTS)
 def test_readouts_follow_their_recipes(clip, readout, size):
     pixels = np.random.default_rng(0).normal(0, 1, (2, *size, 3)).astype(np.float32)
-    found = np.asarray(clip.dense(pixels, readout))
+    actual = np.asarray(clip.dense(pixels, readout))
     n = Numpy(clip, pixels)
-    assert found.shape == (2, *n.grid, 10) and found.dtype == np.float32
+    assert actual.shape == (2, *n.grid, 10) and actual.dtype == np.float32
     expected = np.stack([by_hand(n, readout, image) for image in range(2)])
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_maskclip_is_the_default(clip):

@@ -88,26 +88,26 @@ def gemma(tmp_path_factory):
 
 def test_siglip_2s_tokenizer(gemma, tmp_path):
     ours = load_siglip_tokenizer(gemma)
-    found = ids(ours)
-    assert found == ids(GemmaTokenizer.from_pretrained(gemma), [text.lower() for text in TEXTS])
-    assert found == ids(Siglip2Tokenizer.from_pretrained(gemma))
-    assert found[2] == [1] + [0] * 63  # the end token, and padding
-    assert found[0] != found[1]  # punctuation counts, and so do spaces
-    assert len(found[5]) == 64 and found[5][-1] == 1
+    result = ids(ours)
+    assert result == ids(GemmaTokenizer.from_pretrained(gemma), [text.lower() for text in TEXTS])
+    assert result == ids(Siglip2Tokenizer.from_pretrained(gemma))
+    assert result[2] == [1] + [0] * 63  # the end token, and padding
+    assert result[0] != result[1]  # punctuation counts, and so do spaces
+    assert len(result[5]) == 64 and result[5][-1] == 1
     ours.save_pretrained(tmp_path)
-    assert ids(load_siglip_tokenizer(tmp_path)) == ids(AutoTokenizer.from_pretrained(tmp_path)) == found
+    assert ids(load_siglip_tokenizer(tmp_path)) == ids(AutoTokenizer.from_pretrained(tmp_path)) == result
 
 
 def test_metaclip_2s_tokenizer(spiece, tmp_path):
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     XLMRobertaTokenizer(vocab=[*special, *pieces(spiece)[3:], ("<mask>", 0.0)]).save_pretrained(tmp_path)
     ours = load_metaclip_2_tokenizer(tmp_path)
-    found = ids(ours)
-    assert found == ids(XLMRobertaTokenizer.from_pretrained(tmp_path))
-    assert found[2] == [0, 2] + [1] * 62
-    assert found[5][0] == 0 and found[5][-1] == 2
+    result = ids(ours)
+    assert result == ids(XLMRobertaTokenizer.from_pretrained(tmp_path))
+    assert result[2] == [0, 2] + [1] * 62
+    assert result[5][0] == 0 and result[5][-1] == 2
     ours.save_pretrained(tmp_path / "again")
-    assert ids(load_metaclip_2_tokenizer(tmp_path / "again")) == found
+    assert ids(load_metaclip_2_tokenizer(tmp_path / "again")) == result
 
 
 def test_the_small_metaclip_2s_have_siglips_tokenizer(spiece):

@@ -18,9 +18,9 @@ def test_batches_are_nearly_full(count, expected):
 
 def test_every_item_is_in_one_batch_and_at_most_a_quarter_is_padding():
     for count in range(1, 300):
-        found = list(parts(count, SIZES))
-        assert np.concatenate([np.arange(count)[batch] for batch, _ in found]).tolist() == list(range(count))
-        assert sum(size for _, size in found) <= count / 0.75
+        result = list(parts(count, SIZES))
+        assert np.concatenate([np.arange(count)[batch] for batch, _ in result]).tolist() == list(range(count))
+        assert sum(size for _, size in result) <= count / 0.75
 
 
 def test_padded_repeats_the_first():

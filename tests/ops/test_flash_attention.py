@@ -39,13 +39,15 @@ def test_values_and_gradients_are_those_of_plain_attention(stand_in, n, m):
     rng = np.random.default_rng(0)
     query, key, value, weight = (jnp.asarray(rng.normal(size=(2, t, 3, 8)), jnp.float32) for t in (n, m, m, n))
 
-    def loss(how, *inputs):
-        return (how(*inputs) * weight).sum()
+    def loss(attention, *inputs):
+        return (attention(*inputs) * weight).sum()
 
     with jax.default_matmul_precision("highest"):  # where a GPU would take fewer bits
         np.testing.assert_allclose(flash_attend(query, key, value), attend(query, key, value), atol=1e-5)
-        found, expected = (jax.grad(loss, argnums=(1, 2, 3))(how, query, key, value) for how in (flash_attend, attend))
-        for ours, theirs in zip(found, expected, strict=True):
+        actual, expected = (
+            jax.grad(loss, argnums=(1, 2, 3))(attention, query, key, value) for attention in (flash_attend, attend)
+        )
+        for ours, theirs in zip(actual, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
     mask = jnp.asarray(rng.random((n, m)) < 0.5).at[:, 0].set(True)
     np.testing.assert_array_equal(flash_attend(query, key, value, mask), attend(query, key, value, mask))
@@ -57,13 +59,13 @@ def test_cudnn_is_as_near_to_float32_as_plain_attention(n, m, width):
     rng = np.random.default_rng(0)
     rounded = [jnp.asarray(rng.normal(size=(4, t, 6, width)), jnp.bfloat16) for t in (n, m, m, n)]
 
-    def values(how, *inputs):
-        value, pullback = jax.vjp(how, *inputs[:3])
+    def values(attention, *inputs):
+        value, pullback = jax.vjp(attention, *inputs[:3])
         return [value, *pullback(inputs[3])]
 
     with jax.default_matmul_precision("highest"):
         truth = values(attend, *(x.astype(jnp.float32) for x in rounded))
-    cudnn, plain = (jax.jit(values, static_argnums=0)(how, *rounded) for how in (flash_attend, attend))
+    cudnn, plain = (jax.jit(values, static_argnums=0)(attention, *rounded) for attention in (flash_attend, attend))
     for true, ours, theirs in zip(truth, cudnn, plain, strict=True):
         assert ours.dtype == jnp.bfloat16
         ours, theirs = (float(jnp.linalg.norm(x.astype(jnp.float32) - true)) for x in (ours, theirs))
@@ -80,11 +82,11 @@ def test_a_step_with_it_is_a_step_with_plain_attention(tiny_config, monkeypatch)
         plan = make_plan(tiny_config, teacher, make_mesh(tiny_config.mesh))
         return plan.train_step(jax.jit(plan.initial_state)(), batch, teacher.params)[1]
 
-    found = metrics()
+    result = metrics()
     for module in (distill_plan, distill_teacher):
         monkeypatch.setattr(module, "best_attention", lambda dtype: "plain")
     for name, value in metrics().items():
-        np.testing.assert_allclose(found[name], value, rtol=0.02, err_msg=name)
+        np.testing.assert_allclose(result[name], value, rtol=0.02, err_msg=name)
 
 
 @pytest.mark.parametrize("width", [12, 136])
@@ -125,8 +127,8 @@ def test_the_models_of_a_run_have_it_and_the_clip_of_its_teacher_has_not(stand_i
     plain = load_teacher(tiny_config)
     clip = load_clip(tiny_config.teacher.path)
     teacher = make_teacher(clip, plain.boxes, attention="cudnn")
-    found, expected = teacher.embed(teacher.params, images), plain.embed(plain.params, images)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    actual, expected = teacher.embed(teacher.params, images), plain.embed(plain.params, images)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert implementations(clip.model) == {"plain"}
 
     monkeypatch.setattr(distill_plan, "best_attention", lambda dtype: "cudnn")

@@ -28,28 +28,28 @@ def by_the_paper(p, guide, radius):
                 sigma + SMOOTH * np.eye(3), (colours * values[:, None]).mean(0) - colours.mean(0) * values.mean()
             )
             offsets[y, x] = values.mean() - slopes[y, x] @ colours.mean(axis=0)
-    found = np.zeros((h, w))
+    result = np.zeros((h, w))
     for y, rows in enumerate(windows(h, radius)):
         for x, columns in enumerate(windows(w, radius)):
-            found[y, x] = slopes[rows, columns].mean(axis=(0, 1)) @ guide[y, x] + offsets[rows, columns].mean()
-    return found
+            result[y, x] = slopes[rows, columns].mean(axis=(0, 1)) @ guide[y, x] + offsets[rows, columns].mean()
+    return result
 
 
 def test_the_filter_is_the_papers():
     rng = np.random.default_rng(0)
     guide = rng.integers(0, 256, (2, 9, 11, 3)).astype(np.uint8)
     maps = rng.random((2, 9, 11, 2)).astype(np.float32)
-    found = jax.jit(lambda m, g: apply(fit(m, g, 2.5), g))(maps, guide)
+    result = jax.jit(lambda m, g: apply(fit(m, g, 2.5), g))(maps, guide)
     for i in range(2):
         for c in range(2):
-            np.testing.assert_allclose(found[i, ..., c], by_the_paper(maps[i, ..., c], guide[i] / 255, 2), atol=1e-4)
+            np.testing.assert_allclose(result[i, ..., c], by_the_paper(maps[i, ..., c], guide[i] / 255, 2), atol=1e-4)
 
 
 def test_an_image_of_one_colour_leaves_the_maps_smooth_and_finite():
     maps = np.random.default_rng(0).random((1, 8, 8, 3)).astype(np.float32)
     guide = jnp.full((1, 8, 8, 3), 90, jnp.uint8)
-    found = apply(fit(jnp.asarray(maps), guide, 1.0), guide)
-    assert np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
+    result = apply(fit(jnp.asarray(maps), guide, 1.0), guide)
+    assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
 
 
 def test_label_maps_follow_the_edge_that_the_patches_miss():

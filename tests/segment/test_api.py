@@ -20,25 +20,25 @@ LABELS = ["cat", "grass"]
 def test_words_from_generators(model, image):
     expected = model.segment(image, LABELS, templates=["a {}"], background=["hat"])
     words = lambda: {"labels": (x for x in LABELS), "templates": (x for x in ["a {}"]), "background": iter(["hat"])}  # noqa: E731
-    for found in (
+    for actual in (
         model.segment(image, **words()),
         model.segment_batch([image], **words())[0],
         model.encode(image).segment(**words()),
     ):
-        assert found.labels == LABELS
-        np.testing.assert_array_equal(found.label_map, expected.label_map)
+        assert actual.labels == LABELS
+        np.testing.assert_array_equal(actual.label_map, expected.label_map)
     assert model.segment_fn(16, **words()).labels == tuple(LABELS)
     for labels in (np.array(LABELS), dict.fromkeys(LABELS), tuple(LABELS)):
         np.testing.assert_array_equal(model.embed_labels(labels), model.embed_labels(LABELS))
 
 
 def test_numbers_of_numpy_and_jax():
-    given = {"guide": np.int64(1), "flip": np.bool_(True), "scale": np.float32(2), "window": np.int32(16)}
-    given |= {"scales": np.array([1.0, 1.5]), "top_classes": jnp.asarray(3), "mix": np.str_("embeddings")}
+    values = {"guide": np.int64(1), "flip": np.bool_(True), "scale": np.float32(2), "window": np.int32(16)}
+    values |= {"scales": np.array([1.0, 1.5]), "top_classes": jnp.asarray(3), "mix": np.str_("embeddings")}
     expected = Options(guide=1.0, flip=True, scale=2.0, window=16, scales=(1.0, 1.5), top_classes=3, mix="embeddings")
-    found = change(Options(), given)
-    assert found == expected
-    assert [type(getattr(found, name)) for name in given] == [float, bool, float, int, tuple, int, str]
+    actual = change(Options(), values)
+    assert actual == expected
+    assert [type(getattr(actual, name)) for name in values] == [float, bool, float, int, tuple, int, str]
     with pytest.raises(InputError, match=r"guide is \[1, 2\]; it must be a number"):
         change(Options(), {"guide": np.array([1, 2])})
 
@@ -130,13 +130,13 @@ def test_a_readout_is_chosen_by_its_name_everywhere(tiny_clip, image, tmp_path):
     model = zeroseg_jax.load(tiny_clip, readout="naclip")
     expected = model.segment(image, LABELS)
     plain = zeroseg_jax.load(tiny_clip)
-    for found in (
+    for actual in (
         plain.segment(image, LABELS, readout="naclip"),
         plain.encode(image, readout="naclip").segment(LABELS),
         plain.segment_batch([image], LABELS, readout="naclip")[0],
     ):
-        np.testing.assert_array_equal(found.scores, expected.scores)
-        np.testing.assert_array_equal(found.label_map, expected.label_map)
+        np.testing.assert_array_equal(actual.scores, expected.scores)
+        np.testing.assert_array_equal(actual.label_map, expected.label_map)
     square = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     maps = plain.segment_fn(8, LABELS, readout="naclip", guide=0)(square[None])[0]
     np.testing.assert_array_equal(maps, model.segment(square, LABELS, guide=0).label_map)

@@ -35,11 +35,11 @@ def test_a_folder_with_an_unreadable_file(tiny_clip, folder, tmp_path, capsys):
     sentences = [line for line in said.err.splitlines() if "b.jpg" in line]
     assert sentences == [f"the image {folder / 'b.jpg'} cannot be read (the file is empty); repair or remove it"]
     assert "segment 4/4" in said.err  # the progress
-    found = json.loads((out / "segments.json").read_text())
-    assert found == json.loads(said.out)
-    assert found["labels"] == ["cat", "grass"] and found["failed"] == sentences
-    assert [entry["mask"] for entry in found["images"]] == ["a_jpg_mask.png", "a_png_mask.png", "below/c_mask.png"]
-    for number, entry in enumerate(found["images"]):
+    result = json.loads((out / "segments.json").read_text())
+    assert result == json.loads(said.out)
+    assert result["labels"] == ["cat", "grass"] and result["failed"] == sentences
+    assert [entry["mask"] for entry in result["images"]] == ["a_jpg_mask.png", "a_png_mask.png", "below/c_mask.png"]
+    for number, entry in enumerate(result["images"]):
         assert (entry["width"], entry["height"]) == (34, 21)
         mask = Image.open(out / entry["mask"])
         assert mask.mode == "P" and set(np.unique(mask)) <= {0, 1, 255}
@@ -54,15 +54,15 @@ def test_labels_of_a_file_and_single_images(tiny_clip, folder, tmp_path, capsys)
     arguments += ["--labels-file", str(tmp_path / "labels.txt"), "--templates", "a {}", "--flip", "--no-overlay"]
     assert main(arguments) == 0
     assert capsys.readouterr().out == f"1 of 1 images segmented into {tmp_path / 'out'}\n"
-    found = json.loads((tmp_path / "out/segments.json").read_text())
-    assert found["labels"] == ["cat", "grass, long"]
+    result = json.loads((tmp_path / "out/segments.json").read_text())
+    assert result["labels"] == ["cat", "grass, long"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_mask.png", "segments.json"]
 
 
 def test_every_option_of_inference_is_a_flag(tiny_clip, folder):
     command = [str(folder), "--model", str(tiny_clip), "--out", "out", "--labels", "cat"]
-    given = {"mix": "embeddings", "scale": "2", "guide": "0", "rename": "none", "readout": "sclip", "window": "16"}
-    flags = [part for name, text in given.items() for part in (f"--{name}", text)]
+    texts = {"mix": "embeddings", "scale": "2", "guide": "0", "rename": "none", "readout": "sclip", "window": "16"}
+    flags = [part for name, text in texts.items() for part in (f"--{name}", text)]
     arguments = parse([*command, *flags, "--flip", "--no-normalise-prompts", "--scales", "0.5,1", "--short-side", "8"])
     options = read_options(arguments)
     assert {options.pop("templates"), options.pop("background")} == {None}
@@ -104,7 +104,7 @@ def test_what_an_earlier_run_wrote_is_left_out(folder):
         "left out: images of formats that are not read here (2 x .heic, 1 x .jxl); convert them to JPEG or PNG",
         "left out: 1 file that is no image (.txt)",
     ]
-    with pytest.raises(InputError, match="holds nothing but what this command wrote"):
+    with pytest.raises(InputError, match="holds only files that this command wrote"):
         find_images([str(folder / "out")])
 
 

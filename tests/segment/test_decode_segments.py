@@ -36,11 +36,11 @@ def ask(question, threshold=None, labels=2, scale=0.0, mix="scores"):
 
 
 def test_scores_and_segments_by_hand(question):
-    found = ask(question)
-    np.testing.assert_allclose(found.scores[0, :, :2], [[1, 0], [0.6, 0.8]], atol=1e-6)
+    result = ask(question)
+    np.testing.assert_allclose(result.scores[0, :, :2], [[1, 0], [0.6, 0.8]], atol=1e-6)
     # scores of the right patches are 0.2 (1, 0) + 0.8 (0.6, 0.8) = (0.68, 0.64): the first label wins everywhere
-    assert not np.asarray(found.label_map).any()
-    np.testing.assert_array_equal(found.segments[0, 0, [0, 15]], [0, 1])
+    assert not np.asarray(result.label_map).any()
+    np.testing.assert_array_equal(result.segments[0, 0, [0, 15]], [0, 1])
     # a steep softmax gives the right patches 0.2 to the first and 0.8 to the second label
     np.testing.assert_array_equal(ask(question, scale=100.0).label_map[0, 5, [0, 15]], [0, 1])
     # embeddings: 0.2 (1, 0) + 0.8 (0.6, 0.8) again points nearer to the first
@@ -65,25 +65,25 @@ def test_the_likeliest_labels_of_each_window():
     encoding = Encoding(jnp.zeros((1, 2, 3, 2)), jnp.zeros((1, 2, 4, 3)), image)
     # four labels, of which two are the same, a phrase for background and padding
     texts = texts_of([[1, 0], [0.6, 0.8], [0.6, 0.8], [0, 1], [-1, 0], [0, 0]], 4, 5)
-    kept = np.asarray(likeliest(encoding, texts, 2))[0, :, :5]
-    np.testing.assert_array_equal(kept, [[1, 1, 0, 0, 1], [0, 1, 0, 1, 1]])
+    likely = np.asarray(likeliest(encoding, texts, 2))[0, :, :5]
+    np.testing.assert_array_equal(likely, [[1, 1, 0, 0, 1], [0, 1, 0, 1, 1]])
     assert np.asarray(likeliest(encoding, texts, 9))[..., :5].all()
     # without an embedding of the image that of the mean patch counts: three of four patches are in segment 0
     embeddings = jnp.asarray([[[[1.0, 0.0], [0.0, 1.0]]]])
     assignment = jnp.asarray([[[[1.0, 0], [1, 0], [1, 0], [0, 1]]]])
-    kept = np.asarray(likeliest(Encoding(embeddings, assignment), texts, 1))[0, 0, :4]
-    np.testing.assert_array_equal(kept, [1, 0, 0, 0])
-    kept = np.asarray(likeliest(Encoding(embeddings[:, :, 1:].repeat(4, 2), None), texts, 1))[0, 0, :4]
-    np.testing.assert_array_equal(kept, [0, 0, 0, 1])
+    likely = np.asarray(likeliest(Encoding(embeddings, assignment), texts, 1))[0, 0, :4]
+    np.testing.assert_array_equal(likely, [1, 0, 0, 0])
+    likely = np.asarray(likeliest(Encoding(embeddings[:, :, 1:].repeat(4, 2), None), texts, 1))[0, 0, :4]
+    np.testing.assert_array_equal(likely, [0, 0, 0, 1])
 
 
 def test_left_out_labels_score_least():
     encoding = Encoding(jnp.asarray([[[[1.0, 0.0], [0.0, 1.0]]]]), None, jnp.asarray([[[1.0, 0.0]]]))
     cosines = jnp.asarray([[[[1.0, 0.0, 9.0], [0.0, 1.0, 9.0]]]])
     texts = texts_of([[1, 0], [0, 1], [0, 0]], 2, 2)
-    found = score(cosines, encoding, texts, Labelling(top_classes=1), True)
-    np.testing.assert_array_equal(found["score"][0, 0], [[1, -1, -9], [0, -1, -9]])
-    np.testing.assert_array_equal(found["probability"][0, 0], [[1, 0, 0], [1, 0, 0]])
+    result = score(cosines, encoding, texts, Labelling(top_classes=1), True)
+    np.testing.assert_array_equal(result["score"][0, 0], [[1, -1, -9], [0, -1, -9]])
+    np.testing.assert_array_equal(result["probability"][0, 0], [[1, 0, 0], [1, 0, 0]])
 
 
 def test_groupvits_scores_by_hand():
@@ -98,10 +98,10 @@ def test_groupvits_scores_by_hand():
     product = over_all * over_two  # at most 1/3, 1/8 and 8/15
     for threshold, hidden in ((0.3, [0, 1, 0]), (0.1, [0, 0, 0]), (0.5, [1, 1, 0]), (0.95, [1, 1, 0])):
         texts = texts_of(embeddings, 3, 3, threshold)
-        found = score(cosines, encoding, texts, Labelling(top_classes=2, rule="groupvit"), True)["score"][0, 0]
-        np.testing.assert_allclose(found[:, 1:4], product, atol=1e-6)
-        np.testing.assert_array_equal(found[:, 0], hidden)  # the best segment never is
-        np.testing.assert_array_equal(found[:, 4], -9)
+        result = score(cosines, encoding, texts, Labelling(top_classes=2, rule="groupvit"), True)["score"][0, 0]
+        np.testing.assert_allclose(result[:, 1:4], product, atol=1e-6)
+        np.testing.assert_array_equal(result[:, 0], hidden)  # the best segment never is
+        np.testing.assert_array_equal(result[:, 4], -9)
     every = score(cosines, encoding, texts, Labelling(rule="groupvit"), False)["score"][0, 0]
     np.testing.assert_allclose(every[:, 1:4], over_all**2, atol=1e-6)
     assert (np.asarray(every)[:, 0] == -9).all()  # without a threshold there is no background
@@ -117,8 +117,8 @@ def test_groupvits_pixels_belong_to_one_segment():
     # the first segment is sure, the second is background, whatever the steep scores of mixed pixels would be
     texts = texts_of([[1, 0], [0.5, 0.1]], 2, 2, 0.6, 10.0)
     enlarge = [np.pad(np.eye(4, dtype=np.float32), ((0, 12), (0, 0)))[None, :, None], np.eye(8)[None, :, None]]
-    found = label_pixels((View(view.encoding, *enlarge),), texts, None, Labelling(rule="groupvit"), True)
+    actual = label_pixels((View(view.encoding, *enlarge),), texts, None, Labelling(rule="groupvit"), True)
     # the best score of the second segment is its best label's probability squared; nothing hides the first
-    expected = np.where(np.asarray(found.segments) == 0, 1, 1 / (1 + np.exp(-1.0)) ** 2)
-    np.testing.assert_allclose(found.probability[:, :4], expected[:, :4], atol=1e-5)
-    np.testing.assert_array_equal(found.label_map[0, :4, [0, 3, 5, 7]].T, [[0, 0, -1, -1]] * 4)
+    expected = np.where(np.asarray(actual.segments) == 0, 1, 1 / (1 + np.exp(-1.0)) ** 2)
+    np.testing.assert_allclose(actual.probability[:, :4], expected[:, :4], atol=1e-5)
+    np.testing.assert_array_equal(actual.label_map[0, :4, [0, 3, 5, 7]].T, [[0, 0, -1, -1]] * 4)

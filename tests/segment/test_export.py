@@ -45,15 +45,15 @@ def test_a_process_without_this_package(model, files):
     np.savez(files / "arrays.npz", square=square, wide=wide, embeddings=model.embed_labels(LABELS))
     (files / "stranger.py").write_text(STRANGER)
     subprocess.run([sys.executable, "stranger.py"], cwd=files, check=True)
-    found = np.load(files / "found.npz")
-    assert found["platforms"].tolist() == ["cpu", "cuda", "tpu"]
+    actual = np.load(files / "found.npz")
+    assert actual["platforms"].tolist() == ["cpu", "cuda", "tpu"]
     expected = np.asarray(model.segment_fn(16, LABELS, background=0.28, rename="teacher")(square))
     assert len(np.unique(expected)) > 1  # or the comparison would say little
     for batch, count in ((1, 4), (3, 2)):
-        np.testing.assert_array_equal(found[f"closed{batch}"], expected[:batch])
-        assert found[f"closed{batch}"].dtype == np.int32
+        np.testing.assert_array_equal(actual[f"closed{batch}"], expected[:batch])
+        assert actual[f"closed{batch}"].dtype == np.int32
         maps = model.segment_fn((12, 40), LABELS[:count], background="a photo")(wide[:batch])
-        np.testing.assert_array_equal(found[f"opened{batch}"], maps)
+        np.testing.assert_array_equal(actual[f"opened{batch}"], maps)
 
 
 def test_the_description_beside_the_file(files):
@@ -98,10 +98,10 @@ def test_onnx(model, tmp_path, options, size):
     session = onnxruntime.InferenceSession(tmp_path / "segment.onnx")
     height, width = (size, size) if isinstance(size, int) else size
     images = np.random.default_rng(0).integers(0, 256, (4, height, width, 3), dtype=np.uint8)
-    found = np.concatenate([session.run(["label_map"], {"images": image[None]})[0] for image in images])
+    actual = np.concatenate([session.run(["label_map"], {"images": image[None]})[0] for image in images])
     expected = np.asarray(model.segment_fn(size, LABELS, background=0.28, **options)(images))
-    assert found.dtype == np.int32 and found.shape == expected.shape
-    assert (found == expected).mean() >= 0.995
+    assert actual.dtype == np.int32 and actual.shape == expected.shape
+    assert (actual == expected).mean() >= 0.995
     assert len(np.unique(expected)) > 1
     about = json.loads((tmp_path / "segment.onnx.json").read_text())
     assert about["inputs"] == {"images": f"uint8 (1, {height}, {width}, 3)"}

@@ -64,12 +64,12 @@ def test_an_image_of_the_models_own_size(model, image):
     # the segments' cosines with the labels, through the soft map
     pixels = model.clip.normalise(image[None] / np.float32(255))
     graphdef, state = nnx.split(model.clip.model)
-    found = jax.jit(lambda state, x: nnx.merge(graphdef, state).segments(x))(state, pixels)
+    result = jax.jit(lambda state, x: nnx.merge(graphdef, state).segments(x))(state, pixels)
     texts = model.embed_labels(LABELS)
-    segments = found.segments[0] / np.linalg.norm(found.segments[0], axis=-1, keepdims=True)
+    segments = result.segments[0] / np.linalg.norm(result.segments[0], axis=-1, keepdims=True)
     np.testing.assert_allclose(np.linalg.norm(texts, axis=-1), 1, atol=1e-5)
     np.testing.assert_allclose(out.scores, segments @ texts.T, atol=1e-5)
-    np.testing.assert_allclose(encoded.assignment, found.assignment, atol=1e-5)
+    np.testing.assert_allclose(encoded.assignment, result.assignment, atol=1e-5)
 
 
 @pytest.mark.end_to_end

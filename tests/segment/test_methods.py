@@ -27,16 +27,16 @@ def test_a_stray_patch_does_not_enlarge_the_box():
     compact[2:6, 3:8] = 1
     stray = compact.copy()
     stray[9, 0] = 1  # a twenty-first of the segment
-    found = [
+    result = [
         segment_boxes(jnp.asarray([[m.ravel(), 1 - m.ravel()]]).swapaxes(1, 2), (10, 10), (10, 10), 0.1)[0][0, 0]
         for m in (compact, stray)
     ]
-    assert found[1][2] - found[1][0] < 1.15 * (found[0][2] - found[0][0])
+    assert result[1][2] - result[1][0] < 1.15 * (result[0][2] - result[0][0])
 
 
 def test_crops_of_an_images_own_boxes_are_the_views_of_training():
     images = jnp.asarray(np.random.default_rng(0).random((2, 24, 32, 3), dtype=np.float32))
     boxes = np.array([[0, 0, 1, 1], [0.25, 0, 0.75, 0.5], [1 / 3, 1 / 3, 0.9, 1]])
     expected = crop_views(images, boxes, 8)
-    found = crop_boxes(images, jnp.broadcast_to(jnp.asarray(boxes, jnp.float32), (2, 3, 4)), 8)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    actual = crop_boxes(images, jnp.broadcast_to(jnp.asarray(boxes, jnp.float32), (2, 3, 4)), 8)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)

@@ -28,8 +28,8 @@ def test_templates_of_ones_own():
 @pytest.mark.parametrize("templates", ["name", "imagenet80"])
 def test_the_mean_of_unit_prompts_at_unit_length(tiny_clip, templates):
     clip = load_clip(tiny_clip)
-    found = embed_prompts(clip, ["cat", " on "], resolve_templates(templates))
-    for row, label in zip(found, ["cat", "on"], strict=True):
+    result = embed_prompts(clip, ["cat", " on "], resolve_templates(templates))
+    for row, label in zip(result, ["cat", "on"], strict=True):
         prompts = [template.replace("{}", label) for template in TEMPLATES[templates]]
         mean = clip.encode_text(prompts).mean(axis=0)
         np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
@@ -41,5 +41,5 @@ def test_prompts_of_any_length(tiny_clip):
     raw = clip.encode_text([t.replace("{}", "cat") for t in templates], normalise=False)
     assert np.ptp(np.linalg.norm(raw, axis=-1)) > 0.01  # or the comparison would say little
     mean = raw.mean(axis=0)
-    found = embed_prompts(clip, ["cat"], templates, normalise=False)
-    np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=1e-6)
+    result = embed_prompts(clip, ["cat"], templates, normalise=False)
+    np.testing.assert_allclose(result[0], mean / np.linalg.norm(mean), atol=1e-6)

@@ -31,8 +31,8 @@ def as_a_whole(model, encoded, background, options):
         maps = [resize_matrix(n, m)[None] for n, m in zip(cells, sizes, strict=True)]
         small = np.asarray(shrink_to_cells(encoded.pixels, cells), np.float32)
         guide = Guide(encoded.pixels[None], small[None], *maps)
-    found = jax.device_get(whole(tuple(views), texts, guide, chosen.labelling, threshold))
-    return [None if x is None else x[0] for x in found]
+    actual = jax.device_get(whole(tuple(views), texts, guide, chosen.labelling, threshold))
+    return [None if x is None else x[0] for x in actual]
 
 
 @pytest.mark.end_to_end
@@ -56,14 +56,14 @@ def test_tiles_give_what_the_whole_image_does(model, monkeypatch, segments, opti
         image = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
         encoded = model.encode(image, **{name: value for name, value in options.items() if encodes(name)})
         label_map, segments_map, scores, probability = as_a_whole(model, encoded, background, options)
-        found = model.label([encoded], LABELS, background=background, **options)[0]
-        assert len(np.unique(found.segments)) > 2
-        assert np.mean(found.label_map == label_map) > 0.999  # rounding decides between equal scores
-        assert np.mean(found.segments == segments_map) > 0.999
-        np.testing.assert_allclose(found.scores, scores[:, : len(LABELS)], atol=1e-5)
-        assert (found.probability is None) == (probability is None)
+        result = model.label([encoded], LABELS, background=background, **options)[0]
+        assert len(np.unique(result.segments)) > 2
+        assert np.mean(result.label_map == label_map) > 0.999  # rounding decides between equal scores
+        assert np.mean(result.segments == segments_map) > 0.999
+        np.testing.assert_allclose(result.scores, scores[:, : len(LABELS)], atol=1e-5)
+        assert (result.probability is None) == (probability is None)
         if probability is not None:
-            assert np.mean(np.abs(found.probability - probability) < 1e-3) > 0.995
+            assert np.mean(np.abs(result.probability - probability) < 1e-3) > 0.995
 
 
 @pytest.mark.end_to_end
@@ -75,8 +75,8 @@ def test_the_jitted_function_gives_the_same_pixels(model, segments, size):
     image = np.random.default_rng(4).integers(0, 256, (*size, 3), dtype=np.uint8)
     for options in ({}, {"guide": 0.0}, {"flip": True, "background": ["hat"], "scale": 20.0}):
         expected = model.segment(image, LABELS, **options).label_map
-        found = np.asarray(model.segment_fn(size, LABELS, **options)(image[None])[0])
-        np.testing.assert_array_equal(found, expected)
+        actual = np.asarray(model.segment_fn(size, LABELS, **options)(image[None])[0])
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.end_to_end

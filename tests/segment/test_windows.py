@@ -38,13 +38,13 @@ def test_layouts_are_whole_patches_of_about_the_same_aspect(height, width, slide
 
 
 def test_photographs_of_all_shapes_are_encoded_at_seven_sizes():
-    found = set()
+    actual = set()
     for aspect in np.geomspace(1, 2, 200):
         for height, width in ((1000, round(1000 * aspect)), (round(1000 * aspect), 1000)):
             shape = lay_out(height, width, 224, 16).shape
-            found.add(shape)
+            actual.add(shape)
             assert abs(np.log(shape[1] / shape[0] / (width / height))) < np.log(1.18)
-    assert len(found) == 7
+    assert len(actual) == 7
     for width, expected in ((400, 304), (450, 336), (533, 400)):  # 4:3, 3:2 and 16:9
         assert lay_out(300, width, 224, 16).shape == (224, expected)
 
@@ -61,8 +61,9 @@ def test_images_are_resized_for_windows_as_mmcv_does(shape):
 def test_images_are_resized_under_jit_as_by_pillow(shape):
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
     for fit, plainly in ((resize, False), (resize_plainly, True)):
-        found = np.asarray(resize_traced(jax.numpy.asarray(image)[None], shape, plainly)[0])
-        assert np.mean(found == fit(image, shape)) > 0.999 and np.abs(found - fit(image, shape).astype(int)).max() <= 1
+        result = np.asarray(resize_traced(jax.numpy.asarray(image)[None], shape, plainly)[0])
+        expected = fit(image, shape).astype(int)
+        assert np.mean(result == expected) > 0.999 and np.abs(result - expected).max() <= 1
 
 
 def test_layouts_of_the_papers():
@@ -89,12 +90,12 @@ def test_windows_are_averaged_by_hand():
     """Windows of two patches, of two pixels each, over six pixels; the middle two are in both."""
     layout = lay_out(4, 6, 4, 2, Options(window=4, stride=2))
     assert layout.shape == (4, 6) and layout.starts == ((0,), (0, 2))
-    found = upsampling_matrix(layout, 1, 6).reshape(6, 4)
+    actual = upsampling_matrix(layout, 1, 6).reshape(6, 4)
     inside = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
     expected = np.zeros((6, 4))
     expected[:4, :2] += inside
     expected[2:, 2:] += inside
-    np.testing.assert_allclose(found, expected / np.array([1, 1, 2, 2, 1, 1])[:, None], atol=1e-6)
+    np.testing.assert_allclose(actual, expected / np.array([1, 1, 2, 2, 1, 1])[:, None], atol=1e-6)
     nearest = upsampling_matrix(layout, 1, 6, inside="nearest").reshape(6, 4) * np.array([1, 1, 2, 2, 1, 1])[:, None]
     np.testing.assert_array_equal(nearest, np.eye(4)[[0, 0, 1, 1, 3, 3]] + np.eye(5, 4)[[4, 4, 2, 2, 4, 4]])
 
@@ -112,10 +113,10 @@ def as_papers_do(model, image, options, factor=1.0, mirror=False):
         for x in layout.starts[1]:
             place = np.s_[y : y + layout.window[0], x : x + layout.window[1]]
             crop = pixels[place][:, ::-1] if mirror else pixels[place]
-            found = encode(model)(model.method.params, crop[None], ModelOptions())
-            logits = np.exp(model.logit_scale * (np.asarray(found.embeddings[0]) @ texts.T))
+            result = encode(model)(model.method.params, crop[None], ModelOptions())
+            logits = np.exp(model.logit_scale * (np.asarray(result.embeddings[0]) @ texts.T))
             scores = logits / logits.sum(axis=-1, keepdims=True)
-            scores = scores if found.assignment is None else np.asarray(found.assignment[0]) @ scores
+            scores = scores if result.assignment is None else np.asarray(result.assignment[0]) @ scores
             scores = scores.reshape(*layout.grid, -1)
             scores = scores[:, ::-1] if mirror else scores
             columns = np.einsum("xw,hwc->hxc", resize_matrix(layout.grid[1], layout.window[1]), scores)
@@ -126,13 +127,13 @@ def as_papers_do(model, image, options, factor=1.0, mirror=False):
 
 
 def assert_same(model, image, expected, **options):
-    found = model.segment(image, LABELS, background=1e-6, scale=model.logit_scale, **options)
-    np.testing.assert_allclose(found.probability, expected.max(axis=-1), atol=1e-4)
+    actual = model.segment(image, LABELS, background=1e-6, scale=model.logit_scale, **options)
+    np.testing.assert_allclose(actual.probability, expected.max(axis=-1), atol=1e-4)
     first, second = np.sort(expected, axis=-1)[..., [-1, -2]].transpose(2, 0, 1)
     clear = first - second > 1e-3
     assert clear.mean() > 0.2
-    np.testing.assert_array_equal(found.label_map[clear], expected.argmax(axis=-1)[clear])
-    return found
+    np.testing.assert_array_equal(actual.label_map[clear], expected.argmax(axis=-1)[clear])
+    return actual
 
 
 PAPER = {"short_side": 20, "long_side": 80, "window": 16, "stride": 8, "guide": 0.0}
@@ -143,20 +144,20 @@ def test_windows_as_the_papers_slide_them(model, size, segments):
     if not segments:
         model = Segmenter(DenseClipMethod(model.clip, 16), model.clip, templates="name")
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    found = assert_same(model, image, as_papers_do(model, image, Options(**PAPER)), **PAPER)
+    result = assert_same(model, image, as_papers_do(model, image, Options(**PAPER)), **PAPER)
     if not segments:
         return
     jitted = model.segment_fn(size, LABELS, background=1e-6, scale=model.logit_scale, **PAPER)(image[None])[0]
-    assert np.mean(found.label_map == jitted) > 0.99
+    assert np.mean(result.label_map == jitted) > 0.99
 
 
 @pytest.mark.end_to_end
 def test_mirror_images_and_scales_are_averaged(model, image):
     options = PAPER | {"flip": True, "scales": (1.0, 1.5)}
     passes = [(factor, mirror) for factor in (1.0, 1.5) for mirror in (False, True)]
-    expected = [as_papers_do(model, image, Options(**PAPER), *each) for each in passes]
-    found = assert_same(model, image, np.mean(expected, axis=0), **options)
-    assert found.scores.shape == (2 * (2 * 3 + 3 * 6) * 4, 5) and found.segments.max() < len(found.scores)
+    expected = [as_papers_do(model, image, Options(**PAPER), *one) for one in passes]
+    actual = assert_same(model, image, np.mean(expected, axis=0), **options)
+    assert actual.scores.shape == (2 * (2 * 3 + 3 * 6) * 4, 5) and actual.segments.max() < len(actual.scores)
 
 
 def softmax(x):
@@ -174,12 +175,12 @@ def test_groupvits_rule_in_windows(model, image, threshold):
     for y in layout.starts[0]:
         for x in layout.starts[1]:
             place = np.s_[y : y + 16, x : x + 16]
-            found = jax.device_get(encode(model)(model.method.params, pixels[place][None], ModelOptions()))
-            maps = jax.image.resize(found.assignment[0].reshape(4, 4, -1), (16, 16, 4), "linear")
-            logits = model.logit_scale * found.embeddings[0] @ texts.T
-            kept = np.argsort(-(found.image[0] @ texts.T))[:2]
+            actual = jax.device_get(encode(model)(model.method.params, pixels[place][None], ModelOptions()))
+            maps = jax.image.resize(actual.assignment[0].reshape(4, 4, -1), (16, 16, 4), "linear")
+            logits = model.logit_scale * actual.embeddings[0] @ texts.T
+            likely = np.argsort(-(actual.image[0] @ texts.T))[:2]
             few = np.full_like(logits, -np.inf)
-            few[:, kept] = logits[:, kept]
+            few[:, likely] = logits[:, likely]
             scores = softmax(logits) * softmax(few)
             hidden = scores.max(axis=1) < min(threshold, scores.max())
             table = np.concatenate([hidden[:, None], scores], axis=1)
@@ -187,14 +188,14 @@ def test_groupvits_rule_in_windows(model, image, threshold):
             count[place] += 1
     size = (*image.shape[:2], 1 + len(LABELS))
     expected = np.asarray(jax.image.resize(total / count, size, "linear", antialias=False))
-    found = model.segment(image, LABELS, background=threshold, **options).label_map
+    actual = model.segment(image, LABELS, background=threshold, **options).label_map
     first, second = np.sort(expected, axis=-1)[..., [-1, -2]].transpose(2, 0, 1)
     clear = first - second > 1e-4
-    assert clear.mean() > 0.9 and len(np.unique(found)) > 1
-    np.testing.assert_array_equal(found[clear], expected.argmax(axis=-1)[clear] - 1)
+    assert clear.mean() > 0.9 and len(np.unique(actual)) > 1
+    np.testing.assert_array_equal(actual[clear], expected.argmax(axis=-1)[clear] - 1)
     # a pass at any threshold tells of this one
     last = model.segment(image, LABELS, background=1e-6, **options).probability
-    assert np.mean((last < np.float32(threshold)) == (found < 0)) > 0.999
+    assert np.mean((last < np.float32(threshold)) == (actual < 0)) > 0.999
 
 
 def test_batches_of_windows_give_what_single_images_do(model):

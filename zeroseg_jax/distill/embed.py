@@ -1,4 +1,4 @@
-"""The teacher over many images in order. No device waits: a batch is read and sent while others are computed."""
+"""Embeds many images with the teacher, in order, on all devices. The next batches are read while one is computed."""
 
 import contextlib
 import dataclasses
@@ -26,26 +26,29 @@ from zeroseg_jax.distill.teacher import Teacher
 from zeroseg_jax.progress import ProgressBar
 
 IN_FLIGHT = 2
-"""Batches on the devices besides the one whose embeddings are waited for: one is computed, one lies ready."""
+"""Batches that are sent to the devices before the result of the oldest is read. So no device waits for data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """A form of an image: one of its crops, as it is and perhaps mirrored."""
+    """The embeddings of one crop of an image: of the crop as it is and, with `data.flip`, of its mirror image."""
 
     embeddings: Float16[np.ndarray, "f v d"]
-    """Unit length; NaN for a broken image."""
+    """f forms (as it is, mirrored), v views, of unit length. NaN for a broken image."""
     valid: bool
 
 
 def embed_in_order(
     teacher: Teacher, source: ImageSource, config: ConfigDict, augmentation: Augmentation, images: Sequence[int]
 ) -> Generator[Embedded, None, None]:
-    """The embeddings of `images`, in this order, crop by crop, on all devices of this process; with a progress bar.
+    """The embeddings of each crop of `images`, in this order, on all devices of this process. Shows a progress bar.
 
-    `augmentation.stored_crops` says how many crops an image has; with `config.data.flip` each is embedded mirrored too.
+    Args:
+        augmentation: `stored_crops` is the number of crops of an image.
+        images: indices into `source`.
     """
-    forms, devices = 2 if config.data.flip else 1, Mesh(np.array(jax.local_devices()), ("data",))
+    forms = 2 if config.data.flip else 1
+    devices = Mesh(np.array(jax.local_devices()), ("data",))
     split = NamedSharding(devices, P("data"))
 
     @jax.jit
@@ -62,15 +65,16 @@ def embed_in_order(
         augmentation=augmentation,
         images=images,
         workers=config.data.workers,
-        max_broken_share=1.0,  # the caller counts
+        max_broken_share=1.0,  # the caller counts broken images
     )
     flops = forms * teacher_flops(teacher.sizes, teacher.boxes, config.image_size, config.views.local_size)
     speed = Speed(len(images) * max(augmentation.stored_crops, 1), flops)
-    waiting: deque[tuple[dict[str, np.ndarray], jax.Array]] = deque()
+    running: deque[tuple[dict[str, np.ndarray], jax.Array]] = deque()
 
-    def arrived() -> Iterator[Embedded]:
-        batch, arrays = waiting.popleft()
-        embeddings, real = np.array(arrays), batch["index"] >= 0  # waits for the devices
+    def finished() -> Iterator[Embedded]:
+        batch, arrays = running.popleft()
+        embeddings = np.array(arrays)  # waits for the devices
+        real = batch["index"] >= 0  # the other images are padding
         embeddings[~batch["valid"]] = np.nan
         speed.update(int(real.sum()))
         for embedding, valid in zip(embeddings[real], batch["valid"][real], strict=True):
@@ -80,15 +84,15 @@ def embed_in_order(
         for batch in batches:
             arrays = embed(params, jax.device_put(batch["image"], split))
             arrays.copy_to_host_async()
-            waiting.append((batch, arrays))
-            if len(waiting) > IN_FLIGHT:
-                yield from arrived()
-        while waiting:
-            yield from arrived()
+            running.append((batch, arrays))
+            if len(running) > IN_FLIGHT:
+                yield from finished()
+        while running:
+            yield from finished()
 
 
 class Speed:
-    """A progress bar with images per second, their FLOPs, and their share of the chips' peak where it is known."""
+    """A progress bar with images per second, FLOPs per second, and their share of the chips' peak if it is known."""
 
     def __init__(self, total: int, flops: int | float):
         self.flops, self.peak = flops, peak_flops(jax.local_devices())
@@ -97,11 +101,11 @@ class Speed:
         self._bar = ProgressBar("embed", total)
 
     def update(self, images: int, now: float | None = None) -> str:
-        """Counts so many more images; returns what the bar says."""
+        """Counts `images` more images, and returns the text of the bar."""
         now = time.monotonic() if now is None else now
         self._done += images
         note = f"images  {readable_flops(self.flops)} an image"
-        if self._first is None:  # the first batch waited for the compiler
+        if self._first is None:  # the first batch includes the time of the compilation
             self._first = self._done, now
         else:
             rate = (self._done - self._first[0]) / max(now - self._first[1], 1e-9)
@@ -116,6 +120,6 @@ class Speed:
 
 
 def readable_flops(flops: int | float) -> str:
-    """As "4.86 TFLOP"."""
+    """A text such as "4.86 TFLOP"."""
     power = int(math.log10(max(flops, 1)) / 3 + 1e-9)
     return f"{flops / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E', 'Z')[power]}FLOP"

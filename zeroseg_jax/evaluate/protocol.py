@@ -93,12 +93,12 @@ class EvaluationProtocol:
             if self.threshold and tells_probability(segmenter.options.labelling, dense):
                 phrases = check_background(background)[0]
                 background = [*phrases, LOWEST_THRESHOLD] if phrases else LOWEST_THRESHOLD
-            how: dict[str, Any] = {"templates": self.templates, "background": background}
-            how["groups"] = self.class_of_label[:-1].tolist()
+            arguments: dict[str, Any] = {"templates": self.templates, "background": background}
+            arguments["groups"] = self.class_of_label[:-1].tolist()
             results = {
-                name: model.label(encoded, self.labels, **how, **options) for name, options in options_of.items()
+                name: model.label(encoded, self.labels, **arguments, **options) for name, options in options_of.items()
             }
-            return {name: [self.prediction(result) for result in found] for name, found in results.items()}
+            return {name: [self.prediction(result) for result in labelled] for name, labelled in results.items()}
 
         return predict
 
@@ -125,8 +125,9 @@ def vocabulary_options(vocabulary: Vocabulary, config: ConfigDict, default: Opti
     images and the guided filter, are off. Any other vocabulary changes only what it sets, and the rest is `default`.
     """
     if vocabulary.options.get("short_side"):
-        own = ("mix", "scale", "rename", "rename_weight", "rename_margin", "readout")
-        default = change(default, {n: f.default for n, f in FIELDS.items() if n not in own} | {"guide": 0, "slide": 0})
+        of_model = ("mix", "scale", "rename", "rename_weight", "rename_margin", "readout")
+        plain = {name: field.default for name, field in FIELDS.items() if name not in of_model}
+        default = change(default, plain | {"guide": 0, "slide": 0})
     return from_config(config.eval, change(default, vocabulary.options))
 
 
@@ -164,16 +165,16 @@ def make_protocol(benchmark: Benchmark, model: Segmenter, options: ConfigDict) -
     )
 
 
-def _background_rule(benchmark: Benchmark, vocabulary: Vocabulary, given: str) -> Background:
+def _background_rule(benchmark: Benchmark, vocabulary: Vocabulary, text: str) -> Background:
     """A threshold, phrases or both; None if there is no background class. `given` is `eval.background`."""
     if benchmark.background is None and vocabulary.background is None:
-        if given:
+        if text:
             raise InputError(f"eval.background is set, but {benchmark.name} has no background class; leave it empty")
         return None
-    if not given:
+    if not text:
         rule = vocabulary.background or (vocabulary.classes[benchmark.background or 0],)
         return rule if isinstance(rule, float) else list(rule)
-    parts = [_number_or_text(part.strip()) for part in given.split(",")]
+    parts = [_number_or_text(part.strip()) for part in text.split(",")]
     return parts[0] if len(parts) == 1 and isinstance(parts[0], float) else parts
 
 

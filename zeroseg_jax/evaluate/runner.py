@@ -107,10 +107,10 @@ def run_benchmark(methods: Mapping[str, EvaluatedMethod], benchmark: Benchmark) 
 
 def _share_counts(methods: Mapping[str, EvaluatedMethod], classes: int) -> None:
     """Gives every process the counts of all processes, in the order of the images."""
-    own = msgpack_serialize({name: method.arrays() for name, method in methods.items()})
+    local = msgpack_serialize({name: method.arrays() for name, method in methods.items()})
     for method in methods.values():
         method.clear(classes)
-    for data in _gather_bytes(own):
+    for data in _gather_bytes(local):
         arrays = msgpack_restore(data)
         for name, method in methods.items():
             method.add_arrays(arrays[name], classes)

@@ -196,8 +196,8 @@ def _cosines(x: Float[Array, "b n d"]) -> Float[Array, "b n n"]:
 
 def _joining(cosines: Float[Array, "b n n"]) -> Float[Array, "b n n"]:
     """Shares by which similar patches are averaged; rows sum to 1."""
-    kept = jnp.where(cosines < SIMILAR, 0.0, cosines)
-    return kept / (kept.sum(axis=-1, keepdims=True) + 1e-6)
+    similar = jnp.where(cosines < SIMILAR, 0.0, cosines)
+    return similar / (similar.sum(axis=-1, keepdims=True) + 1e-6)
 
 
 def _attend_alike(block: Block, x: Float[Array, "b n d"], similarity: Float[Array, "b n n"]) -> Float[Array, "b n d"]:

@@ -107,30 +107,30 @@ def parse_background(text: str | None) -> float | list[str] | None:
 def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[str]]:
     """Every file with the name that its outputs get: its path below the folder that was given, without the ending.
 
-    Also what is said of the files in the folders that are left out: what is no image, and what an earlier run of this
-    command wrote there.
+    Also the messages about files in the folders that are left out: files that are not images, and files that an
+    earlier run of this command wrote.
     """
-    found: dict[Path, tuple[Path, str]] = {}  # by the file itself, which may be given twice
+    images: dict[Path, tuple[Path, str]] = {}  # by the real path, because a file may be given twice
     others: Counter[str] = Counter()
-    own = 0
+    outputs = 0
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
             folder = FolderSource(path, "all")
             others += folder.others
-            each = [(folder.path(i), folder.key(i)) for i in range(len(folder))]
+            files = [(folder.path(i), folder.key(i)) for i in range(len(folder))]
         elif path.exists():
-            each = [(path, path.name)]
+            files = [(path, path.name)]
         else:
             raise InputError(f"there is no image or folder {source}")
-        for file, name in each:
+        for file, name in files:
             if file.stem.endswith(OUTPUTS) and is_own(file):
-                own += 1
+                outputs += 1
             else:
-                found.setdefault(file.resolve(), (file, name))
-    if not found:
-        raise InputError(f"{', '.join(sources)} holds nothing but what this command wrote; give the images")
-    return name_outputs(list(found.values())), describe_left_out(others, own)
+                images.setdefault(file.resolve(), (file, name))
+    if not images:
+        raise InputError(f"{', '.join(sources)} holds only files that this command wrote; give the images")
+    return name_outputs(list(images.values())), describe_left_out(others, outputs)
 
 
 def name_outputs(files: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
@@ -151,13 +151,13 @@ def name_outputs(files: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
     return named
 
 
-def describe_left_out(others: Counter[str], own: int) -> list[str]:
+def describe_left_out(others: Counter[str], outputs: int) -> list[str]:
     """Sentences about the files that are left out."""
 
     def files(number: int) -> str:
         return "1 file" if number == 1 else f"{number} files"
 
-    said = [f"left out: {files(own)} that an earlier run of this command wrote"] if own else []
+    said = [f"left out: {files(outputs)} that an earlier run of this command wrote"] if outputs else []
     unread = {ending: number for ending, number in others.items() if ending in OTHER_IMAGES}
     rest = sum(others.values()) - sum(unread.values())
     if unread:
@@ -171,8 +171,8 @@ def describe_left_out(others: Counter[str], own: int) -> list[str]:
 
 def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The templates, the background, and the options of inference that were given."""
-    given = {name: getattr(arguments, name) for name in FIELDS if getattr(arguments, name) is not None}
-    options = {name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()}
+    values = {name: getattr(arguments, name) for name in FIELDS if getattr(arguments, name) is not None}
+    options = {name: from_text(name, value) if isinstance(value, str) else value for name, value in values.items()}
     return options | {"templates": arguments.templates, "background": parse_background(arguments.background)}
 
 

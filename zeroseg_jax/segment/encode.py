@@ -94,8 +94,8 @@ def encode_windows(
         encoding = encode(params, windows, options)
         encoding = encoding._replace(image=whole_image(encoding))
         if encoding.assignment is None:
-            return encoding._replace(embeddings=jax.vmap(canvas.lay)(jnp.asarray(encoding.embeddings)))
-        return encoding._replace(assignment=jax.vmap(canvas.lay)(jnp.asarray(encoding.assignment)))
+            return encoding._replace(embeddings=jax.vmap(canvas.add_padding)(jnp.asarray(encoding.embeddings)))
+        return encoding._replace(assignment=jax.vmap(canvas.add_padding)(jnp.asarray(encoding.assignment)))
 
     def encode_one(k: Array, encodings: Encoding) -> Encoding:
         encoding = encode_batch(jax.lax.dynamic_slice_in_dim(windows, k, 1))

@@ -79,8 +79,8 @@ def export(
     def segment(
         images: UInt8[Array, "b y x 3"], embeddings: Float[Array, "c d"] | None = None
     ) -> Int32[Array, "b y x"]:
-        given = jnp.asarray(known) if embeddings is None else embeddings
-        texts = make_texts(given, jnp.asarray(beside), chosen.scale, threshold, model.logit_scale)
+        of_labels = jnp.asarray(known) if embeddings is None else embeddings
+        texts = make_texts(of_labels, jnp.asarray(beside), chosen.scale, threshold, model.logit_scale)
         return run(model.method.params, texts, images)
 
     batch = "1" if form == "onnx" else "b"

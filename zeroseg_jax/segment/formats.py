@@ -146,8 +146,8 @@ def label_studio_rle(mask: Bool[np.ndarray, "h w"]) -> list[int]:
             code += ["1", format(size, "02b"), format(length - 1, f"0{RUN_BITS[size]}b"), value]
             start += length
     bits = np.frombuffer("".join(code).encode(), np.uint8) - ord("0")
-    found: list[int] = np.packbits(bits).tolist()
-    return found
+    packed: list[int] = np.packbits(bits).tolist()
+    return packed
 
 
 def to_supervision(result: "SegmentResult") -> Any:

@@ -113,13 +113,13 @@ def load_earlier_student(source: str, sizes: StudentConfig) -> Student:
     method = load(source).method
     if not isinstance(method, StudentMethod):
         raise InputError(f"init.student={source} holds no student; name the workdir of a run or an exported student")
-    found, wanted = dataclasses.asdict(method.student.config), dataclasses.asdict(sizes)
+    saved, expected = dataclasses.asdict(method.student.config), dataclasses.asdict(sizes)
     # these change the training, and no parameter
     free = ("mask_ratio", "assignment", "gumbel", "tau", "sum_assign", "remat")
     different = [
-        f"{name} {found[name]} instead of {wanted[name]}"
-        for name in wanted
-        if name not in free and found[name] != wanted[name]
+        f"{name} {saved[name]} instead of {expected[name]}"
+        for name in expected
+        if name not in free and saved[name] != expected[name]
     ]
     if different:
         raise InputError(f"init.student={source} is a student of other sizes: {', '.join(different)}")
@@ -172,11 +172,11 @@ def _load_exported(folder: ModelFolder, raw: dict[str, Any], dtype: Any) -> Segm
 
 def _defaults(folder: ModelFolder, raw: dict[str, Any]) -> dict[str, Any]:
     """What `write_defaults` wrote beside the model itself; nothing for a folder that comes from elsewhere."""
-    found = raw.get("segmenter", {})
+    values = raw.get("segmenter", {})
     try:
-        given = found.get("options", found.get("readout", {}))  # "readout" is the name that version 0.1 wrote
-        options = change(Options(), given)
-        return {"templates": found.get("templates", "photo"), "options": options, "about": found.get("about", {})}
+        saved_options = values.get("options", values.get("readout", {}))  # "readout" is the name that version 0.1 wrote
+        options = change(Options(), saved_options)
+        return {"templates": values.get("templates", "photo"), "options": options, "about": values.get("about", {})}
     except (AttributeError, TypeError) as error:
         where = folder.path / CONFIG
         raise InputError(f"the segmenter's defaults in {where} are damaged ({error}); save the model again") from error
@@ -197,10 +197,10 @@ def _about(folder: Path, config: ConfigDict) -> dict[str, Any]:
     try:  # a card without results is better than no model
         results = read_json_object(path) if path.is_file() else {}
         if results and not results["settings"]["model"]:  # of this very run
-            found = {key: results[key] for key in ("dataset", "split", "images", "miou", "pixel_accuracy")}
-            kept = ("miou", "pixel_accuracy")
+            scores = {key: results[key] for key in ("dataset", "split", "images", "miou", "pixel_accuracy")}
+            keys = ("miou", "pixel_accuracy")
             rows = results["baselines"].items()
-            about["results"] = found | {"baselines": {name: {key: row[key] for key in kept} for name, row in rows}}
+            about["results"] = scores | {"baselines": {name: {key: row[key] for key in keys} for name, row in rows}}
     except (InputError, LookupError, TypeError, AttributeError) as error:
         logging.warning("%s is damaged (%r), so the model's card has no results; evaluate again", path, error)
     return about
@@ -228,7 +228,7 @@ def _front_matter(model: Segmenter, name: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results, teacher = model.about.get("results"), model.about.get("teacher", "")
-    found = [
+    eval_results = [
         EvalResult(
             task_type="image-segmentation",
             dataset_type=results["dataset"],
@@ -245,8 +245,8 @@ def _front_matter(model: Segmenter, name: str) -> str:
         pipeline_tag="image-segmentation",
         tags=["jax", "flax", "open-vocabulary", "semantic-segmentation", "zero-shot", _kind(model)],
         base_model=teacher if teacher.count("/") == 1 else None,  # a hub id
-        model_name=name if found else None,
-        eval_results=found or None,
+        model_name=name if eval_results else None,
+        eval_results=eval_results or None,
     )
     return f"---\n{data.to_yaml()}\n---"
 
@@ -287,11 +287,11 @@ out.save("overlay.png")
 
 def _settings(model: Segmenter) -> dict[str, Any]:
     image_size, patch_size = model.method.image_size, model.method.patch_size
-    found: dict[str, Any] = {"image size": image_size, "patch size": patch_size}
+    rows: dict[str, Any] = {"image size": image_size, "patch size": patch_size}
     if isinstance(model.method, StudentMethod):
         config = model.method.config
-        found |= {"segment tokens": config.segment_tokens, "width": config.width, "depth": config.depth}
-    return found | {"templates": model.templates, **vars(model.options)}
+        rows |= {"segment tokens": config.segment_tokens, "width": config.width, "depth": config.depth}
+    return rows | {"templates": model.templates, **vars(model.options)}
 
 
 def _results(results: dict[str, Any]) -> str:

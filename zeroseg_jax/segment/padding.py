@@ -20,7 +20,7 @@ from jaxtyping import Float, Int32
 from zeroseg_jax.segment.decode import WindowsView
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.result import EncodedView
-from zeroseg_jax.segment.windows import Layout, room, upsampling_matrices
+from zeroseg_jax.segment.windows import Layout, padded_side, upsampling_matrices
 
 
 class PaddedView(NamedTuple):
@@ -93,7 +93,7 @@ def _padded_counts(layout: Layout, counts: tuple[int, int], options: Options) ->
     if len(layout) > 1 and not options.window:
         # Each window is a square and covers half of the next one, so there are at most twice as many as squares.
         short, long = (n // layout.patch for n in sorted(layout.shape))
-        return 1, 2 * room(short, long, 4) // short
+        return 1, 2 * padded_side(short, long, 4) // short
     return _next_power_of_two(counts[0]), _next_power_of_two(counts[1])
 
 

@@ -133,15 +133,15 @@ def resolve_templates(templates: Templates) -> tuple[str, ...]:
         if "{}" not in templates:
             raise InputError(f"there are no templates {templates!r}; use {', '.join(TEMPLATES)}, or a list of your own")
         templates = (templates,)
-    found = tuple(templates)
-    if not found:
+    chosen = tuple(templates)
+    if not chosen:
         raise InputError('the list of templates is empty; ("{}",) uses the labels as they are')
-    for template in found:
+    for template in chosen:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise InputError(
                 f"the template {template!r} must have one {{}}, where the label goes, as 'a photo of a {{}}.'"
             )
-    return found
+    return chosen
 
 
 def reusable(words: Any) -> Any:
@@ -153,11 +153,11 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
     """The labels as a tuple. Raises InputError unless they are different texts, and none is empty."""
     if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
         raise InputError(f"the {what}s are {labels!r}, expected a list of texts; put a single one in a list")
-    found = tuple(labels)
-    if not found:
+    names = tuple(labels)
+    if not names:
         raise InputError(f"the list of {what}s is empty; give at least one")
     seen: set[str] = set()
-    for label in found:
+    for label in names:
         if not isinstance(label, str):
             raise InputError(f"the {what} {label!r} is no text; every {what} is a text")
         if not label.strip():
@@ -167,7 +167,7 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
         if label.strip() in seen:
             raise InputError(f"the {what} {label!r} is there twice; give each {what} once")
         seen.add(label.strip())
-    return found
+    return names
 
 
 def check_background(background: Any) -> tuple[tuple[str, ...], float]:

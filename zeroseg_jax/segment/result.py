@@ -134,8 +134,8 @@ class SegmentResult:
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape
-        found = ", ".join(f"{name} {share:.0%}" for name, share in self.areas().items() if share)
-        return f"SegmentResult({width}x{height}: {found or 'background only'})"
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.areas().items() if share)
+        return f"SegmentResult({width}x{height}: {shares or 'background only'})"
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -189,9 +189,9 @@ class EncodedView(NamedTuple):
         """The encodings as numpy arrays with an axis for the windows: (v, s, d), (v, n, s), (v, d)."""
         encodings: list[Encoding] = jax.device_get(list(self.windows))
         if encodings[0].assignment is None:
-            encodings = [x._replace(embeddings=self.canvas.lift(x.embeddings)) for x in encodings]
+            encodings = [x._replace(embeddings=self.canvas.remove_padding(x.embeddings)) for x in encodings]
         else:
-            encodings = [x._replace(assignment=self.canvas.lift(x.assignment)) for x in encodings]
+            encodings = [x._replace(assignment=self.canvas.remove_padding(x.assignment)) for x in encodings]
         return jax.tree.map(lambda *x: np.stack(x), *encodings)
 
 
@@ -206,14 +206,14 @@ class EncodedImage:
     @property
     def embeddings(self) -> Float32[np.ndarray, "s d"]:
         """The embedding of each segment of each window of the first view, of unit length."""
-        found: Any = self.views[0].encoding.embeddings
-        return found.reshape(-1, found.shape[-1])
+        embeddings: Any = self.views[0].encoding.embeddings
+        return embeddings.reshape(-1, embeddings.shape[-1])
 
     @property
     def assignment(self) -> Float32[np.ndarray, "v n s"] | None:
         """The share of each patch in each segment of its window, row-major. None if every patch is a segment."""
-        found: Any = self.views[0].encoding.assignment
-        return found
+        assignment: Any = self.views[0].encoding.assignment
+        return assignment
 
     def __repr__(self) -> str:
         height, width = self.pixels.shape[:2]

@@ -67,22 +67,22 @@ def score(
     """
     indices = jnp.arange(texts.embeddings.shape[0])
     known = indices < texts.total
-    kept = jnp.broadcast_to(known, cosines[..., :1, :].shape)
+    allowed = jnp.broadcast_to(known, cosines[..., :1, :].shape)
     if options.top_classes:
-        kept = likeliest(encoding, texts, options.top_classes)[:, :, None] & known
+        allowed = likeliest(encoding, texts, options.top_classes)[:, :, None] & known
     if options.rule == "groupvit":
-        every, few = (_softmax(texts.logit_scale * cosines, allowed) for allowed in (known, kept))
-        product = every * few
+        logits = texts.logit_scale * cosines
+        product = _softmax(logits, known) * _softmax(logits, allowed)
         limit = jnp.minimum(texts.threshold, product.max(axis=(-2, -1), keepdims=True))
         hidden = jnp.where(product.max(axis=-1, keepdims=True) < limit, 1.0, 0.0)
         background = hidden if threshold else jnp.full_like(hidden, PADDING)
         return {"score": jnp.concatenate([background, jnp.where(known, product, PADDING)], axis=-1)}
-    plain = jnp.where(kept, cosines, -1.0)
+    plain = jnp.where(allowed, cosines, -1.0)
     if options.rule == "sclip":  # takes the softmax after the cosines are enlarged
         return {"score": jnp.where(known, plain, PADDING)}
-    scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, kept), plain)
-    found = {"score": jnp.where(known, scores, PADDING)}
-    return found | ({"probability": _softmax(texts.logit_scale * cosines, kept)} if threshold else {})
+    scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, allowed), plain)
+    maps = {"score": jnp.where(known, scores, PADDING)}
+    return maps | ({"probability": _softmax(texts.logit_scale * cosines, allowed)} if threshold else {})
 
 
 def tells_probability(options: Labelling, dense: bool) -> bool:
@@ -99,11 +99,11 @@ def critical_thresholds(scores: Sequence[Maps]) -> Float[Array, "b t"]:
 
     It is the best score of the segment. It is infinite for the best segments of a window.
     """
-    found = []
-    for each in scores:
-        best = each["score"][..., 1:].max(axis=-1)
-        found.append(jnp.where(best < best.max(axis=-1, keepdims=True), best, jnp.inf))
-    return join([best[..., None] for best in found])[..., 0]
+    thresholds = []
+    for maps in scores:
+        best = maps["score"][..., 1:].max(axis=-1)
+        thresholds.append(jnp.where(best < best.max(axis=-1, keepdims=True), best, jnp.inf))
+    return join([best[..., None] for best in thresholds])[..., 0]
 
 
 def last_threshold(
@@ -164,7 +164,7 @@ def own_pixels(view: View) -> Encoding:
 
 def join(x: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b t c"]:
     """Joins the segments of all windows of all views, in this order."""
-    return jnp.concatenate([each.reshape(each.shape[0], -1, each.shape[-1]) for each in x], axis=1)
+    return jnp.concatenate([of_view.reshape(of_view.shape[0], -1, of_view.shape[-1]) for of_view in x], axis=1)
 
 
 def _softmax(x: Float[Array, "*b c"], allowed: Bool[Array, "*c c"]) -> Float[Array, "*b c"]:

@@ -37,7 +37,7 @@ from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.padding import PaddedView, pad, pad_view
 from zeroseg_jax.segment.result import EncodedImage
 from zeroseg_jax.segment.score_maps import score_tiles
-from zeroseg_jax.segment.windows import room, shrink_to_cells, upsampling_matrices
+from zeroseg_jax.segment.windows import padded_side, shrink_to_cells, upsampling_matrices
 
 TILE = 128
 """Side of a tile in pixels."""
@@ -189,7 +189,7 @@ def _pad_for_guide(encoded: EncodedImage, turned: bool, options: Options) -> Pad
     layout = encoded.views[0].layout
     pixels = encoded.pixels.swapaxes(0, 1) if turned else encoded.pixels
     cells = layout.cells[::-1] if turned else layout.cells
-    padded = cells[0], room(*cells, least=2 if len(layout) == 1 else 4)
+    padded = cells[0], padded_side(*cells, least=2 if len(layout) == 1 else 4)
 
     small = np.asarray(shrink_to_cells(encoded.pixels, layout.cells), np.float32)
     small = pad(small.swapaxes(0, 1) if turned else small, (*padded, 3))

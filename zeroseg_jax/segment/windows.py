@@ -1,4 +1,13 @@
-"""The sizes at which an image goes into the model, the windows that it is cut into, and the way back to its pixels."""
+"""How an image goes into the model: the size that it is resized to, and the windows that it is cut into.
+
+`lay_out` chooses both, and `upsampling_matrix` leads back from the patches of the windows to the pixels of the image.
+
+Example: a model for images of 224 pixels, with patches of 16.
+- A photograph of 400 x 300 pixels is resized to 304 x 224. It is one window of 14 rows of 19 patches.
+- A panorama of 1000 x 250 pixels is longer than 2 to 1, the default of `Options.slide`. It is resized to 896 x 224 and
+  cut into seven square windows. They start at columns 0, 112, 224, ... 672, so each covers half of the next one.
+  The values of overlapping windows are averaged.
+"""
 
 import functools
 from dataclasses import dataclass
@@ -23,7 +32,7 @@ ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9, 7 / 3, 3.0, 4.0, 5.0, 6.4, 8.0, 10.0, 12.8
 """Aspect ratios at which whole images are encoded. Each is compiled once."""
 
 Inside = Literal["linear", "nearest", "pixels"]
-"""How maps are enlarged from the patches of a window to its pixels. "pixels": the maps have pixels already."""
+"""How the maps of a window are enlarged from its patches to its pixels. "pixels": the maps already have them."""
 
 
 @dataclass(frozen=True, order=True)
@@ -32,21 +41,22 @@ class Layout:
 
     shape: tuple[int, int]
     window: tuple[int, int]
-    """Whole patches."""
+    """Height and width of a window, which are whole patches."""
     starts: tuple[tuple[int, ...], tuple[int, ...]]
-    """Upper edges and left edges of the windows, which are their product, row by row."""
+    """The upper edges and the left edges of the windows. There is a window for each pair of them, row by row."""
     patch: int
+    """Side of a patch."""
     unit: int
-    """Pixels along the side of what overlapping windows are averaged at: single pixels, or patches."""
+    """Where windows overlap, they are averaged pixel by pixel (1), or patch by patch (`patch`)."""
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many windows there are one below and beside the other."""
+        """The number of windows below each other, and beside each other."""
         return len(self.starts[0]), len(self.starts[1])
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of a window."""
+        """Rows and columns of the patches of a window."""
         return self.window[0] // self.patch, self.window[1] // self.patch
 
     @property
@@ -55,7 +65,7 @@ class Layout:
         return CELLS * -(-self.shape[0] // self.patch), CELLS * -(-self.shape[1] // self.patch)
 
     def __len__(self) -> int:
-        """How many windows there are."""
+        """The number of windows."""
         return len(self.starts[0]) * len(self.starts[1])
 
     def cut(self, images: UInt8[Array | np.ndarray, "*b y x 3"]) -> list[UInt8[Array | np.ndarray, "*b h w 3"]]:
@@ -68,7 +78,7 @@ class Layout:
 class Canvas:
     """The grid that the patches of a window are padded to, so that windows of several shapes share compiled functions.
 
-    A window that is higher than wide is turned on its side: rows become columns.
+    A window that is higher than wide is turned on its side: its rows become columns.
     """
 
     grid: tuple[int, int]
@@ -80,28 +90,31 @@ class Canvas:
     def turned(self) -> bool:
         return self.grid[0] > self.grid[1]
 
-    def lay(self, x: Float[Array | np.ndarray, "n c"]) -> Float[Array, "m c"]:
-        """Values of the patches, row-major, on the canvas. The last ones are repeated; the padding has no weight."""
+    def add_padding(self, x: Float[Array | np.ndarray, "n c"]) -> Float[Array, "m c"]:
+        """Puts the values of the patches (row by row) on the canvas. The padding repeats the last row and column."""
         y = jnp.asarray(x).reshape(*self.grid, -1)
         y = y.swapaxes(0, 1) if self.turned else y
         padding = [(0, m - n) for n, m in zip(y.shape, (*self.padded, y.shape[2]), strict=True)]
         return jnp.pad(y, padding, "edge").reshape(-1, y.shape[2])
 
-    def lift(self, x: Any) -> Float[np.ndarray, "n c"]:
-        """The inverse of `lay`, for an array (m, c) of numpy."""
+    def remove_padding(self, x: Any) -> Float[np.ndarray, "n c"]:
+        """The inverse of `add_padding`, for an array (m, c) of numpy."""
         rows, columns = sorted(self.grid)
         y = np.asarray(x).reshape(*self.padded, -1)[:rows, :columns]
         return (y.swapaxes(0, 1) if self.turned else y).reshape(rows * columns, -1)
 
 
 def canvas_of(layout: Layout, options: Options) -> Canvas:
-    """Oblong images get one that is 2, 4, 8, ... times as long as wide; squares and sliding windows are not padded."""
+    """The canvas of the windows of a layout. Squares and the windows of `Options.window` are not padded.
+
+    Other windows get a canvas whose longer side is 2, 4, 8, ... times its shorter side.
+    """
     short, long = sorted(layout.grid)
-    return Canvas(layout.grid, (short, long if options.window or short == long else room(short, long)))
+    return Canvas(layout.grid, (short, long if options.window or short == long else padded_side(short, long)))
 
 
-def room(short: int, long: int, least: int = 2) -> int:
-    """The longer side of a padded grid: `least`, or twice, four times, ... as much of the shorter one."""
+def padded_side(short: int, long: int, least: int = 2) -> int:
+    """The longer side of a padded grid: `least`, 2 `least`, 4 `least`, ... times the shorter side."""
     side = least * short
     while side < long:
         side *= 2
@@ -116,41 +129,44 @@ def lay_out(
     options: Options = Options(),  # noqa: B008 (it is immutable)
     factor: float = 1.0,
 ) -> Layout:
-    """How an image of `height` x `width` pixels is encoded by a model for images of `size`; `factor` enlarges it.
+    """How a model for images of `size` pixels encodes an image of `height` x `width` pixels.
 
-    With `options.window` it is as in mmsegmentation's "slide" mode: the aspect ratio is kept to the pixel (and images
-    are resized bilinearly, without antialiasing), windows of one size follow each other at the stride, and the last
-    ones are moved inside the image.
+    With `options.window` it works as in mmsegmentation's "slide" mode. The aspect ratio stays the same to the pixel.
+    Windows of one size follow each other at the stride, and the last windows are moved inside the image.
 
-    Without, an image gets the nearest of `ASPECTS`, so that photographs of all shapes share a few compiled functions:
-    one of 4:3, 3:2 or 16:9 is not distorted (but for whole patches), no other by more than a sixth. An image longer
-    than `options.slide` to 1 becomes square windows, which share one function; with 0 no image does. Its longer side is
-    rounded to about an eighth of the shorter one. An image longer than `LONGEST` to 1 is squeezed to that.
+    Without `options.window` the image gets the nearest of `ASPECTS`, so that photographs of all shapes share a few
+    compiled functions. Images of 4:3, 3:2 and 16:9 are not distorted, except that the sides become whole patches. Other
+    images are distorted by at most a sixth. An image longer than `options.slide` to 1 is cut into square windows, which
+    share one compiled function, and its longer side is rounded to about an eighth of the shorter one. If
+    `options.slide` is 0, no image is cut. An image longer than `LONGEST` to 1 is squeezed to that.
+
+    Args:
+        factor: the image is encoded this many times larger. It is one of `options.scales`.
 
     Raises:
-        InputError: a window that is not of whole patches, or a stride that leaves gaps between windows.
+        InputError: the window is not of whole patches, or the stride leaves gaps between windows.
     """
     short, long = sorted((height, width))
     aspect = min(long / short, LONGEST)
-    wanted = factor * (options.short_side or size)
+    short_side = factor * (options.short_side or size)
     if options.long_side:
-        wanted = min(wanted, factor * options.long_side / aspect)
+        short_side = min(short_side, factor * options.long_side / aspect)
     if options.window:
-        small, large = max(1, int(wanted + 0.5)), max(1, int(wanted * aspect + 0.5))
+        small, large = max(1, int(short_side + 0.5)), max(1, int(short_side * aspect + 0.5))
         return _slide((large, small) if height > width else (small, large), patch, options)
-    size = patch * max(1, round(wanted / patch))
+    size = patch * max(1, round(short_side / patch))
     nearest = min(ASPECTS, key=lambda ratio: abs(np.log(ratio / aspect)))
-    whole = window = patch * round(nearest * size / patch)
+    length = window = patch * round(nearest * size / patch)
     starts: tuple[int, ...] = (0,)
     if 0 < options.slide < aspect:
         step = patch * max(1, round(size / patch / 8))
-        whole, window = size + step * max(1, round((aspect - 1) * size / step)), size
-        count = 1 + int(np.ceil((whole - window) / (window * (1 - OVERLAP))))
-        starts = tuple((patch * np.linspace(0, (whole - window) // patch, count).round().astype(int)).tolist())
+        length, window = size + step * max(1, round((aspect - 1) * size / step)), size
+        count = 1 + int(np.ceil((length - window) / (window * (1 - OVERLAP))))
+        starts = tuple((patch * np.linspace(0, (length - window) // patch, count).round().astype(int)).tolist())
     unit = 1 if options.short_side else patch
     if height > width:
-        return Layout((whole, size), (window, size), (starts, (0,)), patch, unit)
-    return Layout((size, whole), (size, window), ((0,), starts), patch, unit)
+        return Layout((length, size), (window, size), (starts, (0,)), patch, unit)
+    return Layout((size, length), (size, window), ((0,), starts), patch, unit)
 
 
 def lay_out_all(height: int, width: int, method: Method, options: Options) -> list[Layout]:
@@ -162,9 +178,11 @@ def lay_out_all(height: int, width: int, method: Method, options: Options) -> li
 def upsampling_matrices(
     layout: Layout, outputs: tuple[int, int], options: Options, dense: bool, mirrored: bool
 ) -> tuple[Float[np.ndarray, "y i h"], Float[np.ndarray, "x j w"]]:
-    """The linear maps of rows and columns from the patches of the windows to `outputs` pixels of the image.
+    """The matrices that enlarge rows and columns from the patches of the windows to `outputs` pixels of the image.
 
-    `dense`: every patch is a segment of its own. `mirrored`: the model saw the mirror image of each window.
+    Args:
+        dense: whether every patch is a segment.
+        mirrored: whether the model saw the mirror image of each window.
     """
     inside: Inside = "linear"
     if options.rule == "groupvit":
@@ -174,7 +192,7 @@ def upsampling_matrices(
 
 
 def _slide(shape: tuple[int, int], patch: int, options: Options) -> Layout:
-    """Windows at a stride; an image that is smaller than a window becomes whole patches."""
+    """Windows at a stride. The sides of an image that is smaller than a window become whole patches."""
     window, stride = options.window, options.stride or int(options.window * (1 - OVERLAP))
     if window % patch:
         near = patch * max(1, round(window / patch))
@@ -193,38 +211,39 @@ def _slide(shape: tuple[int, int], patch: int, options: Options) -> Layout:
 
 @functools.lru_cache(maxsize=64)
 def upsampling_matrix(layout: Layout, axis: int, outputs: int, inside: Inside = "linear") -> Float[np.ndarray, "y i h"]:
-    """The linear map from the patches of i windows along an axis to `outputs` pixels of the image.
+    """The matrix that enlarges along one axis, from the patches of i windows to `outputs` pixels of the image.
 
-    Each window is enlarged by itself, overlapping windows are averaged, and the result is resized bilinearly. With
-    `layout.unit` of a patch the windows are averaged before they are enlarged, which is a single resize.
+    Each window is enlarged by itself. Then overlapping windows are averaged, and the result is resized bilinearly. If
+    `layout.unit` is a patch, the windows are averaged before they are enlarged, so there is a single resize.
     """
     unit = layout.unit if inside == "linear" else 1
     size, side = layout.shape[axis] // unit, layout.window[axis] // unit
     patches = layout.window[axis] // layout.patch
-    enlarge = {
-        "linear": lambda: resize_matrix(patches, side),
-        "nearest": lambda: np.repeat(np.eye(patches, dtype=np.float32), layout.patch, axis=0),
-        "pixels": lambda: np.eye(side, dtype=np.float32),
-    }[inside]()
-    placed = np.zeros((size, len(layout.starts[axis]), enlarge.shape[1]), np.float32)
-    covering = np.zeros((size, 1, 1), np.float32)
+    if inside == "linear":
+        enlarge = resize_matrix(patches, side)
+    elif inside == "nearest":
+        enlarge = np.repeat(np.eye(patches, dtype=np.float32), layout.patch, axis=0)
+    else:
+        enlarge = np.eye(side, dtype=np.float32)
+    weights = np.zeros((size, len(layout.starts[axis]), enlarge.shape[1]), np.float32)
+    windows_at = np.zeros((size, 1, 1), np.float32)
     for i, start in enumerate(layout.starts[axis]):
         place = slice(start // unit, start // unit + side)
-        placed[place, i] += enlarge
-        covering[place] += 1
-    placed /= covering
-    return (resize_matrix(size, outputs) @ placed.reshape(size, -1)).reshape(-1, *placed.shape[1:])
+        weights[place, i] += enlarge
+        windows_at[place] += 1
+    weights /= windows_at
+    return (resize_matrix(size, outputs) @ weights.reshape(size, -1)).reshape(-1, *weights.shape[1:])
 
 
 def resize(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
-    """To `shape` (rows, columns) by Pillow: bicubic, with antialiasing."""
+    """Resizes to `shape` (rows, columns) by Pillow: bicubic, with antialiasing."""
     if pixels.shape[:2] == shape:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BICUBIC))
 
 
 def resize_plainly(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
-    """To `shape`, bilinearly and without antialiasing, as mmcv (which is OpenCV) does before it slides windows."""
+    """Resizes to `shape`, bilinearly and without antialiasing, as mmcv does before it slides windows."""
     if pixels.shape[:2] == shape:
         return pixels
     rows, columns = (resize_matrix(n, m) for n, m in zip(pixels.shape, shape, strict=False))
@@ -233,7 +252,7 @@ def resize_plainly(pixels: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]) -
 
 
 def resize_traced(images: UInt8[Array, "b y x 3"], shape: tuple[int, int], plainly: bool) -> UInt8[Array, "b h w 3"]:
-    """`resize`, or `resize_plainly`, under `jax.jit`. Pillow resizes and rounds the columns before the rows."""
+    """`resize`, or `resize_plainly`, under `jax.jit`. As in Pillow, the columns are resized and rounded first."""
     if images.shape[1:3] == shape:
         return images
     kernel: Kernel = "bilinear" if plainly else "bicubic"
@@ -248,9 +267,9 @@ def resize_traced(images: UInt8[Array, "b y x 3"], shape: tuple[int, int], plain
 def shrink_to_cells(
     pixels: UInt8[Array | np.ndarray, "*b y x 3"], cells: tuple[int, int]
 ) -> Float[Array | np.ndarray, "*b h w 3"]:
-    """The image that the guided filter is fitted to, with values from 0 to 255: bilinear, with antialiasing.
+    """The image that the guided filter is fitted to, with values from 0 to 255, by bilinear resizing with antialiasing.
 
-    Not rounded, so that numpy and JAX agree.
+    The values are not rounded, so that numpy and JAX agree.
     """
     rows, columns = (resize_matrix(n, m, antialias=True) for n, m in zip(pixels.shape[-3:-1], cells, strict=True))
     if isinstance(pixels, np.ndarray):

@@ -110,9 +110,9 @@ class TestFolder:
         lists.mkdir(parents=True)
         (lists / "val.TXT").write_text("\ufeffa 1\r\nb c 1\r\ngone\r\n")
         assert keys(FolderSource(tmp_path, "val")) == ["JPEGImages/a.jpg", "JPEGImages/b c.jpg"]
-        assert len(said) == 1 and "1 of the 3 images that" in said[0] and "the first of them gone; they are" in said[0]
+        assert len(said) == 1 and "1 of the 3 images that" in said[0] and "the first is gone; they are" in said[0]
         (lists / "val.TXT").write_text("gone\n")
-        with pytest.raises(InputError, match=r"1 of the 1 images .*val\.TXT lists are not there, .*JPEGImages"):
+        with pytest.raises(InputError, match=r"1 of the 1 images .*val\.TXT lists are missing, .*JPEGImages"):
             FolderSource(tmp_path, "val")
 
     def test_what_macos_and_windows_add(self, tmp_path):
@@ -145,7 +145,7 @@ class TestFolder:
         assert [source.text(i) for i in range(len(source))] == ["one\u2028line\x85", None]
         for line, words in {
             '{"file_name": "a.png"}': r"metadata\.jsonl names a\.png in line 1 and again in line 2",
-            '{"file_name": null}': "file_name in line 2 .* is not a string",
+            '{"file_name": null}': "file_name in line 2 .* must be a string",
             '{"file_name": "b.png", "text": "\\ud83d"}': "line 2 .* holds half of a surrogate pair",
             "[" * 100_000: r"line 2 of .* must be a JSON object",
             "1" * 5_000: r"line 2 of .* must be a JSON object",
@@ -180,11 +180,13 @@ class TestFolder:
             return scan(path)
 
         monkeypatch.setattr(os, "scandir", refuse)
-        with pytest.raises(InputError, match=r"the folder .*/sub cannot be read \(Permission denied\); allow it"):
+        with pytest.raises(
+            InputError, match=r"the folder .*/sub cannot be read \(Permission denied\); change its permissions"
+        ):
             FolderSource(tmp_path)
 
     def test_bad_folders(self, tmp_path):
-        with pytest.raises(InputError, match=r"holds no images, which are files that end in \.jpg, \.jpeg, \.png"):
+        with pytest.raises(InputError, match=r"has no images; an image is a file that ends in \.jpg, \.jpeg, \.png"):
             FolderSource(tmp_path)
         with pytest.raises(InputError, match=r"there is no folder .*/gone"):
             FolderSource(tmp_path / "gone")
@@ -299,7 +301,7 @@ class TestArrayRecord:
         with pytest.raises(InputError, match="no ArrayRecord shards"):
             ArrayRecordSource(tmp_path)
         write_records(tmp_path / "val", [{"image": png(0)}])
-        with pytest.raises(InputError, match=r"no shard in .* is named train-\*.array_record; it holds val-00000"):
+        with pytest.raises(InputError, match=r"no shard in .* is named train-\*.array_record; it has val-00000"):
             ArrayRecordSource(tmp_path)
         (tmp_path / "train.array_record").write_bytes(b"")
         with pytest.raises(InputError, match="is damaged"):

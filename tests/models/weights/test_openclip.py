@@ -41,28 +41,28 @@ def torch_model(quick_gelu: bool) -> CLIPModel:
 
 def openai_names(model: CLIPModel) -> dict[str, torch.Tensor]:
     """The weights as OpenAI's and OpenCLIP's code names and lays them out, written down tensor by tensor."""
-    found = {"logit_scale": model.logit_scale, "text_projection": model.text_projection.weight.T}
-    found["visual.proj"] = model.visual_projection.weight.T
+    result = {"logit_scale": model.logit_scale, "text_projection": model.text_projection.weight.T}
+    result["visual.proj"] = model.visual_projection.weight.T
     vision, text = model.vision_model, model.text_model
-    found["visual.class_embedding"] = vision.embeddings.class_embedding
-    found["visual.positional_embedding"] = vision.embeddings.position_embedding.weight
-    found["visual.conv1.weight"] = vision.embeddings.patch_embedding.weight
-    found["positional_embedding"] = text.embeddings.position_embedding.weight
-    found["token_embedding.weight"] = text.embeddings.token_embedding.weight
+    result["visual.class_embedding"] = vision.embeddings.class_embedding
+    result["visual.positional_embedding"] = vision.embeddings.position_embedding.weight
+    result["visual.conv1.weight"] = vision.embeddings.patch_embedding.weight
+    result["positional_embedding"] = text.embeddings.position_embedding.weight
+    result["token_embedding.weight"] = text.embeddings.token_embedding.weight
     norms = {"visual.ln_pre": vision.pre_layrnorm, "visual.ln_post": vision.post_layernorm}
     norms["ln_final"] = text.final_layer_norm
     for tower, prefix in ((vision, "visual."), (text, "")):
         for i, layer in enumerate(tower.encoder.layers):
             block, attention = f"{prefix}transformer.resblocks.{i}", layer.self_attn
             parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-            found[f"{block}.attn.in_proj_weight"] = torch.cat([part.weight for part in parts])
-            found[f"{block}.attn.in_proj_bias"] = torch.cat([part.bias for part in parts])
+            result[f"{block}.attn.in_proj_weight"] = torch.cat([part.weight for part in parts])
+            result[f"{block}.attn.in_proj_bias"] = torch.cat([part.bias for part in parts])
             norms[f"{block}.attn.out_proj"] = attention.out_proj
             norms |= {f"{block}.ln_1": layer.layer_norm1, f"{block}.ln_2": layer.layer_norm2}
             norms |= {f"{block}.mlp.c_fc": layer.mlp.fc1, f"{block}.mlp.c_proj": layer.mlp.fc2}
     for name, module in norms.items():
-        found |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
-    return {name: tensor.detach().contiguous() for name, tensor in found.items()}
+        result |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+    return {name: tensor.detach().contiguous() for name, tensor in result.items()}
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["quick_gelu", "gelu"])
@@ -133,9 +133,9 @@ def test_images_are_prepared_as_the_file_says(models, tmp_path):
     _, tensors, _ = models
     preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "resize_mode": "squash"}
     folder = write(tmp_path / "clip", tensors, {"model_cfg": SIZES, "preprocess_cfg": preprocess})
-    found = load_clip(folder).preprocessing
-    assert (found.mean, found.std, found.resample) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 2)
-    assert found.resize == (16, 16) and found.crop is None
+    result = load_clip(folder).preprocessing
+    assert (result.mean, result.std, result.resample) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 2)
+    assert result.resize == (16, 16) and result.crop is None
     assert load_clip(write(tmp_path / "plain", tensors)).preprocessing.resize == 16
 
 

@@ -47,10 +47,10 @@ def save(path: Path, content, **options) -> Path:
     return path
 
 
-def assert_exact(found: dict[str, np.ndarray], expected: dict[str, torch.Tensor]) -> None:
-    assert list(found) == list(expected)
+def assert_exact(actual: dict[str, np.ndarray], expected: dict[str, torch.Tensor]) -> None:
+    assert list(actual) == list(expected)
     for name, tensor in expected.items():
-        tensor, array = tensor.detach(), found[name]
+        tensor, array = tensor.detach(), actual[name]
         assert str(array.dtype) == str(tensor.dtype).removeprefix("torch."), name
         if tensor.dtype == torch.bfloat16:
             tensor, array = tensor.view(torch.int16), array.view(np.int16)
@@ -101,8 +101,8 @@ def test_a_module_of_torch_by_its_state_dict(tmp_path):
 
 
 def test_numbers_beside_tensors_are_no_weights(tmp_path):
-    found = read_torch(save(tmp_path / "x.pt", {"input_resolution": 224, "w": torch.ones(2)}))
-    assert list(found) == ["w"]
+    result = read_torch(save(tmp_path / "x.pt", {"input_resolution": 224, "w": torch.ones(2)}))
+    assert list(result) == ["w"]
 
 
 def test_a_file_whose_checksums_were_left_out(tmp_path):
@@ -115,8 +115,8 @@ def test_a_file_whose_checksums_were_left_out(tmp_path):
 
 
 def test_the_tensors_are_views_of_the_file(tmp_path):
-    found = read_torch(save(tmp_path / "x.pt", {"a": torch.ones(4), "b": torch.ones(3)}))
-    assert not any(array.flags.owndata or array.flags.writeable for array in found.values())
+    result = read_torch(save(tmp_path / "x.pt", {"a": torch.ones(4), "b": torch.ones(3)}))
+    assert not any(array.flags.owndata or array.flags.writeable for array in result.values())
 
 
 @pytest.mark.parametrize(
@@ -217,19 +217,19 @@ def test_archives_that_lie(tmp_path):
 
 def mutated(rng: random.Random, content: bytes) -> bytes:
     """The content with one to four bytes changed, cut out, or put in, or without its end."""
-    found = bytearray(content)
+    result = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 4))):
-        at = rng.randrange(len(found))
+        at = rng.randrange(len(result))
         kind = rng.random()
         if kind < 0.7:
-            found[at] = rng.randrange(256)
+            result[at] = rng.randrange(256)
         elif kind < 0.8:
-            del found[at : at + rng.randrange(1, 9)]
+            del result[at : at + rng.randrange(1, 9)]
         elif kind < 0.9:
-            found[at:at] = rng.randbytes(rng.randrange(1, 9))
+            result[at:at] = rng.randbytes(rng.randrange(1, 9))
         else:
-            found = found[: at + 1]
-    return bytes(found)
+            result = result[: at + 1]
+    return bytes(result)
 
 
 def mutations_that_end_badly(folder: Path, count: int, seed: int = 0) -> list[str]:
@@ -237,7 +237,7 @@ def mutations_that_end_badly(folder: Path, count: int, seed: int = 0) -> list[st
 
     Returns what was neither an InputError of one line nor, for the first kind, the right tensors.
     """
-    rng, found = random.Random(seed), []
+    rng, result = random.Random(seed), []
     good = save(folder / "good.bin", {"model": collections.OrderedDict(tensors()), "epoch": 1})
     content = good.read_bytes()
     with zipfile.ZipFile(good) as archive:
@@ -256,10 +256,10 @@ def mutations_that_end_badly(folder: Path, count: int, seed: int = 0) -> list[st
                 sum(float(array.astype(np.float32).sum()) for array in arrays.values() if array.size < 1e6)
         except InputError as error:
             if "\n" in str(error):
-                found.append(f"{i}: {error}")
+                result.append(f"{i}: {error}")
         except Exception as error:
-            found.append(f"{i}: {type(error).__name__} {error}")
-    return found
+            result.append(f"{i}: {type(error).__name__} {error}")
+    return result
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # sums of random bytes

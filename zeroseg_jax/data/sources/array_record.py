@@ -1,8 +1,8 @@
 """ArrayRecord shards of encoded images as a source.
 
 A record is either the bytes of an image file, or a msgpack map `{"image": bytes of an image file, "key": str,
-"text": str}` of which only `image` is required. The shards of a split are the files `SPLIT-*.array_record` (or
-`SPLIT.array_record`, with anything behind; `arrayrecord` is accepted too).
+"text": str}`. Only `image` is required. The shards of a split are the files `SPLIT-*.array_record` or
+`SPLIT.array_record*`. The ending `arrayrecord` is read too.
 """
 
 from pathlib import Path
@@ -24,21 +24,21 @@ _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"P5", b"P6", 
 class ArrayRecordSource:
     """The records of the shards of `split` in `root`, in the order of the shards' names.
 
-    An item is `{"image": uint8 (H, W, 3), "key": str, "text": caption if the record has one}`; a record without a key
+    An item is `{"image": uint8 (H, W, 3), "key": str, "text": caption if the record has one}`. A record without a key
     gets its number.
 
     Raises:
-        InputError: no such folder, no shard of this split in it, or a damaged shard.
-        BrokenImage: from `source[i]`, a record that holds no readable image.
+        InputError: the folder does not exist, it has no shard of this split, or a shard is damaged.
+        BrokenImage: from `source[i]`, if the record has no readable image.
     """
 
     def __init__(self, root: str | Path, split: str = "train"):
         self.root = to_path(root)
         endings = (".array_record", ".arrayrecord")
-        there = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        paths = sorted(self.root.iterdir()) if self.root.is_dir() else []
         shards = [
             path
-            for path in there
+            for path in paths
             if any(ending in path.name.lower() for ending in endings) and not hidden(path.name) and path.is_file()
         ]
         if not shards:
@@ -48,8 +48,8 @@ class ArrayRecordSource:
         chosen = [path for path in shards if split in WHOLE or path.name.startswith((f"{split}-", f"{split}."))]
         if not chosen:
             raise InputError(
-                f"no shard in {root} is named {split}-*.array_record; it holds {shards[0].name}, ...: set data.split"
-                " to what stands before their first '-', or to all"
+                f"no shard in {root} is named {split}-*.array_record; it has {shards[0].name}, ...; set data.split to"
+                " the part of their names before the first '-', or to all"
             )
         try:
             self._records = ArrayRecordDataSource([str(path) for path in chosen])
@@ -77,11 +77,11 @@ class ArrayRecordSource:
         return fields | {"image": decode_image(fields["image"], fields["key"])}
 
     def _fields(self, i: int) -> dict[str, Any]:
-        """`image`, `key` and, where there is one, `text` of a record; raises BrokenImage for what has them not."""
+        """The `image`, the `key` and, if there is one, the `text` of a record. Raises BrokenImage for a bad record."""
         number = f"{self.root}, record {i}"
         try:
             record = self._records[i]
-        except RuntimeError as error:  # ArrayRecord's, for what does not fit its checksum
+        except RuntimeError as error:  # ArrayRecord raises it for a wrong checksum
             raise BrokenImage(number, f"its shard is damaged there: {error}") from error
         if record.startswith(_IMAGE_MAGIC):
             return {"image": record, "key": number}
@@ -91,8 +91,8 @@ class ArrayRecordSource:
             fields = None
         if not isinstance(fields, dict) or not isinstance(fields.get("image"), bytes):
             raise BrokenImage(number, "the record is neither an image file nor a msgpack map with an image")
-        found = {"key": number} | {name: fields[name] for name in ("image", "key", "text") if name in fields}
+        item = {"key": number} | {name: fields[name] for name in ("image", "key", "text") if name in fields}
         for name in ("key", "text"):
-            if not isinstance(found.get(name, ""), str) or not is_text(found.get(name, "")):
-                raise BrokenImage(number, f"its {name} is no text")
-        return found
+            if not isinstance(item.get(name, ""), str) or not is_text(item.get(name, "")):
+                raise BrokenImage(number, f"its {name} is not a text")
+        return item

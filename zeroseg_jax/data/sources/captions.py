@@ -1,4 +1,4 @@
-"""The image-caption pairs that the tiny teacher learns from: crops of procedural scenes, or a captioned folder."""
+"""The image-caption pairs that `train_clip` learns from: crops of drawn scenes, or a folder with captions."""
 
 import dataclasses
 import multiprocessing
@@ -17,14 +17,14 @@ from zeroseg_jax.progress import ProgressBar
 
 @dataclasses.dataclass(frozen=True)
 class PairSource:
-    """A random-access source for `pipeline.train_iterator`; `texts[i]` is the caption of item i.
-
-    `names[i]` is the caption that says nothing but the one thing that item i shows, or "" where it shows several.
-    """
+    """A random-access source of pairs, for `pipeline.train_iterator`."""
 
     images: Any
+    """A list of arrays, or a source."""
     texts: list[str]
+    """The caption of each item."""
     names: list[str]
+    """The name of the one thing that an item shows. "" if it shows several."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -43,16 +43,19 @@ class PairSource:
         return self.texts[index]
 
     def named(self) -> "PairSource":
-        """The pairs that show a single thing, captioned with its bare name."""
-        kept = [i for i, name in enumerate(self.names) if name]
-        return PairSource(Subset(self, kept), [self.names[i] for i in kept], [self.names[i] for i in kept])
+        """The pairs that show a single thing. Its name is their caption."""
+        indices = [i for i, name in enumerate(self.names) if name]
+        names = [self.names[i] for i in indices]
+        return PairSource(Subset(self, indices), names, names)
 
 
 def open_pairs(config: ConfigDict, image_size: int) -> PairSource:
-    """The pairs of `config.data`: `source` is `scenes` (`config.scenes` of them are drawn) or `folder`.
+    """The pairs of the `data` group of a config.
+
+    If `source` is "scenes", `config.scenes` scenes are drawn. If it is "folder", `root` needs a metadata.jsonl.
 
     Raises:
-        InputError: the folder holds no metadata.jsonl with captions, or the source is another.
+        InputError: the folder has images without captions, or the source is another one.
     """
     if config.source == "scenes":
         drawn = draw_pairs(range(config.scenes), "pairs", image_size)
@@ -66,19 +69,19 @@ def open_pairs(config: ConfigDict, image_size: int) -> PairSource:
                 ' needs a metadata.jsonl with {"file_name": ..., "text": ...} on each line'
             )
         return PairSource(source, texts, [""] * len(texts))
-    raise InputError(f"data.source {config.source!r} holds no captions; a teacher trains on 'scenes' or a 'folder'")
+    raise InputError(f"data.source {config.source!r} has no captions; a teacher trains on 'scenes' or a 'folder'")
 
 
 def draw_pairs(seeds: Iterable[int], split: str, image_size: int) -> list[Pair]:
-    """Draws scenes and cuts pairs from them, on all cores."""
+    """Draws a scene for each seed and cuts pairs from it, on all cores."""
     seeds = list(seeds)
     bar = ProgressBar("draw pairs", len(seeds))
     drawn: list[Pair] = []
     arguments = [(seed, split, image_size) for seed in seeds]
-    # spawned, not forked: the parent has JAX's threads
+    # The parent has threads of JAX, so the workers are spawned and not forked.
     with multiprocessing.get_context("spawn").Pool(usable_cpus()) as pool:
-        for done, found in enumerate(pool.imap(_draw, arguments, chunksize=64), start=1):
-            drawn += found
+        for done, of_scene in enumerate(pool.imap(_draw, arguments, chunksize=64), start=1):
+            drawn += of_scene
             bar.update(done)
     bar.close()
     return drawn

@@ -1,4 +1,4 @@
-"""Any folder of images as a source: plain, with `metadata.jsonl` (Hugging Face's imagefolder), or in VOC layout."""
+"""A folder of images as a source: plain, with `metadata.jsonl` (Hugging Face's imagefolder), or in VOC layout."""
 
 import json
 import os
@@ -18,32 +18,37 @@ ENDINGS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff"),
     *(".avif", ".jfif", ".jpe", ".jp2", ".pgm", ".pbm", ".pnm", ".dib"),
 )
-"""Of files that are images; `decode.FORMATS` are the formats."""
+"""Endings of the image files that are read. `decode.FORMATS` has the formats."""
 OTHER_IMAGES = (
     *(".heic", ".heif", ".jxl", ".psd", ".svg", ".eps", ".exr", ".hdr", ".tga"),
     *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2"),
 )
-"""Of files that are images too, of formats that are not read here."""
+"""Endings of image files in formats that are not read."""
 WHOLE = ("", "all")
-"""Values of `split` that mean every image there is."""
+"""Values of `split` that mean all images."""
 
 VOC_LISTS = "ImageSets/Segmentation"
 
 
 class FolderSource:
-    """The images below `root`, sorted by path, with captions where `root/metadata.jsonl` gives them.
+    """The images below `root`, sorted by path.
 
-    `split` picks a part: by the `split` field of `metadata.jsonl`, else by VOC's `ImageSets/Segmentation/{split}.txt`,
-    else by a subfolder of that name. A folder without any of these is one whole, which "train" means too.
-    With `metadata.jsonl` the images are its rows; in VOC layout they are those of `JPEGImages`, never the masks. Hidden
-    files and folders, whose names begin with a dot, are left out, and so is the `__MACOSX` that archives bring.
+    If there is a `root/metadata.jsonl`, the images are its rows, and it may give captions. In VOC layout the images are
+    those in `JPEGImages`; the masks are not read. Hidden files and folders (their names begin with a dot) are left out,
+    and so are folders named `__MACOSX`, which come with archives from macOS.
 
-    An item is `{"image": uint8 (H, W, 3), "key": path relative to root, "text": caption if there is one}`. Bytes of a
-    path that are no UTF-8 are written \\xNN in its key.
+    `split` chooses a part of the images. The first of these that exists counts:
+    1. the field `split` of `metadata.jsonl`;
+    2. VOC's list `ImageSets/Segmentation/{split}.txt`;
+    3. a subfolder of that name.
+    If none of them exists, the split "train" is the whole folder.
+
+    An item is `{"image": uint8 (H, W, 3), "key": path relative to root, "text": caption if there is one}`. If bytes of
+    a path are not UTF-8, the key has them as \\xNN.
 
     Raises:
-        InputError: no such folder, no images in it, no such split, or a broken `metadata.jsonl`.
-        BrokenImage: from `source[i]`, an image that cannot be read.
+        InputError: the folder or the split does not exist, there are no images, or `metadata.jsonl` is broken.
+        BrokenImage: from `source[i]`, if the image cannot be read.
     """
 
     def __init__(self, root: str | Path, split: str = "train"):
@@ -51,10 +56,10 @@ class FolderSource:
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}; set data.root to a folder of images")
         self.others: Counter[str] = Counter()
-        """Files that are no images that are read here, by their endings."""
+        """The number of files that are not read, by their endings."""
         self._names, self._texts = _choose(self.root, split, self.others)
         if not self._names:
-            raise InputError(f"the folder {root} holds no images, which are files that end in {', '.join(ENDINGS)}")
+            raise InputError(f"the folder {root} has no images; an image is a file that ends in {', '.join(ENDINGS)}")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -79,9 +84,9 @@ class FolderSource:
 
 
 def _choose(root: Path, split: str, others: Counter[str]) -> tuple[list[str], dict[str, str]]:
-    """The sorted names of the split's images, relative to `root`, and the captions of those that have one.
+    """The sorted names of the images of a split, relative to `root`, and the captions of those that have one.
 
-    Files that are no images that are read here are counted in `others`.
+    The files that are not read are counted in `others`, by their endings.
     """
     rows = _metadata(root / "metadata.jsonl")
     lists = files_by_name(root / VOC_LISTS, (".txt",))
@@ -106,20 +111,20 @@ def _choose(root: Path, split: str, others: Counter[str]) -> tuple[list[str], di
 
 
 def _listed(path: Path, names: Sequence[str]) -> list[str]:
-    """Those of `names` that a list of VOC has; says how many of the list's are not there."""
+    """Those of `names` that are in a list of VOC. Logs how many images of the list are missing."""
     stems = {Path(name).stem for name in names}
-    wanted = read_split_list(path, stems)
-    if gone := [name for name in wanted if name not in stems]:
-        said = f"{len(gone)} of the {len(wanted)} images that {path} lists are not there, the first of them {gone[0]}"
-        if len(gone) == len(wanted):
+    listed = read_split_list(path, stems)
+    if missing := [name for name in listed if name not in stems]:
+        said = f"{len(missing)} of the {len(listed)} images that {path} lists are missing, the first is {missing[0]}"
+        if len(missing) == len(listed):
             raise InputError(f"{said}; it must name files of {path.parents[2] / 'JPEGImages'}")
         logging.warning("%s; they are left out", said)
-    chosen = set(wanted)
+    chosen = set(listed)
     return [name for name in names if Path(name).stem in chosen]
 
 
 def _metadata(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of a `metadata.jsonl` by file name; empty if there is none."""
+    """The rows of a `metadata.jsonl`, by file name. Empty if the file does not exist."""
     rows: dict[str, dict[str, str]] = {}
     numbers: dict[str, int] = {}
     if not path.is_file():
@@ -130,10 +135,12 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
             name = row["file_name"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"line {number} of {path} must be a JSON object with a file_name") from error
-        row = {field: value for field, value in row.items() if value is not None}  # null is as good as left out
+        row = {
+            field: value for field, value in row.items() if value is not None
+        }  # null means that the field is left out
         wrong = [field for field in ("file_name", "text", "split") if not isinstance(row.get(field, ""), str)]
         if wrong or "file_name" not in row:
-            raise InputError(f"{(*wrong, 'file_name')[0]} in line {number} of {path} is not a string, as it must be")
+            raise InputError(f"{(*wrong, 'file_name')[0]} in line {number} of {path} must be a string")
         if not is_text(row.get("text", "")):
             raise InputError(f"the text in line {number} of {path} holds half of a surrogate pair; write it again")
         if name in rows:
@@ -146,19 +153,20 @@ def _metadata(path: Path) -> dict[str, dict[str, str]]:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: what macOS and editors put beside theirs."""
+    """Whether a file or folder is not the user's own. macOS and editors make such files."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder with one of these endings, in either case, by their names without it; sorted.
+    """The files of a folder that have one of the endings, sorted, by their names without the ending.
 
-    Empty where there is no such folder. Hidden files and folders are left out.
+    Upper and lower case of the ending are the same. Hidden files and folders are left out. Empty if the folder does
+    not exist.
 
     Raises:
-        InputError: two files have the same name but for the ending, or the folder cannot be read.
+        InputError: two files differ only in the ending, or the folder cannot be read.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     try:
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
@@ -166,35 +174,35 @@ def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     for path in paths:
         if path.suffix.lower() not in endings or hidden(path.name) or path.is_dir():
             continue
-        if path.stem in found:
+        if path.stem in files:
             raise InputError(
-                f"{readable(str(folder))} holds {readable(found[path.stem].name)} and {readable(path.name)}, which"
-                " differ in nothing but the ending; remove one"
+                f"{readable(str(folder))} has {readable(files[path.stem].name)} and {readable(path.name)}, which differ"
+                " only in the ending; remove one"
             )
-        found[path.stem] = path
-    return found
+        files[path.stem] = path
+    return files
 
 
 def _refuse(error: OSError) -> NoReturn:
     raise InputError(
-        f"the folder {readable(str(error.filename))} cannot be read ({error.strerror}); allow it"
+        f"the folder {readable(str(error.filename))} cannot be read ({error.strerror}); change its permissions"
     ) from error
 
 
 def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS, others: Counter[str] | None = None) -> list[str]:
-    """Every image below `root/below`, relative to `root`, links followed, hidden files and folders left out.
+    """The sorted paths of all images below `root/below`, relative to `root`.
 
-    Files that are no images that are read here are counted in `others`, where it is given.
+    Links are followed. Hidden files and folders are left out. The files that are not read are counted in `others`.
     """
-    found, seen = [], set()
+    images, visited = [], set()
     for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back up
+        if real in visited:  # a link to a folder above
             subfolders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         subfolders[:] = [name for name in subfolders if not hidden(name)]
-        found += [
+        images += [
             os.path.relpath(os.path.join(folder, name), root)
             for name in files
             if name.lower().endswith(endings) and not hidden(name)
@@ -202,4 +210,4 @@ def _walk(root: Path, below: str, endings: tuple[str, ...] = ENDINGS, others: Co
         if others is not None:
             suffixes = (os.path.splitext(name)[1].lower() for name in files if not hidden(name))
             others.update(suffix for suffix in suffixes if suffix not in ENDINGS)
-    return sorted(found)
+    return sorted(images)

@@ -135,10 +135,10 @@ def _caption(fields: Any) -> str | None:
     """The caption in the JSON of a sample, None where it has none; raises ValueError for what is no caption."""
     if not isinstance(fields, dict):
         raise ValueError(f"it is no JSON object but a {type(fields).__name__}")
-    found = next((fields[name] for name in _TEXT_FIELDS if fields.get(name) is not None), None)
-    if found is not None and not (isinstance(found, str) and is_text(found)):
-        raise ValueError(f"it holds {found!r}, which is no text")
-    return found
+    caption = next((fields[name] for name in _TEXT_FIELDS if fields.get(name) is not None), None)
+    if caption is not None and not (isinstance(caption, str) and is_text(caption)):
+        raise ValueError(f"it holds {caption!r}, which is no text")
+    return caption
 
 
 def _field(part: _Part) -> str:
@@ -170,12 +170,12 @@ def _samples(tar: Path) -> tuple[list[tuple[_Part, _Part | None]], list[_Part]]:
                 f" the sample {readable(sample)}, whose name ends at the first dot as in webdataset; rename one"
             )
         fields[field] = part
-    found = []
+    pairs = []
     for sample, fields in images.items():
         captions = texts.get(sample, {})
         image = fields[min(fields, key=lambda field: ENDINGS.index(f".{field}"))]
-        found.append((image, captions.get("txt", captions.get("json"))))
-    return found, [part for sample, part in others.items() if sample not in images]
+        pairs.append((image, captions.get("txt", captions.get("json"))))
+    return pairs, [part for sample, part in others.items() if sample not in images]
 
 
 class _Archive(io.BufferedReader):

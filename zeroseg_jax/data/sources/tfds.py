@@ -1,4 +1,4 @@
-"""Datasets that TensorFlow Datasets has prepared, in ArrayRecord or TFRecord files, read without TensorFlow."""
+"""Reads datasets that TensorFlow Datasets (TFDS) has prepared, in ArrayRecord or TFRecord files, without TensorFlow."""
 
 import json
 import re
@@ -19,20 +19,23 @@ _TEXT_NAMES = ("caption", "text")
 
 
 class PreparedSource:
-    """`split` (slices such as `train[:10%]` too) of the dataset `name` prepared below `root`.
+    """A split of a dataset that is prepared below `root`.
 
-    `name` is `NAME`, `NAME/CONFIG` or `NAME:VERSION`, as in `imagenet2012:5.1.0`; without a version the newest one is
-    read. `root` is the TFDS data folder (the one that holds `NAME`) or the folder of one prepared version. The image
-    is the feature `image`, or the only image feature there is; a text feature `caption` or `text` gives the caption.
+    The image is the feature `image`, or the only image feature. The caption is the text feature `caption` or `text`.
+    Other features are not decoded. Images are decoded here and not by TFDS, because TFDS would open any format.
 
     An item is `{"image": uint8 (H, W, 3), "key": "SPLIT/number", "text": caption if there is one}`.
 
-    Nothing of a record but these features is decoded, and no image by TFDS, which would open any format.
+    Args:
+        name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`, such as `imagenet2012:5.1.0`. Without a version, the newest
+            version is read.
+        root: the data folder of TFDS, which has the folder `NAME`, or the folder of one prepared version.
+        split: its name, or a slice such as `train[:10%]`.
 
     Raises:
-        InputError: no such dataset or split, no image feature, a dataset that is in neither format or has features
-            that are none of TFDS's own, or files that are damaged or missing.
-        BrokenImage: from `source[i]`, an image that cannot be read.
+        InputError: the dataset or the split does not exist, it has no image feature, it is in another format, it has
+            features that are not TFDS's own, or files are damaged or missing.
+        BrokenImage: from `source[i]`, if the image cannot be read.
     """
 
     def __init__(self, name: str, root: str | Path, split: str = "train"):
@@ -55,7 +58,7 @@ class PreparedSource:
         try:
             return self.feature(i, self._text).decode()
         except (AttributeError, UnicodeDecodeError) as error:
-            raise BrokenImage(self.key(i), f"its {self._text} is no text: {error}") from error
+            raise BrokenImage(self.key(i), f"its {self._text} is not a text: {error}") from error
 
     def read(self, i: int) -> bytes:
         return self.feature(i, self.image_feature)
@@ -66,10 +69,10 @@ class PreparedSource:
         return item if text is None else item | {"text": text}
 
     def feature(self, i: int, name: str) -> Any:
-        """A feature of item `i`: an image as encoded bytes, an array of another.
+        """A feature of item `i`. An image feature gives the encoded bytes, other features give arrays.
 
         Raises:
-            BrokenImage: the record cannot be read, or holds something else.
+            BrokenImage: the record cannot be read, or does not have this feature.
         """
         feature = self.features[name]
         if name not in self._parsers:
@@ -78,36 +81,36 @@ class PreparedSource:
             value = self._parsers[name].parse_example(self._items[i])[name]
             if not isinstance(feature, tfds.features.Image):
                 return feature.decode_example_np(value)
-        except Exception as error:  # of ArrayRecord, protobuf or TFDS, which do not say which they raise
+        except Exception as error:  # ArrayRecord, protobuf and TFDS do not document what they raise
             raise BrokenImage(self.key(i), f"its record is damaged: {error}") from error
         if not isinstance(value, bytes):
-            raise BrokenImage(self.key(i), f"its record holds no encoded image as {name}")
+            raise BrokenImage(self.key(i), f"its record has no encoded image as {name}")
         return value
 
 
 def _open(folder: Path) -> tfds.core.DatasetBuilder:
-    """TFDS's reader of a prepared dataset; raises InputError where its files are damaged or not to be trusted."""
+    """TFDS's reader of a prepared dataset. Raises InputError if its files are damaged or cannot be trusted."""
     path = folder / "features.json"
     names = _own_features()
     for name in _class_names(read_json(path, "description of the features of a dataset"), path):
         if name not in names:
             raise InputError(
-                f"{path} names the class {name!r}, which is no feature of TFDS's own; only they are read, as a dataset"
-                " must not choose what code runs"
+                f"{path} names the class {name!r}, which is not a feature of TFDS's own; other classes are not"
+                " imported, because a dataset must not choose what code runs"
             )
     try:
         return tfds.builder_from_directory(folder)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"the dataset in {folder} has a feature that needs {error.name}; prepare it without"
+            f"the dataset in {folder} has a feature that needs {error.name}; prepare it without this feature"
         ) from error
-    except Exception as error:  # of protobuf or TFDS, which do not say which they raise
+    except Exception as error:  # protobuf and TFDS do not document what they raise
         said = " ".join(str(error).split())
         raise InputError(f"the dataset in {folder} cannot be read ({said}); prepare it again") from error
 
 
 def _records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
-    """The serialised examples of a split, by number."""
+    """The serialised examples of a split, with random access."""
     try:
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         return builder.as_data_source(split=split, deserialize_method=raw)
@@ -126,8 +129,8 @@ def _records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
     shards = [Shard(Path(part.filename), part.skip, part.take, part.examples_in_shard) for part in parts]
     if missing := [shard.path for shard in shards if not shard.path.is_file()]:
         raise InputError(
-            f"{len(missing)} of the {len(shards)} files of the split {split!r} are not there, the first of them"
-            f" {missing[0]}; fetch them again"
+            f"{len(missing)} of the {len(shards)} files of the split {split!r} are missing, the first is {missing[0]};"
+            " fetch them again"
         )
     return TFRecords(shards)
 
@@ -138,16 +141,17 @@ def _no_split(builder: tfds.core.DatasetBuilder, split: str) -> InputError:
 
 
 def _own_features() -> set[str]:
-    """The names, former ones too, of the classes of TFDS's own features."""
+    """The names of the classes of TFDS's own features, and their former names."""
     classes = [c for c in vars(tfds.features).values() if isinstance(c, type)]
-    own = [c for c in classes if issubclass(c, tfds.features.FeatureConnector)]
-    return {f"{c.__module__}.{c.__name__}" for c in own} | {alias for c in own for alias in getattr(c, "ALIASES", ())}
+    features = [c for c in classes if issubclass(c, tfds.features.FeatureConnector)]
+    names = {f"{c.__module__}.{c.__name__}" for c in features}
+    return names | {alias for c in features for alias in getattr(c, "ALIASES", ())}
 
 
 def _class_names(value: Any, path: Path) -> Iterator[Any]:
-    """All that TFDS may take for the name of a class in features.json, whose strings may hold JSON themselves.
+    """Every value in features.json that TFDS may take for the name of a class. Its strings may contain JSON.
 
-    TFDS imports what is named there, and for names that it does not know that is any module.
+    TFDS imports these classes. A name that it does not know can name any module.
     """
     if isinstance(value, list):
         for inner in value:
@@ -161,32 +165,32 @@ def _class_names(value: Any, path: Path) -> Iterator[Any]:
             try:
                 inner = json.loads(inner)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{path} holds broken JSON ({error}); prepare the dataset again") from error
+                raise InputError(f"{path} has broken JSON ({error}); prepare the dataset again") from error
         yield from _class_names(inner, path)
 
 
 def _version_folder(name: str, root: Path) -> Path:
-    """The folder with the `dataset_info.json` of the newest version (or of the version asked for)."""
+    """The folder with the `dataset_info.json` of the chosen version, or else of the newest."""
     if (root / "dataset_info.json").is_file():
         return root
     name, _, version = name.partition(":")
     pattern = version or "*"
     # NAME/VERSION and NAME/CONFIG/VERSION
-    found = [p.parent for depth in ("", "*/") for p in (root / name).glob(f"{depth}{pattern}/dataset_info.json")]
-    configs = sorted({folder.parent for folder in found})
-    if not found:
+    versions = [p.parent for depth in ("", "*/") for p in (root / name).glob(f"{depth}{pattern}/dataset_info.json")]
+    configs = sorted({folder.parent for folder in versions})
+    if not versions:
         raise InputError(
             f"there is no prepared dataset {name}{':' + version if version else ''} in {root}; the root must"
             " be the folder that TensorFlow Datasets prepared it in"
         )
     if len(configs) > 1:
         names = ", ".join(f"tfds:{folder.relative_to(root)}" for folder in configs)
-        raise InputError(f"{root / name} holds several configs; set data.source to one of {names}")
-    return max(found, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
+        raise InputError(f"{root / name} has several configs; set data.source to one of {names}")
+    return max(versions, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
 
 
 def _features(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
-    """The names of the image feature and of the caption (None where there is none)."""
+    """The names of the image feature and of the caption. The caption is None if there is none."""
     features = builder.info.features
     images = [name for name, feature in features.items() if type(feature) is tfds.features.Image]
     if "image" not in images and len(images) != 1:

@@ -130,17 +130,17 @@ def _images(root: str, split: str, limit: int, dataset: str) -> tuple[Path, dict
 def _pairs(folder: Path, split: str, end: str, images: Mapping[str, Path]) -> tuple[list[Pair], bool]:
     """The images with their masks, and whether the masks are converted ones (and not COCO-Stuff's maps)."""
     first = next(iter(images))
-    own, maps = folder / "annotations" / split, folder / "stuffthingmaps" / split
-    for place, ending in ((own, end), (maps, ".png"), (own, ".png")):
+    annotations, maps = folder / "annotations" / split, folder / "stuffthingmaps" / split
+    for place, ending in ((annotations, end), (maps, ".png"), (annotations, ".png")):
         masks = mask_files(place, ending)
         if first in masks:
             break
     else:
-        place, ending, masks = own, end, mask_files(own, end)
+        place, ending, masks = annotations, end, mask_files(annotations, end)
     if not masks:
         command = "make them with `python -m zeroseg_jax.evaluate.benchmarks.coco_object`, or "
         raise InputError(
-            f"there are no masks NAME{end} in {own}, nor maps in {maps};"
+            f"there are no masks NAME{end} in {annotations}, nor maps in {maps};"
             f" {command if end.startswith('_instance') else ''}unpack stuffthingmaps_trainval2017.zip there"
         )
     pairs = [Pair(name, path, masks.get(name, place / f"{name}{ending}")) for name, path in images.items()]

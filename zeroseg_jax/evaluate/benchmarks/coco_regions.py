@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from zeroseg_jax.errors import InputError
 
 
-def read_region(given: Any, size: tuple[int, int], said: str) -> Bool[np.ndarray, "h w"] | None:
+def read_region(segmentation: Any, size: tuple[int, int], said: str) -> Bool[np.ndarray, "h w"] | None:
     """The pixels of an annotation's `segmentation`; None if it has no region.
 
     Args:
@@ -24,18 +24,18 @@ def read_region(given: Any, size: tuple[int, int], said: str) -> Bool[np.ndarray
     Raises:
         InputError: it is neither, has another size than the image, or is damaged.
     """
-    if given is None or given == []:
+    if segmentation is None or segmentation == []:
         return None
-    if isinstance(given, list):
-        return _draw_polygons(given, size, said)
-    if not isinstance(given, dict) or not isinstance(given.get("counts"), str | list):
+    if isinstance(segmentation, list):
+        return _draw_polygons(segmentation, size, said)
+    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str | list):
         raise InputError(f"{said} has neither polygons nor a run-length code; fetch its file again")
-    if given.get("size") != list(size):
+    if segmentation.get("size") != list(size):
         raise InputError(
-            f"{said} is a code for {given.get('size')!r} pixels (height, width), but its image has {list(size)}; take"
-            " both from the same release"
+            f"{said} is a code for {segmentation.get('size')!r} pixels (height, width), but its image has {list(size)};"
+            " take both from the same release"
         )
-    counts = given["counts"]
+    counts = segmentation["counts"]
     return _draw_runs(_parse_counts(counts) if isinstance(counts, str) else counts, size, said)
 
 

@@ -86,16 +86,16 @@ def _read_order(folder: Path, names: Sequence[str]) -> tuple[Sequence[str], str]
     if path is None:
         return names, "alphabetical order"
     lines = [re.sub(r"^\d+\s*[:.]\s*", "", line) for _, line in numbered_lines(read_text(path))]
-    found = [SAME.get(line, line) for line in lines if line]
-    if len(found) == len(names) - 1:
-        found.insert(0, "background")
-    if sorted(found) != sorted(names):
-        strange = sorted(set(found) - set(names)) or sorted(set(names) - set(found)) or found
+    order = [SAME.get(line, line) for line in lines if line]
+    if len(order) == len(names) - 1:
+        order.insert(0, "background")
+    if sorted(order) != sorted(names):
+        strange = sorted(set(order) - set(names)) or sorted(set(names) - set(order)) or order
         raise InputError(
             f"{path} does not hold the names of the 59 classes, each once ({strange[0]!r} is one too many or missing);"
             " list them in the order of the masks' values, or remove it"
         )
-    return found, f"the order of {path.name}"
+    return order, f"the order of {path.name}"
 
 
 def check_order(folder: Path, pairs: Sequence[Pair], order: Sequence[str], said: str) -> str:
@@ -149,14 +149,14 @@ def _sample_boxes(folder: Path, pairs: Sequence[Pair]) -> Iterator[Box]:
 def _read_boxes(path: Path) -> list[tuple[str, tuple[slice, slice]]]:
     """Class and box of each object of VOC's classes in an annotation file, without difficult objects."""
     try:
-        found = []
+        boxes = []
         for thing in ElementTree.parse(path).findall("object"):
             name = thing.findtext("name", "").strip()
             name = SAME.get(name, name)
             sides = [float(thing.findtext(f"bndbox/{side}", "1")) for side in ("ymin", "ymax", "xmin", "xmax")]
             top, bottom, left, right = (max(round(side), 0) for side in sides)
             if thing.findtext("difficult", "0").strip() != "1" and name in VOC_FIRST:
-                found.append((name, (slice(max(top - 1, 0), bottom), slice(max(left - 1, 0), right))))
-        return found
+                boxes.append((name, (slice(max(top - 1, 0), bottom), slice(max(left - 1, 0), right))))
+        return boxes
     except (ElementTree.ParseError, OSError, ValueError, OverflowError, LookupError) as error:
         raise InputError(f"{show(path)} is no annotation of VOC ({error}); fetch it again, or remove it") from error

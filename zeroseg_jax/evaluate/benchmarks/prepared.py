@@ -58,16 +58,16 @@ class PreparedMasks:
 
 
 def _find_mask(features: Mapping[str, Any], image: str, wanted: str, dataset: str) -> str:
-    found = sorted(name for name, feature in features.items() if name != image and _may_be_mask(feature))
-    listed = f"it has {', '.join(found)}" if found else "it has no image feature beside the image"
+    candidates = sorted(name for name, feature in features.items() if name != image and _may_be_mask(feature))
+    listed = f"it has {', '.join(candidates)}" if candidates else "it has no image feature beside the image"
     if wanted:
-        if wanted not in found:
+        if wanted not in candidates:
             raise InputError(f"{dataset} has no feature of masks {wanted!r}; {listed}, set eval.mask to one")
         return wanted
-    common = [name for name in MASKS if name in found]
-    if not common and len(found) != 1:
+    common = [name for name in MASKS if name in candidates]
+    if not common and len(candidates) != 1:
         raise InputError(f"eval.mask must say which feature of {dataset} has the masks; {listed}")
-    return common[0] if common else found[0]
+    return common[0] if common else candidates[0]
 
 
 def _may_be_mask(feature: Any) -> bool:

@@ -99,8 +99,8 @@ def needs(row: Row, root: Path, download: bool = False) -> dict[str, str]:
     lacking = {}
     if find_weights(row, root, download) is None:
         place = root / "weights" / row.weights.id
-        how = row.weights.download or f"huggingface.co/{row.weights.source} (or give --download)"
-        lacking[row.weights.id] = f"weights of {row.weights.title} in {place}: {how}"
+        source = row.weights.download or f"huggingface.co/{row.weights.source} (or give --download)"
+        lacking[row.weights.id] = f"weights of {row.weights.title} in {place}: {source}"
     if find_data(row, root) is None:
         folder = root / row.data.folders[-1]
         lacking[row.data.id] = f"{row.data.title} in {folder}: {row.data.download}"
@@ -129,9 +129,9 @@ def run_row(row: Row, root: Path, out: Path, limit: int = 0, download: bool = Fa
 
 def row_settings(row: Row, limit: int) -> dict[str, Any]:
     """The settings that a finished row must have been run with, to count."""
-    kept = ("readout", "vocabulary", "options")
+    keys = ("readout", "vocabulary", "options")
     settings = {"weights": row.weights.id, "data": row.data.id, "limit": limit}
-    return settings | {name: getattr(row, name) for name in kept}
+    return settings | {name: getattr(row, name) for name in keys}
 
 
 def finished(row: Row, out: Path, limit: int = 0) -> Result | None:

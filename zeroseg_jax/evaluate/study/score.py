@@ -41,15 +41,15 @@ def score(answers: Sequence[Path], key: Path) -> dict[str, Any]:
     sides = np.zeros(3, np.int64)
     raters: dict[str, int] = {}
     for path in answers:
-        given = _read(path, ("study", "rater", "answers"), "answers that the page saved")
-        if given["study"] != made["study"]:
+        content = _read(path, ("study", "rater", "answers"), "answers that the page saved")
+        if content["study"] != made["study"]:
             raise InputError(
-                f"{path} answers the study {given['study']}, but {key} is of {made['study']}; give its key"
+                f"{path} answers the study {content['study']}, but {key} is of {made['study']}; give its key"
             )
-        if given["rater"] in raters:
-            raise InputError(f"{path} is a second file of the rater {given['rater']!r}; give one file of each rater")
-        chosen = _choices(given["answers"], len(votes), path)
-        raters[given["rater"]] = len(chosen)
+        if content["rater"] in raters:
+            raise InputError(f"{path} is a second file of the rater {content['rater']!r}; give one file of each rater")
+        chosen = _choices(content["answers"], len(votes), path)
+        raters[content["rater"]] = len(chosen)
         for trial, choice in chosen.items():
             sides[CHOICES.index(choice)] += 1
             votes[trial, _vote(choice, made["trials"][trial]["left"])] += 1
@@ -123,11 +123,11 @@ def describe(result: Mapping[str, Any]) -> str:
     """The figures of `score` as a few lines of text."""
     votes, images, rate = result["votes"], result["images"], result["preference"]
     alpha = result["agreement"]
-    given, expected = sum(votes.values()), result["expected"]
+    count, expected = sum(votes.values()), result["expected"]
     lines = [
         f"a = {result['a']}, b = {result['b']}",
         f"votes of {expected} ({result['pairs']} images x {expected // result['pairs']} raters): {votes['a']} for a,"
-        f" {votes['b']} for b, {votes['tie']} ties" + (f", {expected - given} not given" if given < expected else ""),
+        f" {votes['b']} for b, {votes['tie']} ties" + (f", {expected - count} not given" if count < expected else ""),
         f"a is preferred in {_percent(rate)} of the votes given, ties counting as half (bootstrap over images)",
         f"by majority a wins {images['a']} images, b {images['b']}, {images['even']} are even"
         + (f"; a wins {_percent(images)} of those with a winner (Wilson)" if images["rate"] is not None else ""),
