@@ -1,6 +1,5 @@
 """Real processes on this machine: equal results for any number of them, stopping by SIGTERM, and peers that die."""
 
-import dataclasses
 import inspect
 import json
 import os
@@ -13,15 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from test_train import metrics, saved
 
 import zeroseg_jax.train
-from zeroseg_jax import sharding
 from zeroseg_jax.config import from_json, to_json
-from zeroseg_jax.errors import InputError
 from zeroseg_jax.log import RunLog
 from zeroseg_jax.processes import Preempted
 from zeroseg_jax.train import train
@@ -334,55 +330,3 @@ def test_a_laptop_joins_nobody():
     assert told[0].startswith("JAX finds no TPU pod, SLURM step or Kubernetes job around this process")
     assert "--num_processes and --process_id missing" in told[1]
     assert "--process_id=2 is not one of 0 to 1" in told[2]
-
-
-def test_who_reads_which_part(monkeypatch):
-    """Two processes with devices of their own read halves; processes that share images over "tensor" read the same."""
-
-    @dataclasses.dataclass(frozen=True)
-    class Device:
-        process_index: int
-        id: int
-
-    def parts(owners: list[int], sizes: tuple[int, int, int]) -> list[tuple[int, int]]:
-        devices = np.array([Device(owner, i) for i, owner in enumerate(owners)])
-        mesh, result = jax.sharding.Mesh(devices.reshape(sizes), sharding.AXES), []
-        for process in range(max(owners) + 1):
-            monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-            result.append(sharding.process_part(mesh))
-        return result
-
-    assert parts([0, 0, 1, 1], (4, 1, 1)) == [(0, 2), (1, 2)]
-    assert parts([0, 0, 1, 1], (1, 2, 2)) == [(0, 2), (1, 2)]
-    assert parts([0, 1, 0, 1], (2, 2, 1)) == [(0, 2), (1, 2)]  # not neighbours
-    assert parts([0, 0, 1, 1], (1, 1, 4)) == [(0, 1), (0, 1)]
-    assert parts([0, 1, 2, 3], (2, 1, 2)) == [(0, 2), (0, 2), (1, 2), (1, 2)]
-    with pytest.raises(InputError, match=r"mesh.tensor=2 splits images between processes"):
-        parts([0, 0, 0, 1, 1, 1], (3, 1, 2))
-
-
-SLOW = """
-import signal, sys, time
-number = int(sys.argv[-1].partition("=")[2])
-print("argument", sys.argv[1], flush=True)
-if number == 1 and sys.argv[1] == "fail":
-    sys.exit(7)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0 if sys.argv[1] == "stop" else 3))
-time.sleep(0 if sys.argv[1] == "fail" else 60)
-"""
-
-
-def test_the_starter(tmp_path):
-    """Prefixes, the status of the first failure, and signals that go on to all."""
-    (tmp_path / "slow.py").write_text(SLOW)
-    done = local(3, tmp_path / "slow.py", "fail")
-    assert done.returncode == 7
-    assert sorted(done.stdout.splitlines()) == [f"[{number}] argument fail" for number in range(3)]
-
-    start = [sys.executable, "launch/local.py", "2", "--", str(tmp_path / "slow.py"), "stop"]
-    with subprocess.Popen(start, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
-        assert running.stdout is not None
-        assert {running.stdout.readline(), running.stdout.readline()} == {"[0] argument stop\n", "[1] argument stop\n"}
-        time.sleep(0.3)  # until the handlers are there
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=20) == 0

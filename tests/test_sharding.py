@@ -1,5 +1,6 @@
 """The table of shardings, and training on eight simulated devices: equal results on any mesh, few collectives."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh
@@ -177,3 +179,28 @@ def test_a_mesh_of_eight_devices_trains_as_one_device_does(meshes, tiny_config, 
     assert report["8x1x1"]["shards"] == [[16, 32]] * 2
     assert report["1x8x1"]["shards"] == [[2, 32]] * 2
     assert report["2x2x2"]["shards"] == [[8, 16]] * 2
+
+
+def test_who_reads_which_part(monkeypatch):
+    """Two processes with devices of their own read halves; processes that share images over "tensor" read the same."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Device:
+        process_index: int
+        id: int
+
+    def parts(owners: list[int], sizes: tuple[int, int, int]) -> list[tuple[int, int]]:
+        devices = np.array([Device(owner, i) for i, owner in enumerate(owners)])
+        mesh, result = jax.sharding.Mesh(devices.reshape(sizes), sharding.AXES), []
+        for process in range(max(owners) + 1):
+            monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+            result.append(sharding.process_part(mesh))
+        return result
+
+    assert parts([0, 0, 1, 1], (4, 1, 1)) == [(0, 2), (1, 2)]
+    assert parts([0, 0, 1, 1], (1, 2, 2)) == [(0, 2), (1, 2)]
+    assert parts([0, 1, 0, 1], (2, 2, 1)) == [(0, 2), (1, 2)]  # not neighbours
+    assert parts([0, 0, 1, 1], (1, 1, 4)) == [(0, 1), (0, 1)]
+    assert parts([0, 1, 2, 3], (2, 1, 2)) == [(0, 2), (0, 2), (1, 2), (1, 2)]
+    with pytest.raises(InputError, match=r"mesh.tensor=2 splits images between processes"):
+        parts([0, 0, 0, 1, 1, 1], (3, 1, 2))

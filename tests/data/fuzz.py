@@ -16,7 +16,6 @@ Anything else, such as another exception, is a fault, and is printed. `test_fuzz
 import argparse
 import collections
 import contextlib
-import copy
 import io
 import json
 import random
@@ -26,106 +25,20 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_records import write_records
+from fuzz_benchmarks import Annotations, Benchmarks
+from fuzz_changes import change_bytes, change_json, change_value, check_sentence, picture, read_all
 from PIL import Image
 
-from zeroseg_jax.config import default_config
 from zeroseg_jax.data.decode import BrokenImage, decode_image
 from zeroseg_jax.data.sources.array_record import ArrayRecordSource
 from zeroseg_jax.data.sources.folder import FolderSource
 from zeroseg_jax.data.sources.tar import TarSource
 from zeroseg_jax.data.sources.tfds import PreparedSource
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.benchmarks import open_benchmark
-from zeroseg_jax.evaluate.benchmarks.coco_object import write_masks
-
-RUNS = r"\9:R9"
-"""COCO's text for runs of 300, 10 and 290 pixels."""
-
-STRANGE: tuple[Any, ...] = (
-    *(None, True, 0, -1, 3.5, 10**9, -(10**30), float("nan"), float("inf"), "", "x", "a\u2028b", "\ud800", "\0"),
-    *("../../x", "x" * 300, [], [[]], {}, [None], [1, 2], [[1, 2, 3, 4]], {"a": 1}, [[[1]]], "[1]", "é", "\n"),
-)
-
-
-def picture(ending: str = "PNG", mode: str = "RGB", level: int = 0, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(level).integers(0, 4, (9, 12), dtype=np.uint8)
-    image = Image.fromarray(pixels if mode == "L" else 60 * pixels).convert(mode)
-    image.save(buffer, ending, **options)
-    return buffer.getvalue()
-
-
-def change_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes or pieces are replaced, removed, doubled or moved."""
-    result = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        if not result:
-            break
-        start = rng.randrange(len(result))
-        piece = result[start : start + rng.choice((1, 2, 4, 16, 100, 512))]
-        way = rng.randrange(6)
-        if way == 0:
-            result[start] = rng.randrange(256)
-        elif way == 1:
-            result[start] ^= 1 << rng.randrange(8)
-        elif way == 2:
-            del result[start : start + len(piece)]
-        elif way == 3:
-            result[start:start] = piece
-        elif way == 4:
-            result[start : start + len(piece)] = rng.choice((b"\0", b"\xff", b"0", b"7")) * len(piece)
-        else:
-            del result[start:]
-    return bytes(result)
-
-
-def change_value(value: Any, rng: random.Random) -> Any:
-    """A copy of a JSON value in which one part is another, or is not there."""
-    value = copy.deepcopy(value)
-    place, key = None, None
-    while isinstance(value if place is None else place[key], dict | list):
-        inner = value if place is None else place[key]
-        if not inner or (place is not None and rng.random() < 0.2):
-            break
-        place = inner
-        key = rng.choice(list(inner)) if isinstance(inner, dict) else rng.randrange(len(inner))
-    if place is None:
-        return rng.choice(STRANGE)
-    if rng.random() < 0.2:
-        del place[key]
-    else:
-        place[key] = rng.choice(STRANGE)
-    return value
-
-
-def change_json(value: Any, rng: random.Random) -> bytes:
-    for _ in range(rng.choice((1, 1, 1, 3))):
-        value = change_value(value, rng)
-    text = json.dumps(value).encode()
-    return change_bytes(text, rng) if rng.random() < 0.1 else text
-
-
-def read_all(source: Any) -> list[Any]:
-    """Everything in a source; BrokenImage for what is not readable."""
-    result = []
-    for i in range(len(source)):
-        try:
-            result.append((source.key(i), source.text(i), source[i]["image"].tobytes()))
-        except BrokenImage as error:
-            check_sentence(error)
-            result.append(None)
-    return result
-
-
-def check_sentence(error: InputError) -> None:
-    said = str(error)
-    assert "\n" not in said and len(said) < 1000 and said.strip(), f"no sentence: {said[:300]!r}"
-    said.encode()
 
 
 class Images:
@@ -239,82 +152,6 @@ class Metadata:
         if found == self.good:
             return "right"
         return "skipped" if None in found else "other"
-
-
-class Benchmarks:
-    """A folder to evaluate on: its mask, its list, its classes or its image change."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4
-        files = {"classes.txt": b"cat\ndog\ncow\nhen\n", "ImageSets/Segmentation/val.txt": b"a\nb c 1\n"}
-        for name in ("a", "b c"):
-            for place, mode in (("JPEGImages", "RGB"), ("SegmentationClass", "P")):
-                buffer = io.BytesIO()
-                image = Image.fromarray(pixels)
-                if mode == "P":
-                    image.putpalette(list(range(12)))
-                image.convert(mode).save(buffer, "PNG")
-                files[f"{place}/{name}.png"] = buffer.getvalue()
-        for name, data in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-        self.files = files
-        self.config = default_config()
-        self.config.eval.update(dataset="folder", root=str(folder), split="val")
-        self.good = self._read()
-
-    def _read(self) -> list[Any]:
-        benchmark = open_benchmark(self.config.eval, probe=False)
-        examples = [benchmark[i] for i in range(len(benchmark))]
-        for example in examples:
-            assert example.mask.shape == example.image.shape[:2]
-            assert set(np.unique(example.mask)) <= {*range(len(benchmark.classes)), 255}
-        return [tuple(benchmark.classes), *((e.name, e.image.tobytes(), e.mask.tobytes()) for e in examples)]
-
-    def __call__(self, rng: random.Random) -> str:
-        name = rng.choice(list(self.files))
-        (self.folder / name).write_bytes(change_bytes(self.files[name], rng))
-        try:
-            return "right" if self._read() == self.good else "other"
-        finally:
-            (self.folder / name).write_bytes(self.files[name])
-
-
-class Annotations:
-    """COCO's annotations, of which a value or the bytes change."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        size = {"height": 20, "width": 30}
-        common = {"image_id": 7, "area": 30, "iscrowd": 0}
-        self.content = {
-            "images": [{"id": i, "file_name": f"{i}.jpg"} | size for i in (7, 8)],
-            "annotations": [
-                {"id": 1, "category_id": 1, "segmentation": [[3, 3, 14, 3, 14, 15, 3, 15], [1, 1, 2, 1, 2, 2]]}
-                | common,
-                {"id": 2, "category_id": 90, "segmentation": {"size": [20, 30], "counts": [100, 50, 450]}} | common,
-                {"id": 3, "category_id": 2, "segmentation": {"size": [20, 30], "counts": RUNS}} | common,
-            ],
-        }
-        (folder / "annotations").mkdir()
-        self.good = self._read(json.dumps(self.content).encode())
-
-    def _read(self, data: bytes) -> tuple[bytes, int]:
-        (self.folder / "annotations/instances_val2017.json").write_bytes(data)
-        written = write_masks(self.folder)
-        return (self.folder / "annotations/val2017/7_instanceTrainIds.png").read_bytes(), len(written.left_out)
-
-    def __call__(self, rng: random.Random) -> str:
-        for path in (self.folder / "annotations/val2017").glob("*"):
-            path.unlink()
-        try:
-            mask, left_out = self._read(change_json(self.content, rng))
-        except FileNotFoundError:  # the image has another name now
-            return "other"
-        if left_out:
-            return "skipped"
-        return "right" if mask == self.good[0] else "other"
 
 
 class Records:

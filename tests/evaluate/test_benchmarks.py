@@ -9,49 +9,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from trees import MASK, opened, options, write_context, write_image, write_mask, write_voc
 
-from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.benchmarks import Benchmark, check, open_benchmark
+from zeroseg_jax.evaluate.benchmarks import Benchmark, check
 from zeroseg_jax.evaluate.benchmarks.coco import CATEGORIES, THINGS
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary
-
-
-def options(dataset, root, **others):
-    config = default_config()
-    config.eval.update(dataset=dataset, root=str(root), **others)
-    return config
-
-
-def opened(dataset, root, **others):
-    return open_benchmark(options(dataset, root, **others).eval)
-
-
-def write_image(path, size=(2, 3)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
-
-
-def write_mask(path, values, palette=False):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(np.array(values, np.uint8))
-    if palette:
-        image.putpalette(list(range(255, -1, -1)) * 3)
-    image.save(path)
-
-
-def write_voc(root, masks, folder="SegmentationClass", lists="Segmentation", palette=True):
-    """A tree in VOC's layout; `masks` are the values by name, of which val.txt has all."""
-    for name, values in masks.items():
-        write_image(root / f"JPEGImages/{name}.jpg", np.shape(values))
-        write_mask(root / f"{folder}/{name}.png", values, palette)
-    path = root / f"ImageSets/{lists}/val.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name}\n" for name in masks))
-    return root
-
-
-MASK = [[0, 1, 20], [15, 255, 0]]
 
 
 class TestVoc:
@@ -141,21 +104,8 @@ class TestFolder:
 class TestContext:
     NAMES = load_vocabulary("context_mmseg").classes
 
-    def tree(self, root, order, boxes=("dog", "tvmonitor", "horse", "person")):
-        """An image for each of VOC's classes in `boxes`, on grass, with its mask in the given order of classes."""
-        masks = {}
-        for name in boxes:
-            masks[name] = np.full((4, 6), order.index("grass"))
-            masks[name][1:3, 2:5] = order.index(name)
-            annotation = f"""<annotation><object><name>{name}</name><difficult>0</difficult><bndbox><xmin>3</xmin>
-                <ymin>2.0</ymin><xmax>5</xmax><ymax>3</ymax></bndbox></object></annotation>"""
-            path = root / f"VOC2010/Annotations/{name}.xml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(annotation)
-        return write_voc(root / "VOC2010", masks, "SegmentationClassContext", "SegmentationContext", palette=False)
-
     def test_60_and_59_classes(self, tmp_path):
-        self.tree(tmp_path, self.NAMES)
+        write_context(tmp_path, self.NAMES)
         context, context59 = opened("context", tmp_path), opened("context59", tmp_path)
         dog, grass = self.NAMES.index("dog"), self.NAMES.index("grass")
         assert len(context.classes) == 60 and context.background == 0
@@ -169,7 +119,7 @@ class TestContext:
         from zeroseg_jax.evaluate.benchmarks.context import VOC_FIRST
 
         assert sorted(VOC_FIRST) == sorted(self.NAMES)
-        root = self.tree(tmp_path, VOC_FIRST)
+        root = write_context(tmp_path, VOC_FIRST)
         with pytest.raises(InputError, match=r"only 0% of 4 .*; the order of 59_labels\.txt fits \(100%\)"):
             opened("context", tmp_path)
         # as the authors' file has them, without background
@@ -177,7 +127,7 @@ class TestContext:
         context = opened("context59", tmp_path)
         assert set(np.unique(context[0].mask)) == {self.NAMES.index("dog") - 1, self.NAMES.index("grass") - 1}
         shutil.rmtree(root)
-        root = self.tree(tmp_path, self.NAMES)
+        root = write_context(tmp_path, self.NAMES)
         (root / "59_labels.txt").write_text("".join(f"{i}: {name}\n" for i, name in enumerate(VOC_FIRST) if i))
         with pytest.raises(InputError, match="alphabetical order fits"):  # a list that the masks do not follow
             opened("context", tmp_path)
@@ -198,13 +148,13 @@ class TestContext:
         ],
     )
     def test_damaged_annotations(self, tmp_path, before, after):
-        path = self.tree(tmp_path, self.NAMES) / "Annotations/dog.xml"
+        path = write_context(tmp_path, self.NAMES) / "Annotations/dog.xml"
         path.write_text(path.read_text().replace(before, after))
         with pytest.raises(InputError, match=r"dog\.xml is no annotation of VOC \(.*; fetch it again, or remove it"):
             opened("context", tmp_path)
 
     def test_without_annotations_it_says_so(self, tmp_path):
-        shutil.rmtree(self.tree(tmp_path, self.NAMES) / "Annotations")
+        shutil.rmtree(write_context(tmp_path, self.NAMES) / "Annotations")
         assert "could not be checked" in opened("context", tmp_path).notes[0]
 
 
@@ -260,79 +210,6 @@ class TestCoco:
         path.write_text("{}")
         with pytest.raises(InputError, match="not a file of COCO's panoptic annotations"):
             opened("coco_panoptic", tmp_path)
-
-
-def make_voc(root):
-    write_voc(root / "VOC2012", {"a": MASK, "b c": MASK})
-
-
-def make_folder(root):
-    write_voc(root, {"a": MASK})
-    (root / "classes.txt").write_text("".join(f"class {i}\n" for i in range(21)))
-
-
-def make_context(root):
-    names = load_vocabulary("context_mmseg").classes
-    TestContext().tree(root, names)
-    (root / "VOC2010/classes.txt").write_text("\n".join(names))
-
-
-def make_object(root):
-    write_image(root / "val2017/7.jpg")
-    write_mask(root / "annotations/val2017/7_instanceTrainIds.png", MASK)
-
-
-def make_stuff(root):
-    write_image(root / "val2017/7.jpg")
-    write_mask(root / "stuffthingmaps/val2017/7.png", MASK)
-
-
-def make_panoptic(root):
-    write_image(root / "val2017/7.jpg")
-    write_image(root / "annotations/panoptic_val2017/7.png")
-    segments = [{"id": 90 + 256 * 90 + 65536 * 90, "category_id": 1}]
-    content = {"categories": [{"id": 1, "name": "person"}], "annotations": []}
-    content["annotations"].append({"file_name": "7.png", "image_id": 7, "segments_info": segments})
-    (root / "annotations/panoptic_val2017.json").write_text(json.dumps(content))
-
-
-def make_ade20k(root):
-    write_image(root / "images/validation/x.jpg")
-    write_mask(root / "annotations/validation/x.png", MASK)
-
-
-def make_cityscapes(root):
-    write_image(root / "leftImg8bit/val/bonn/bonn_1_leftImg8bit.png")
-    write_mask(root / "gtFine/val/bonn/bonn_1_gtFine_labelIds.png", MASK)
-
-
-LAYOUTS = {
-    **{"voc": make_voc, "voc20": make_voc, "folder": make_folder, "context": make_context, "ade20k": make_ade20k},
-    **{"coco_object": make_object, "coco_stuff": make_stuff, "coco_panoptic": make_panoptic},
-    "cityscapes": make_cityscapes,
-}
-
-
-@pytest.mark.parametrize("dataset", LAYOUTS)
-def test_every_layout_with_capitals_byte_order_marks_and_what_systems_add(tmp_path, dataset):
-    LAYOUTS[dataset](tmp_path)
-    before = [opened(dataset, tmp_path)[i] for i in range(len(opened(dataset, tmp_path)))]
-    assert before
-    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
-        if path.suffix in (".txt", ".json"):
-            path.write_text("\ufeff" + path.read_text().replace("\n", "\r\n"))
-        elif path.suffix in (".png", ".jpg"):
-            path.rename(path.with_suffix(path.suffix.upper()))
-        (path.parent / f"._{path.name}").write_bytes(b"?")
-    for folder in [path for path in tmp_path.rglob("*") if path.is_dir()]:
-        (folder / ".DS_Store").write_bytes(b"?")
-        (folder / "Thumbs.db").write_bytes(b"?")
-        (folder / "__MACOSX").mkdir()
-        (folder / "__MACOSX/more.png").write_bytes(b"?")
-    benchmark = opened(dataset, tmp_path)
-    assert [example.name for example in before] == [benchmark[i].name for i in range(len(benchmark))]
-    for i, example in enumerate(before):
-        assert np.array_equal(benchmark[i].mask, example.mask) and np.array_equal(benchmark[i].image, example.image)
 
 
 def test_ade20k(tmp_path):
