@@ -27,16 +27,16 @@ BEGINNING = """# Every key of a config
 
 `--config.KEY=VALUE` sets a key on the command line; a config file sets it in its `get_config()`. Values are written as
 in Python: `--config.data.flip=false`, `--config.views.grids=1,2,3`, `--config.eval.baselines=maskclip,cells`,
-`--config.eval.templates="('a {}', '{}')"`. A key that does not exist is refused, with the most similar one that does.
-The defaults below are those of `zeroseg_jax.config.default_config`; what a recipe sets differently is in its file in
-`configs/`.
+`--config.eval.templates="('a {}', '{}')"`. A key that does not exist is refused. The message
+names the most similar key.
+The defaults below are those of `zeroseg_jax.config.default_config`. A recipe may change them in its file in `configs/`.
 
 This page is made by `python docs/config_page.py` from the comments in the code.
 """
 
 
 def comments_in(source: str) -> dict[str, str]:
-    """The comment of each `config.KEY = ...` in Python code, by its key: beside it, or in the lines above it."""
+    """The comment of each `config.KEY = ...` in Python code, by key. It is beside the key, or in the lines above it."""
     comments: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

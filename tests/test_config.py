@@ -227,7 +227,7 @@ def test_random_overrides_are_taken_or_told(seed=0, runs=600):
         ("views.windows", "((0.5, 0.0),)", "pairs of a side and a stride"),
         ("seed", "-1", "at least 0"),
         ("seed", str(2**63), "at least 0"),
-        ("data.root", "x" * 300, "a name of 300 letters; 255 are the most"),
+        ("data.root", "x" * 300, "a name of 300 letters; at most 255 are allowed"),
         ("teacher.path", "a\0b", "a text cannot hold a null byte"),
     ],
 )

@@ -24,59 +24,59 @@ from zeroseg_jax.storage import AnyPath, to_path
 
 
 def default_config() -> ConfigDict:
-    """The config of a distillation run with the published recipe's shape: ViT-B/16, three losses, 30 views.
+    """The config of a distillation run as in the paper: ViT-B/16, three losses, 30 views.
 
-    A file in `configs/` starts from it and sets what differs. Unknown keys raise (the config is locked).
+    A file in `configs/` starts from it and changes some values. The config is locked: setting an unknown key raises.
     """
     from zeroseg_jax.models.student import StudentConfig
     from zeroseg_jax.segment.options import FIELDS
 
     config = ConfigDict()
-    config.task = "distill"  # or "teacher", which trains a small CLIP from captions, or "eval", which trains nothing
-    config.seed = 0  # of the weights, the order of the images, the crops and the noise
-    config.steps = 25_000  # of the optimiser
-    config.batch_size = 4096  # of all devices and processes together
-    config.image_size = 224  # side of the square training images, in pixels; 0 = as the teacher was made for
-    config.dtype = "float32"  # of the computation: "float32" or "bfloat16"; parameters are always float32
-    config.checkpoint_every = 1000  # steps; the last step is always saved
-    config.keep_checkpoints = 2  # the newest ones stay
-    config.log_every = 10  # steps from one line of metrics.jsonl to the next
-    config.profile_steps = ""  # steps to trace, such as "10:15"; the trace is in WORKDIR/profile, for xprof
-    config.wandb = ""  # project of Weights & Biases that gets the metrics too; "" = none
-    config.mesh = ConfigDict()  # devices along each axis; docs/launch.md tells when to turn to which
-    config.mesh.data = -1  # split the batch; -1: all devices that the others leave
-    config.mesh.fsdp = 1  # split the batch, and what is stored of parameters and optimiser
-    config.mesh.tensor = 1  # split the layers
+    config.task = "distill"  # "distill"; "teacher": train a small CLIP on captions; "eval": train nothing
+    config.seed = 0  # seed of the weights, of the order of the images, of the crops and of the noise
+    config.steps = 25_000  # steps of the optimiser
+    config.batch_size = 4096  # images of a step, on all devices and processes together
+    config.image_size = 224  # side of the square training images, in pixels; 0 = the size of the teacher
+    config.dtype = "float32"  # "float32" or "bfloat16": dtype of the computation; parameters are always float32
+    config.checkpoint_every = 1000  # steps between two checkpoints; the last step is always saved
+    config.keep_checkpoints = 2  # number of checkpoints that stay, the newest
+    config.log_every = 10  # steps between two lines of metrics.jsonl
+    config.profile_steps = ""  # first and last step to trace, such as "10:15"; xprof shows WORKDIR/profile; "" = none
+    config.wandb = ""  # a project of Weights & Biases that also gets the metrics; "" = none
+    config.mesh = ConfigDict()  # number of devices along each axis; docs/launch.md says when to use which
+    config.mesh.data = -1  # devices that split the batch; -1 = all devices that the other axes leave
+    config.mesh.fsdp = 1  # devices that split the batch, the parameters and the state of the optimiser
+    config.mesh.tensor = 1  # devices that split each layer
 
     config.data = ConfigDict()
     config.data.source = "scenes"  # "scenes", "folder", "tar", "tfds:NAME" or "arrayrecord"
-    # the folder with the images; of "scenes" the one where they are stored, "" = ~/.cache/zeroseg_jax
+    # the folder with the images; for "scenes" the folder where they are stored, "" = ~/.cache/zeroseg_jax
     config.data.root = ""
-    config.data.split = "train"  # the part of the data set; "all" takes all of it
-    config.data.limit = 0  # use the first so many images; 0 = all
-    config.data.held_out = 0  # leave so many of them out; a run without masks shows these in gallery.png
-    # "crop": random resized crop; "center": the largest centred square; "none": the whole image, resized
+    config.data.split = "train"  # the part of the data set; "all" = all of it
+    config.data.limit = 0  # number of images to use, the first ones; 0 = all
+    config.data.held_out = 0  # number of images to leave out; a run without masks shows them in gallery.png
+    # "crop": a random crop, resized; "center": the largest centred square; "none": the whole image, resized
     config.data.augment = "center"
-    config.data.flip = False  # mirror half of the images
-    config.data.scale = (0.2, 1.0)  # area of the random crop, as a share of the image
-    config.data.ratio = (3 / 4, 4 / 3)  # width of the random crop over its height
-    config.data.workers = -1  # processes that read images; 0 = threads of the main process, -1 = by the processors
-    config.data.max_broken_share = 0.1  # a broken image is skipped; past this share of them the run stops
+    config.data.flip = False  # whether half of the images are mirrored
+    config.data.scale = (0.2, 1.0)  # smallest and largest area of the random crop, as a share of the image
+    config.data.ratio = (3 / 4, 4 / 3)  # smallest and largest ratio of the width of the random crop to its height
+    config.data.workers = -1  # processes that read images; 0 = threads of the main process; -1 = by the number of CPUs
+    config.data.max_broken_share = 0.1  # broken images are skipped; the run stops if their share is larger than this
 
     config.views = ConfigDict()
     config.views.grids = (1, 2, 3, 4)  # the teacher sees the n x n cells of each grid; 1 is the whole image
-    config.views.windows = ()  # overlapping windows beside the cells: (share of the image's side, stride) each
-    config.views.local_size = 0  # pixels of the views of a part of the image; 0 = as the teacher was made for
+    config.views.windows = ()  # more views: pairs (side of overlapping windows, stride), as shares of the image's side
+    config.views.local_size = 0  # side of the views of a part of the image, in pixels; 0 = the size of the teacher
 
     config.teacher = ConfigDict()
-    config.teacher.path = "demo"  # what `zeroseg_jax.load_clip` takes
+    config.teacher.path = "demo"  # anything that `zeroseg_jax.load_clip` takes
     config.teacher.source = "online"  # "online": embed the views in each step; "cache": embed them once
-    config.teacher.cache = ""  # folder of the cached embeddings; "" = WORKDIR/teacher_cache
-    config.teacher.cached_crops = 1  # random crops of each image that are embedded; epoch e trains on crop e modulo it
-    config.teacher.chunk = 0  # images whose views pass the teacher at once, on each device; 0 = the whole batch
+    config.teacher.cache = ""  # folder of the stored embeddings; "" = WORKDIR/teacher_cache
+    config.teacher.cached_crops = 1  # stored random crops of each image; epoch e trains on crop e modulo this
+    config.teacher.chunk = 0  # images whose views go through the teacher together, on each device; 0 = the whole batch
 
     config.init = ConfigDict()
-    config.init.mae = ""  # weights to start from: ViTMAE folder or hub id, or MAE's .pth; "" = none
+    config.init.mae = ""  # weights to start from: a ViTMAE folder or hub id, or a .pth of MAE; "" = none
     # a student to start from: the workdir of a run, an exported folder or a hub id; "" = none
     config.init.student = ""
     derived = ("image_size", "embed_dim", "tower")  # from `image_size` and the teacher
@@ -87,56 +87,56 @@ def default_config() -> ConfigDict:
     config.student.encoder = "mae"  # "mae", or "clip": the teacher's image tower, starting from its weights
 
     config.loss = ConfigDict()
-    config.loss["global"] = 1.0  # weight of: the image's embedding is pulled to every view's
-    config.loss.match = 1.0  # weight of: each segment is pulled to the nearest view
-    config.loss.mae = 1.0  # weight of: the hidden patches are reconstructed; 0 leaves the decoder out of the step
-    config.loss.ground = 0.0  # weight of: the segments in a view's cell are pulled to that view
-    config.loss.distance = "l1"  # "l1" or "cosine"
-    config.loss.ground_pool = "unit"  # how `ground` averages the segments of a view: at "unit" length or "raw"
+    config.loss["global"] = 1.0  # weight of the global loss: the image's feature is pulled to every view
+    config.loss.match = 1.0  # weight of the match loss: each segment is pulled to the nearest view
+    config.loss.mae = 1.0  # weight of MAE's loss: hidden patches are reconstructed; 0 = the decoder is not run
+    config.loss.ground = 0.0  # weight of the ground loss: the segments in a view's cell are pulled to that view
+    config.loss.distance = "l1"  # "l1" or "cosine": distance between features
+    config.loss.ground_pool = "unit"  # how the ground loss averages the segments of a view: "unit" length, or "raw"
 
     config.optimizer = ConfigDict()
-    config.optimizer.lr = 6e-4  # at the end of the warm-up; a cosine takes it to 0
+    config.optimizer.lr = 6e-4  # learning rate after the warm-up; it follows a cosine to 0
     config.optimizer.encoder_lr = 1.0  # the encoder's learning rate as a share of `lr`
-    config.optimizer.betas = (0.9, 0.95)  # of AdamW's two moments
-    config.optimizer.weight_decay = 0.05  # of matrices
-    config.optimizer.warmup_steps = 1000  # at most half of `steps` are used
-    config.optimizer.clip = 1.0  # global norm of the gradient; 0 = no clipping
-    # dtype in which the gradients are summed over devices: "compute" (`dtype`) or "float32"
+    config.optimizer.betas = (0.9, 0.95)  # decay rates of AdamW's two moments
+    config.optimizer.weight_decay = 0.05  # weight decay, of matrices only
+    config.optimizer.warmup_steps = 1000  # steps of the warm-up; at most half of `steps`
+    config.optimizer.clip = 1.0  # largest global norm of the gradient; 0 = no clipping
+    # dtype in which gradients are summed over devices: "compute" (that of `dtype`) or "float32"
     config.optimizer.reduce_dtype = "compute"
-    config.optimizer.accumulate = 1  # a device's images are split into so many parts, one after the other
+    config.optimizer.accumulate = 1  # parts of the images of a device, computed one after the other
 
-    # an option of inference that is None is as the vocabulary's protocol says, or else as the model's own
+    # an option of inference that is None has the value of the vocabulary's protocol, or else of the model
     config.eval = ConfigDict()
-    config.eval.dataset = "scenes"  # one of those in evaluate/benchmarks; "" = no evaluation
-    config.eval.root = ""  # the folder of the data set; of "scenes" as data.root
+    config.eval.dataset = "scenes"  # a benchmark of evaluate/benchmarks; "" = no evaluation
+    config.eval.root = ""  # the folder of the data set; for "scenes" as data.root
     config.eval.split = "validation"  # the part of the data set
-    # words for gallery.png of a run without masks, with commas between; "" = the lines of labels.txt in data.root
+    # words for gallery.png of a run without masks, separated by commas; "" = the lines of labels.txt in data.root
     config.eval.labels = ""
-    config.eval.limit = 0  # use the first so many images; 0 = all
-    config.eval.vocabulary = ""  # class names, prompts and protocol: a name in evaluate/vocabularies, or a .toml file
-    config.eval.mask = ""  # of tfds:NAME: the feature with the masks; "" = found by its name
-    # where there is such a class: a threshold such as "0.9", or phrases; "" = the vocabulary's rule, or its own name
+    config.eval.limit = 0  # number of images to use, the first ones; 0 = all
+    config.eval.vocabulary = ""  # class names, prompts, protocol: a name in evaluate/vocabularies, or a .toml file
+    config.eval.mask = ""  # for tfds:NAME, the feature with the masks; "" = found by its name
+    # for a class of background: a threshold such as "0.9", or phrases; "" = the rule of the vocabulary, or else the
+    # name of the class
     config.eval.background = ""
-    config.eval.compare = ""  # other models on the same images: what `zeroseg_jax.load` takes, with commas between
+    config.eval.compare = ""  # other models for the same images: what `zeroseg_jax.load` takes, separated by commas
     config.eval.baselines = ("maskclip", "naclip", "sc_clip", "cells", "windows", "untrained", "colours")  # () = none
-    # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: the vocabulary's, or the
-    # model's own
+    # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: those of the vocabulary, or
+    # else of the model
     config.eval.templates = None
     config.eval.update(dict.fromkeys(FIELDS))  # the options of inference
 
-    config.model = (
-        ""  # for --mode=eval: anything that `zeroseg_jax.load` takes; "" = the newest checkpoint of the workdir
-    )
+    # for --mode=eval: anything that `zeroseg_jax.load` takes; "" = the newest checkpoint of the workdir
+    config.model = ""
     return config.lock()
 
 
 def load_config(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-    """Reads the config file at `path` and sets the overrides, pairs such as `("data.source", "folder")`.
+    """Reads the config file at `path` and sets the overrides, which are pairs such as `("data.source", "folder")`.
 
-    `path` may end in an argument of its `get_config`, as in "configs/vitb16.py:24gb".
+    `path` may end in an argument for its `get_config`, as in "configs/vitb16.py:24gb".
 
     Raises:
-        InputError: no such file, no `get_config` in it, a key that does not exist, or a value of the wrong type.
+        InputError: the file does not exist or has no `get_config`, a key does not exist, or a value is not allowed.
     """
     config = _call_get_config(path)
     values_of_file = {key: flatten(config).get(key) for pair in _OWN_LIMITS for key in pair}
@@ -163,13 +163,13 @@ _OWN_LIMITS = (("data.source", "data.limit"), ("eval.dataset", "eval.limit"))
 
 
 def _call_get_config(path: str | Path) -> ConfigDict:
-    """What the `get_config` in a Python file returns."""
+    """Calls the `get_config` of a Python file."""
     file, _, argument = str(path).rpartition(":") if ".py:" in str(path) else (str(path), "", "")
     try:
         path = Path(file).expanduser()
         if not path.is_file():
             raise InputError(f"there is no config file {path}; --config takes a Python file such as configs/demo.py")
-    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, or of a home that is unknown
+    except (OSError, ValueError, RuntimeError) as error:  # the name is too long, or names an unknown home
         if isinstance(error, InputError):
             raise
         raise InputError(f"--config={str(path)[:80]!r} is not the name of a file ({error})") from error
@@ -186,20 +186,20 @@ def _call_get_config(path: str | Path) -> ConfigDict:
         config = module.get_config(argument) if argument else module.get_config()
     except InputError:
         raise
-    except Exception as error:  # whatever the user's code raises; a locked ConfigDict does for a bad key or type
+    except Exception as error:  # the user's code may raise anything; a locked ConfigDict raises for a bad key or type
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
         said = " ".join(str(error).split())
         raise InputError(f"{path} is not a valid config: line {line}: {type(error).__name__}: {said}") from error
     if not isinstance(config, ConfigDict) or "task" not in config:
-        raise InputError(f"get_config() in {path} does not return a config; start from zeroseg_jax.config's default")
+        raise InputError(f"get_config() in {path} does not return a config; start from default_config()")
     return config
 
 
-# Why not ml_collections' config_flags: it cannot set `loss.global` (a keyword of Python) nor keys that are None by
-# default (those of `eval`), and it answers a misspelt key with a traceback.
+# This is not done by ml_collections' config_flags for three reasons. It cannot set `loss.global`, because `global` is a
+# keyword of Python. It cannot set keys that are None by default. A misspelt key ends in a traceback.
 def set_key(config: ConfigDict, key: str, text: str) -> None:
-    """Sets `key` (with dots) of `config` to `text`, read as the type of the present value."""
+    """Sets `key` (such as "data.source") of `config` to `text`, which is read as the type of the present value."""
     if key not in flatten(config):
         inside = [k for k in flatten(config) if k.startswith(key + ".")]
         if inside:
@@ -209,7 +209,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
     group = config
     for name in groups:
         group = group[name]
-    with group.ignore_type():  # `parse` has seen to it; `eval.templates` may be a tuple or a name
+    with group.ignore_type():  # `parse` has checked the type; `eval.templates` may be a tuple or a name
         group[last] = parse(key, text, group[last])
 
 
@@ -219,13 +219,13 @@ def nearest(key: str, keys: Iterable[str]) -> str:
 
 
 def similarity(key: str, candidate: str) -> float:
-    """How alike two names are, in [0, 1]: that of a key by its full name or by its last part."""
+    """How similar a name is to a key, or to the last part of the key: from 0 to 1."""
     names = {candidate, candidate.split(".")[-1]}
     return max(difflib.SequenceMatcher(None, key, name).ratio() for name in names)
 
 
 def parse(key: str, text: str, present: Any) -> Any:
-    """`text` as a value of the type of `present`; an int is taken for a float, a single value for a tuple of one."""
+    """`text` as a value of the type of `present`. An int may stand for a float, and one value for a tuple of one."""
     if isinstance(present, str):
         return text
     try:
@@ -236,8 +236,8 @@ def parse(key: str, text: str, present: Any) -> Any:
         value = float(value)
     if isinstance(present, tuple):
         if isinstance(value, str) and key == "eval.templates" and "{" not in value:
-            return value  # the name of a set of them
-        if isinstance(value, str) and not key.endswith("templates"):  # these may hold commas
+            return value  # the name of a set of templates
+        if isinstance(value, str) and not key.endswith("templates"):  # templates may contain commas
             value = [part.strip() for part in value.split(",") if part.strip()]
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         if any(isinstance(item, str) for item in value) and not any(isinstance(item, str) for item in present):
@@ -248,7 +248,7 @@ def parse(key: str, text: str, present: Any) -> Any:
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """All leaves by dotted name."""
+    """All values, by names with dots such as "data.source"."""
     leaves: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
@@ -260,10 +260,10 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks a distillation config without touching data, teacher or devices.
+    """Checks a distillation config, without reading data or the teacher.
 
     Raises:
-        InputError: the first value that cannot work, with what to set instead.
+        InputError: a value cannot work. The message says what to set instead.
     """
     check_ranges(flatten(config))
     check_whole_patches("image_size", config.image_size, "the patch size", config.student.patch_size)
@@ -283,15 +283,15 @@ def validate(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON gives it back (lists where the config has tuples)."""
+    """The config as plain values of JSON. Tuples become lists."""
     return json.loads(config.to_json())
 
 
 def read_config(workdir: str | AnyPath) -> ConfigDict:
-    """The config that `config.json` of a workdir holds.
+    """The config in `config.json` of a workdir.
 
     Raises:
-        InputError: `workdir` holds no config.json, or a damaged one.
+        InputError: `workdir` has no config.json, or it is damaged.
     """
     path = to_path(workdir) / "config.json"
     if not path.is_file():
@@ -302,7 +302,7 @@ def read_config(workdir: str | AnyPath) -> ConfigDict:
 
 
 def read_json_of_run(path: AnyPath) -> dict[str, Any]:
-    """The object in a JSON file that a run has written into its workdir; raises InputError where it is damaged."""
+    """The object in a JSON file that a run has written to its workdir. Raises InputError if the file is damaged."""
     try:
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict):
@@ -313,7 +313,7 @@ def read_json_of_run(path: AnyPath) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
-    """The inverse of `to_json`: lists become tuples again."""
+    """The inverse of `to_json`. Lists become tuples again."""
 
     def restore(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The values that a config's keys may have: what is outside is told before anything is read or made."""
+"""The values that the keys of a config may have. They are checked before a run reads or writes anything."""
 
 import dataclasses
 import math
@@ -11,9 +11,10 @@ INT32 = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A number from `least` to `most`, or a tuple of such numbers, at least `count[0]` and at most `count[1]` of them.
+    """A number from `least` to `most`. With `count` it is a tuple of `count[0]` to `count[1]` such numbers.
 
-    `above` excludes `least`, `below` excludes `most`.
+    With `above`, `least` itself is not allowed. With `below`, `most` itself is not allowed. With `whole`, only whole
+    numbers are allowed.
     """
 
     least: int | float
@@ -109,7 +110,7 @@ RANGES: dict[str, Number] = {
     "optimizer.clip": from_zero(),
     "optimizer.accumulate": whole(1),
     "eval.limit": whole(0),
-    # of a config that trains a teacher
+    # keys of a config that trains a teacher
     "segment_size": PIXELS,
     "name_steps": whole(0),
     "fixed_scale_steps": whole(0),
@@ -124,7 +125,7 @@ RANGES: dict[str, Number] = {
     "text.depth": whole(1, 1024),
     "text.heads": whole(1, 1024),
 }
-"""Of every key with a number; the options of inference in `eval` are checked by `segment.options`."""
+"""The range of every key with a number. `segment.options` checks the options of inference in `eval`."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float32", "bfloat16"),
@@ -137,15 +138,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss.ground_pool": ("unit", "raw"),
     "optimizer.reduce_dtype": ("compute", "float32"),
 }
-"""Of keys whose value is one of a few words."""
+"""The choices of every key whose value is one of a few words."""
 
 NAME = 255
-"""Letters of a file's name, at most, on all file systems that are in use."""
+"""Longest name of a file, in letters, on common file systems."""
 NOT_PATHS = ("eval.labels", "eval.templates", "templates", "eval.background")
 
 
 def check_ranges(values: dict[str, Any]) -> None:
-    """Raises InputError for the first of the `values`, by key, that is outside its range."""
+    """Raises InputError for the first of the `values` that is outside the range of its key."""
     for key, value in values.items():
         if key in RANGES and not RANGES[key].allows(value):
             raise InputError(f"{key} is {value!r}; it must be {RANGES[key]}")
@@ -166,7 +167,7 @@ def _check_text(key: str, value: str) -> None:
         raise InputError(f"{key} is {value!r}; a text cannot hold a null byte")
     longest = max(map(len, value.split("/")))
     if key not in NOT_PATHS and longest > NAME:
-        raise InputError(f"{key} is {value[:40]!r}..., a name of {longest} letters; {NAME} are the most")
+        raise InputError(f"{key} is {value[:40]!r}..., a name of {longest} letters; at most {NAME} are allowed")
 
 
 def _check_windows(windows: Any) -> None:
@@ -186,7 +187,7 @@ def check_whole_patches(key: str, size: int, patch_key: str, patch: int) -> None
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:
-    """ "10:15" -> (10, 15), the first and the last step to trace; "" -> None. Raises InputError for anything else."""
+    """Reads the first and the last step to trace: "10:15" -> (10, 15), "" -> None. Raises InputError otherwise."""
     if not text:
         return None
     first, colon, last = text.partition(":")

@@ -126,7 +126,7 @@ def test_every_image_has_outputs_of_its_own():
         ({"--background": "2"}, "threshold is 2.0"),
         ({"--templates": "photograph"}, "there are no templates"),
         ({"images": "IN/none.png"}, "there is no image or folder"),
-        ({"images": "IN/empty"}, "holds no images"),
+        ({"images": "IN/empty"}, "has no images"),
     ],
 )
 def test_what_cannot_start_is_one_sentence(tiny_clip, folder, tmp_path, capsys, changes, words):
