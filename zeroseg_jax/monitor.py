@@ -5,12 +5,13 @@ import faulthandler
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import jax
 from absl import logging
+
+from zeroseg_jax.storage import AnyPath, written_locally
 
 STDERR = 2
 """The file descriptor; `sys.stderr` may be something else, in a notebook for example."""
@@ -20,16 +21,18 @@ class Profiler:
     """Writes a trace of the steps `first` to `last` into WORKDIR/profile, for xprof; `steps` as
     `config_ranges.parse_steps` has it.
 
-    It is a context manager. Each process writes the trace of its own devices.
+    It is a context manager. Each process writes the trace of its own devices. For a workdir in a bucket it is written
+    on the disk and then uploaded, as JAX writes to disks alone.
     """
 
-    def __init__(self, steps: tuple[int, int] | None, workdir: Path):
+    def __init__(self, steps: tuple[int, int] | None, workdir: AnyPath):
         self._steps, self._folder = steps, workdir / "profile"
         self._is_tracing = False
+        self._place = contextlib.ExitStack()
 
     def before(self, step: int) -> None:
         if self._steps and self._steps[0] <= step <= self._steps[1] and not self._is_tracing:
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(str(self._place.enter_context(written_locally(self._folder))))
             self._is_tracing = True
 
     def after(self, step: int, result: Any) -> None:
@@ -40,8 +43,9 @@ class Profiler:
             logging.info("wrote a trace; look at it with: xprof --logdir=%s", self._folder)
 
     def _stop(self) -> None:
-        jax.profiler.stop_trace()
         self._is_tracing = False
+        with self._place:
+            jax.profiler.stop_trace()
 
     def __enter__(self) -> "Profiler":
         return self

@@ -5,6 +5,7 @@ written again as a whole, now and then. There are no locks: `lease.py` stands in
 """
 
 import atexit
+import contextlib
 import io
 import os
 import shutil
@@ -22,9 +23,9 @@ from zeroseg_jax.errors import InputError
 AnyPath: TypeAlias = Path | epath.Path
 """A path on the disk or in a bucket. Both have the methods of `pathlib.Path`, but for recursive `glob`."""
 
-REMOTE_KEYS = ("data.root", "teacher.path", "teacher.cache", "model")
+REMOTE_KEYS = ("data.root", "teacher.path", "teacher.cache", "init.mae", "init.student", "model")
 """Keys of a config that may be gs://...; data.root only where data.source is "arrayrecord"."""
-LOCAL_KEYS = ("eval.root", "init.mae")
+LOCAL_KEYS = ("eval.root",)
 """Keys that may be paths on the disk alone."""
 UPLOAD_SECONDS = 30
 """A file of lines in a bucket is written again at most this often."""
@@ -112,15 +113,53 @@ def save_picture(picture: Any, path: AnyPath, form: str = "PNG") -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def local_copy(folder: AnyPath) -> Path:
-    """A copy on the disk of a folder in a bucket, which is removed when the process ends."""
-    copy = Path(tempfile.mkdtemp(prefix="zeroseg_jax_"))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    for name in walk(folder):
-        target = copy / name
+def local_copy(place: AnyPath) -> Path:
+    """A copy on the disk of a folder or a file in a bucket, of the same name. It is removed when the process ends.
+
+    Raises:
+        InputError: there is nothing at that place, or the disk has too little room for it.
+    """
+    root = os.fspath(place).removeprefix("gs://").rstrip("/")
+    objects = {name: info["size"] for name, info in store().find(root, detail=True).items() if not name.endswith("/")}
+    if not objects:
+        raise InputError(f"there is nothing at {place}; check the name of the bucket and your credentials")
+    size, free = sum(objects.values()), shutil.disk_usage(tempfile.gettempdir()).free
+    if size > free:
+        raise InputError(
+            f"{place} holds {size / 1e9:.1f} GB, and {tempfile.gettempdir()} has {free / 1e9:.1f} GB free for a copy;"
+            " let TMPDIR name a folder on a larger disk"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="zeroseg_jax_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = folder / root.rpartition("/")[2]
+    for name in objects:
+        target = copy / name[len(root) :].lstrip("/")
+        if ".." in target.parts:
+            raise InputError(f"gs://{name} has '..' in its name; rename it")
         target.parent.mkdir(parents=True, exist_ok=True)
-        store().get_file(os.fspath(folder / name), str(target))
+        store().get_file(name, str(target))
     return copy
+
+
+@contextlib.contextmanager
+def written_locally(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder on the disk to write into: `folder` itself or, for one in a bucket, one that is uploaded at the end.
+
+    Nothing is uploaded when the body raises.
+    """
+    place = to_path(folder)
+    if not is_remote(place):
+        yield Path(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="zeroseg_jax_") as temporary:
+        yield Path(temporary)
+        for name in walk(Path(temporary)):
+            upload(Path(temporary) / name, place / name)
+
+
+def upload(file: Path, place: AnyPath) -> None:
+    """Copies a file on the disk to an object in a bucket."""
+    store().put_file(str(file), os.fspath(place))
 
 
 class LineWriter:

@@ -15,6 +15,9 @@ DIR/SPLIT-broken.txt. With --center_crop the largest centred square of each imag
 many pixels, as a JPEG: a run with --config.data.augment=center and that image_size shows the same pixels, up to JPEG,
 and decodes much less. A command that was stopped goes on where it was. Train on the result with
 --config.data.source=arrayrecord --config.data.root=DIR --config.data.split=SPLIT.
+
+PLACE and DIR may be gs://... A source in a bucket is copied to the disk first, below TMPDIR. A shard is written on the
+disk, and uploaded when it is complete.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,7 @@ from zeroseg_jax.data.text import is_text, read_json, readable
 from zeroseg_jax.data.workers import usable_cpus
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
+from zeroseg_jax.storage import AnyPath, is_remote, local_copy, to_path, upload, write_text
 
 QUALITY = 95
 """The default JPEG quality of centred squares."""
@@ -48,10 +53,10 @@ QUALITY = 95
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser("python -m zeroseg_jax.data.convert", __doc__)
     parser.add_argument("--source", required=True, help="folder, tar, tfds:NAME, parquet or hf:NAME")
-    parser.add_argument("--root", default="", help="the folder or file of the source")
+    parser.add_argument("--root", default="", help="the folder or file of the source, or gs://...")
     parser.add_argument("--split", default="train", help="the part of the source (train)")
     parser.add_argument("--limit", type=int, default=0, help="convert only so many images, the first (0: all)")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the shards, SPLIT-*.array_record")
+    parser.add_argument("--out", required=True, help="folder of the shards, SPLIT-*.array_record")
     parser.add_argument("--center_crop", type=int, default=0, metavar="SIZE", help="store centred squares of that side")
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"of their JPEGs, 1 to 100 ({QUALITY})")
     parser.add_argument("--images-per-shard", type=int, default=4096, help="(4096)")
@@ -67,6 +72,14 @@ def open_convertible(data: argparse.Namespace) -> CaptionedSource:
     """
     kind, _, name = data.source.partition(":")
     root = os.path.expanduser(data.root)
+    if kind == "hf" and "://" in name + root:
+        raise InputError(f"--source {data.source} must be on the disk, and so must its --root; copy it there")
+    if "://" in root:
+        # of a folder of TFDS, the one data set
+        place = to_path(root) / name.partition(":")[0] if kind == "tfds" else to_path(root)
+        copy = local_copy(place)
+        root = str(copy.parent if kind == "tfds" else copy)
+        data = argparse.Namespace(**(vars(data) | {"root": root}))
     try:
         if data.source == "parquet" and root:
             from zeroseg_jax.data.sources.parquet import ParquetSource
@@ -87,7 +100,7 @@ def open_convertible(data: argparse.Namespace) -> CaptionedSource:
 
 def convert(
     source: CaptionedSource,
-    out: Path,
+    out: AnyPath,
     split: str,
     *,
     images_per_shard: int,
@@ -124,68 +137,74 @@ def convert(
     shards = [out / f"{split}-{i:05d}-of-{count:05d}.array_record" for i in range(count)]
     parts = {s: range(i * images_per_shard, min((i + 1) * images_per_shard, len(source))) for i, s in enumerate(shards)}
     missing = [shard for shard in shards if not shard.exists()]
+    list_of_broken = out / f"{split}-broken.txt"
     done = len(source) - sum(len(parts[shard]) for shard in missing)
     bar = ProgressBar("convert", len(source), done)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for shard in missing:
+            broken = []
             with _open_shard(shard) as writer:
                 for record in pool.map(lambda i: _record(source, i, crop, quality), parts[shard]):
                     if isinstance(record, BrokenImage):
-                        with (out / f"{split}-broken.txt").open("a", encoding="utf-8") as file:
-                            file.write(f"{readable(record.key)}\t{readable(record.reason)}\n")
+                        broken.append(f"{readable(record.key)}\t{readable(record.reason)}\n")
                     else:
                         writer.write(record)
                         if not writer.ok():  # close raises the reason
                             break
                     done += 1
                     bar.update(done, "images")
+                if broken:
+                    before = list_of_broken.read_bytes() if list_of_broken.exists() else b""
+                    write_text(list_of_broken, before.decode() + "".join(broken))
     bar.close()
-    return _broken(out / f"{split}-broken.txt")
+    return _broken(list_of_broken)
 
 
 @contextlib.contextmanager
-def _writing_to(place: Path) -> Iterator[None]:
+def _writing_to(place: AnyPath) -> Iterator[None]:
     """Raises InputError with one sentence where its body cannot write."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{place} cannot be written ({error.strerror}); make room or choose another --out, and give the same"
-            " command again, which goes on after the shards that are complete"
+            f"{place} cannot be written ({error.strerror or error}); make room or choose another --out, and give the"
+            " same command again, which goes on after the shards that are complete"
         ) from error
 
 
 @contextlib.contextmanager
-def _open_shard(shard: Path) -> Iterator[ArrayRecordWriter]:
+def _open_shard(shard: AnyPath) -> Iterator[ArrayRecordWriter]:
     """The writer of a shard. The file gets its name when it is complete; an unfinished file is removed."""
-    # no reader takes this name for a shard
-    unfinished = shard.with_suffix(".unfinished")
-    try:
-        with _writing_to(shard):
+    with contextlib.ExitStack() as stack:
+        if is_remote(shard):
+            unfinished = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "shard"
+        else:
+            unfinished = Path(shard).with_suffix(".unfinished")  # which no reader takes for a shard
+            stack.callback(unfinished.unlink, missing_ok=True)
+        stack.enter_context(_writing_to(shard))
+        try:
+            writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
             try:
-                writer = ArrayRecordWriter(str(unfinished), "group_size:1,uncompressed")
-                try:
-                    yield writer
-                finally:
-                    writer.close()
-            except RuntimeError as error:  # ArrayRecord raises it for any error of the disk
-                raise OSError(None, str(error).split(";")[0]) from error
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.rename(shard)
-    finally:
-        unfinished.unlink(missing_ok=True)
+                yield writer
+            finally:
+                writer.close()
+        except RuntimeError as error:  # ArrayRecord raises it for any error of the disk
+            raise OSError(None, str(error).split(";")[0]) from error
+        if is_remote(shard):
+            upload(unfinished, shard)
+            return
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.rename(shard)
 
 
-def _same_source(path: Path, source: CaptionedSource, options: dict[str, Any]) -> None:
+def _same_source(path: AnyPath, source: CaptionedSource, options: dict[str, Any]) -> None:
     """Writes a note of what is converted, or compares it with the note that is there."""
     ends = [source.key(0), source.key(len(source) - 1)] if len(source) else []
     now = {"images": len(source), "first_and_last": ends, **options}
     if not path.exists():
         with _writing_to(path):
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps(now) + "\n")
-            unfinished.rename(path)
+            write_text(path, json.dumps(now) + "\n")
     before = read_json(path, "note of what was converted")
     if not isinstance(before, dict):
         raise InputError(f"{path} is not a note of what was converted; choose another --out")
@@ -220,19 +239,20 @@ def _squared(data: bytes, key: str, crop: Augmentation, quality: int) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "444")
 
 
-def _broken(path: Path) -> dict[str, str]:
+def _broken(path: AnyPath) -> dict[str, str]:
     """The reasons in a list of broken images, by their keys; a shard that was begun again is in it twice."""
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    lines = path.read_bytes().decode().split("\n") if path.exists() else []
     return dict(line.split("\t", 1) for line in lines if "\t" in line)  # type: ignore[misc]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
+        out = to_path(arguments.out)
         source = open_convertible(arguments)
         broken = convert(
             source,
-            arguments.out,
+            out,
             arguments.split,
             images_per_shard=arguments.images_per_shard,
             threads=arguments.threads,
@@ -252,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         key, reason = next(iter(broken.items()))
         print(
             f"{len(broken)} images cannot be read and were left out, the first of them {key} ({reason});"
-            f" {arguments.out / (arguments.split + '-broken.txt')} names them all",
+            f" {out / (arguments.split + '-broken.txt')} names them all",
             file=sys.stderr,
         )
     return 0

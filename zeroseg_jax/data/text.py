@@ -4,16 +4,16 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.storage import AnyPath
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters and line separators. They would break a list of lines, or change the state of a terminal."""
 
 
-def read_text(path: Path) -> str:
+def read_text(path: AnyPath) -> str:
     """The text of a UTF-8 file, without the byte order mark that some editors write.
 
     Raises:
@@ -45,7 +45,7 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: AnyPath, what: str) -> Any:
     """The value in a JSON file. Raises InputError if the file is not JSON; the message calls the file `what`."""
     text = read_text(path)
     try:

@@ -22,6 +22,7 @@ from zeroseg_jax.models.tokenizer import clean
 from zeroseg_jax.models.weights.folder import read_json_object, write_folder
 from zeroseg_jax.models.weights.table import Table, dump_weights
 from zeroseg_jax.ops.batching import padded, parts
+from zeroseg_jax.storage import written_locally
 
 BATCHES = (1, 4, 16, 64)
 """Batches are padded to one of these sizes, so each image size compiles at most four times."""
@@ -175,14 +176,17 @@ class DualEncoder:
         return list(map(clean, texts)) if isinstance(self._tokenizer(), CLIPTokenizer) else list(texts)
 
     def save(self, folder: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
-        """Writes a Hugging Face folder, which `zeroseg_jax.load` and the model's class in `transformers` can read."""
-        folder = Path(folder).expanduser()
+        """Writes a Hugging Face folder, which `zeroseg_jax.load` and the model's class in `transformers` can read.
+
+        `folder` may be gs://... Raises InputError for any other address.
+        """
         config = self.model.config.to_hf() | {"dtype": dtype}
-        write_folder(folder, config, dump_weights(self.model, self.table, np.dtype(dtype)))
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
         content = json.dumps(self.preprocessing.to_hf(self.image_processor), indent=2)
-        (folder / "preprocessor_config.json").write_text(content + "\n", encoding="utf-8")
+        with written_locally(folder) as local:
+            write_folder(local, config, dump_weights(self.model, self.table, np.dtype(dtype)))
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(local)
+            (local / "preprocessor_config.json").write_text(content + "\n", encoding="utf-8")
 
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:

@@ -25,6 +25,7 @@ from zeroseg_jax.models.weights.table import SAME, Entry, Table, dump_weights, f
 from zeroseg_jax.segment.methods import DenseClipMethod, GroupViTMethod, StudentMethod
 from zeroseg_jax.segment.options import Options, change, from_config
 from zeroseg_jax.segment.segmenter import Segmenter
+from zeroseg_jax.storage import is_remote, to_path, written_locally
 
 
 def load(source: str | Path, dtype: Any = None, *, readout: str | None = None) -> Segmenter:
@@ -81,9 +82,16 @@ def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
 
     The folder has config.json, model.safetensors and the model's card, README.md. That of a CLIP or a GroupViT is one
     in Hugging Face form; that of a student has its CLIP below, in `clip`. `name` is the model's name in the card, by
-    default that of the folder. Raises InputError for a method that is only a baseline of the evaluation.
+    default that of the folder. `folder` may be gs://... Raises InputError for any other address, and for a method that
+    is only a baseline of the evaluation.
     """
-    folder, method = Path(folder).expanduser(), model.method
+    name = name or (str(folder) if is_remote(folder) else to_path(folder).resolve().name)
+    with written_locally(folder) as local:
+        _save(model, local, name)
+
+
+def _save(model: Segmenter, folder: Path, name: str) -> None:
+    method = model.method
     defaults: dict[str, Any] = {
         "templates": list(model.templates),
         "options": dataclasses.asdict(model.options),
@@ -101,7 +109,7 @@ def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
     else:
         raise InputError(f"a {type(method).__name__} cannot be saved; save the CLIP that it reads out")
     write_defaults(folder, defaults)
-    (folder / "README.md").write_text(model_card(model, name or folder.resolve().name), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(model, name), encoding="utf-8")
 
 
 def load_earlier_student(source: str, sizes: StudentConfig) -> Student:

@@ -253,7 +253,10 @@ class Segmenter:
         return other
 
     def save(self, folder: str | Path) -> None:
-        """Writes a folder that `zeroseg_jax.load` reads: the model, its defaults, its text encoder and a model card."""
+        """Writes a folder that `zeroseg_jax.load` reads: the model, its defaults, its text encoder and a model card.
+
+        `folder` may be gs://... Raises InputError for any other address.
+        """
         from zeroseg_jax.segment.io import save  # which imports this module
 
         save(self, folder)
