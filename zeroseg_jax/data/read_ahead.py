@@ -49,7 +49,8 @@ class ReadAhead(Iterator[Batch]):
             flags.FLAGS.mark_as_parsed()
         self._batch_size = batch_size
         self._chunk = chunk_size(batch_size, workers, example_bytes)
-        chunks = examples.batch(self._chunk, batch_fn=_stacked)
+        # between processes a chunk travels as a few arrays; in one process stacking them would only copy them once more
+        chunks = examples.batch(self._chunk, batch_fn=_stacked if workers else list)
         ahead = chunks.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS))
         if workers:
             options = grain.experimental.DatasetOptions(min_shm_size=_SMALL)
@@ -63,11 +64,21 @@ class ReadAhead(Iterator[Batch]):
         batch: Batch = {}
         for begin in range(0, self._batch_size, self._chunk):
             # copied at once, as the workers' shared memory is limited and must be given back before Python ends
-            for name, part in next(self._chunks).items():
-                if name not in batch:
-                    batch[name] = np.empty((self._batch_size, *part.shape[1:]), part.dtype)
-                batch[name][begin : begin + self._chunk] = part
+            chunk = next(self._chunks)
+            if isinstance(chunk, dict):
+                self._copy(chunk, batch, slice(begin, begin + self._chunk))
+            else:
+                for i, example in enumerate(chunk, begin):
+                    self._copy(example, batch, i)
         return batch
+
+    def _copy(self, part: Batch, batch: Batch, place: int | slice) -> None:
+        """Copies an example, or several that are stacked, to their place in the batch."""
+        for name, array in part.items():
+            if name not in batch:
+                shape = array.shape[1:] if isinstance(place, slice) else array.shape
+                batch[name] = np.empty((self._batch_size, *shape), array.dtype)
+            batch[name][place] = array
 
     def close(self) -> None:
         """Ends workers and threads."""
