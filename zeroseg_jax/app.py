@@ -4,7 +4,7 @@
 
 needs `pip install 'zeroseg_jax[app]'`. The page answers on this machine only, unless --host says otherwise, and loads
 nothing from elsewhere. As a Space on the Hugging Face hub the same file is `app.py`, and the variable ZEROSEG_MODEL
-names the model.
+names the model (docs/segmenting.md).
 """
 
 import json
@@ -23,6 +23,7 @@ from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.image_like import to_pixels
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment import EncodedImage, Segmenter, SegmentResult, load
+from zeroseg_jax.segment.formats import mean_scores
 
 ENCODED = 4
 """Images that stay encoded: other words for them cost no pass of the model."""
@@ -65,14 +66,13 @@ def split_words(text: str) -> list[str]:
 def annotations(result: SegmentResult) -> list[tuple[Any, str]]:
     """For the picture with names under the mouse: the region of each label that is there, and the label with its share
     of the image and the mean of its scores there."""
-    found: list[tuple[Any, str]] = []
-    areas = result.areas()
+    names: list[tuple[Any, str]] = []
+    areas, scores = result.areas(), mean_scores(result)
     for index, label in enumerate(result.labels):
         region = result.label_map == index
         if region.any():
-            score = float(result.scores[result.segments[region], index].mean())
-            found.append((region, f"{label}  {areas[label]:.0%}, score {score:.2f}"))
-    return found
+            names.append((region, f"{label}  {areas[label]:.0%}, score {scores[index]:.2f}"))
+    return names
 
 
 def write_files(result: SegmentResult, folder: Path) -> list[str]:
@@ -162,8 +162,12 @@ def make_page(model: Segmenter, title: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("python -m zeroseg_jax.app", __doc__)
     parser.add_argument("--model", default=os.environ.get("ZEROSEG_MODEL", "demo"), help="what zeroseg_jax.load takes")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=7860)
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
+    parser.add_argument(
+        "--host", default=host, help="0.0.0.0 lets other machines in (GRADIO_SERVER_NAME, or 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, default=port, help="(GRADIO_SERVER_PORT, or 7860)")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:

@@ -36,9 +36,10 @@ def export(
 ) -> None:
     """Writes the function of `Segmenter.segment_fn`, weights included.
 
-    A `path` that ends in .onnx is written as ONNX, for one image: uint8 (1, H, W, 3) -> int32 (1, H, W). The inputs are
-    named `images` and `embeddings`, the output `label_map`. It runs in onnxruntime and needs neither JAX nor this
-    package. The converter, jax2onnx, does not read what JAX 0.12 traces, so it takes Python 3.11.
+    A `path` that ends in .onnx is written as ONNX, for batches of any size: uint8 (B, H, W, 3) -> int32 (B, H, W). The
+    input is named `images`, the output `label_map`. It runs in onnxruntime and in browsers (onnxruntime-web), and needs
+    neither JAX nor this package. It takes the images of a batch one after the other. The converter, jax2onnx, does not
+    read what JAX 0.12 traces, so it takes Python 3.11.
 
     Any other file is a `jax.export.Exported`, for batches of any size on CPU, GPU and TPU. It needs jax and flatbuffers
     but not this package:
@@ -83,15 +84,14 @@ def export(
         texts = make_texts(of_labels, jnp.asarray(beside), chosen.scale, threshold, model.logit_scale)
         return run(model.method.params, texts, images)
 
-    batch = "1" if form == "onnx" else "b"
-    inputs: dict[str, tuple[str, Any]] = {"images": (f"{batch}, {height}, {width}, 3", np.uint8)}
+    inputs: dict[str, tuple[str, Any]] = {"images": (f"b, {height}, {width}, 3", np.uint8)}
     if known is None:
         inputs["embeddings"] = (f"c, {model.clip.embed_dim}", np.float32)
     about = {
         "jax": jax.__version__,
         "platforms": PLATFORMS if form == "jax" else ("onnxruntime",),
         "inputs": {name: f"{np.dtype(dtype)} ({shape})" for name, (shape, dtype) in inputs.items()},
-        "output": f"int32 ({batch}, {height}, {width})",
+        "output": f"int32 (b, {height}, {width})",
         "labels": None if labels is None else list(labels),
         "templates": model.templates if templates is None else resolve_templates(templates),
         "background": background if isinstance(background, str) else phrases or threshold or None,
@@ -113,15 +113,44 @@ def _stable_hlo(function: Callable[..., Any], inputs: Sequence[tuple[str, Any]])
 
 
 def _onnx(function: Callable[..., Any], height: int, width: int) -> bytes:
-    """A serialised ONNX model for one image of that size."""
+    """A serialised ONNX model for batches of images of that size."""
     from jax2onnx import to_onnx
 
-    shapes = [jax.ShapeDtypeStruct((1, height, width, 3), np.uint8)]
     model = to_onnx(
         lambda images: function(images),
-        shapes,
+        [jax.ShapeDtypeStruct((1, height, width, 3), np.uint8)],
         model_name="zeroseg_jax",
-        input_names=["images"],
-        output_names=["label_map"],
+        input_names=["single_image"],
+        output_names=["single_map"],
     )
-    return model.SerializeToString()
+    return _over_batch(model, height, width).SerializeToString()
+
+
+def _over_batch(model: Any, height: int, width: int) -> Any:
+    """The ONNX model that runs `model`, for one image, over the first axis of a batch.
+
+    jax2onnx does not convert the function for a batch of unknown size, so ONNX's own loop `Scan` goes around it.
+    """
+    from onnx import TensorProto, helper
+
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, (height, width, 3))
+    label_map = helper.make_tensor_value_info("image_map", TensorProto.INT32, (height, width))
+    axis = helper.make_tensor("batch_axis", TensorProto.INT64, (1,), (0,))
+    body = helper.make_graph(
+        [
+            helper.make_node("Unsqueeze", ["image", "batch_axis"], ["single_image"]),
+            *model.graph.node,
+            helper.make_node("Squeeze", ["single_map", "batch_axis"], ["image_map"]),
+        ],
+        "one_image",
+        [image],
+        [label_map],
+        [axis, *model.graph.initializer],
+    )
+    loop = helper.make_node("Scan", ["images"], ["label_map"], body=body, num_scan_inputs=1)
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ("batch", height, width, 3))
+    label_maps = helper.make_tensor_value_info("label_map", TensorProto.INT32, ("batch", height, width))
+    graph = helper.make_graph([loop], "zeroseg_jax", [images], [label_maps])
+    return helper.make_model(
+        graph, functions=model.functions, opset_imports=model.opset_import, ir_version=model.ir_version
+    )

@@ -67,7 +67,7 @@ def score(
     """
     indices = jnp.arange(texts.embeddings.shape[0])
     known = indices < texts.total
-    allowed = jnp.broadcast_to(known, cosines[..., :1, :].shape)
+    allowed: Array = known  # the converter to ONNX mistakes the shape of an explicit broadcast
     if options.top_classes:
         allowed = likeliest(encoding, texts, options.top_classes)[:, :, None] & known
     if options.rule == "groupvit":
