@@ -27,6 +27,10 @@ from zeroseg_jax.segment.formats import mean_scores
 
 ENCODED = 4
 """Images that stay encoded: other words for them cost no pass of the model."""
+DEMO = (
+    ". It knows drawings of 18 things, such as *star*, *fish* and *grass*. For photographs, start with another --model."
+)
+"""What the page says about the demo."""
 BACKGROUNDS = ("none", "threshold", "words")
 
 
@@ -125,7 +129,7 @@ def make_page(model: Segmenter, title: str) -> Any:
         return pictures, str(archive)
 
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
-        gr.Markdown(f"# Your photograph, your words\nModel: `{title}`")
+        gr.Markdown(f"# Your photograph, your words\nModel: `{title}`{DEMO if title == 'demo' else ''}")
         with gr.Row():
             with gr.Column():
                 image = gr.Image(label="photograph", type="pil", sources=["upload", "webcam", "clipboard"])
@@ -145,8 +149,11 @@ def make_page(model: Segmenter, title: str) -> Any:
             with gr.Column():
                 with gr.Tab("labels"):
                     labels = gr.AnnotatedImage(label="labels", elem_id="labels")
-                with gr.Tab("segments"):
-                    segments = gr.Image(label="segments, in the image's colours", elem_id="segments")
+                parts = "patches" if page.readouts else "segments"  # a CLIP has no segments of its own
+                with gr.Tab(parts):
+                    buttons: Any = ["download", "fullscreen"]  # without the one that shares on the hub
+                    label = f"{parts}, in the image's colours"
+                    segments = gr.Image(label=label, elem_id="segments", buttons=buttons)
                 files = gr.Files(label="overlay, mask, COCO annotations", elem_id="files")
         with gr.Accordion("several photographs", open=False):
             several = gr.Files(label="photographs", file_types=["image"])
@@ -157,6 +164,11 @@ def make_page(model: Segmenter, title: str) -> Any:
             event(answer, [image, *options], [labels, segments, files])
         all_of_them.click(answer_folder, [several, *options], [pictures, archive])
     return blocks
+
+
+def compile_first(model: Segmenter) -> None:
+    """Segments an empty image of a usual size, so that the first photograph does not wait for the compiler."""
+    model.segment(np.zeros((480, 640, 3), np.uint8), ["a", "b"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,7 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
-        page = make_page(load(arguments.model), arguments.model)
+        model = load(arguments.model)
+        page = make_page(model, arguments.model)
+        compile_first(model)
         import gradio as gr
 
         # fonts of this machine: those of Gradio's own theme come from Google
