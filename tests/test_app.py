@@ -66,6 +66,12 @@ def test_names_and_files(model, photograph, tmp_path):
     assert {a["category"] for a in json.loads(coco.read_text())} <= {"ladybird", "bricks"}
 
 
+def test_numbers_stay_behind_words_of_every_script(model, photograph):
+    result = Page(model).segment(photograph, "ماء, 草, घास, вода", *OPTIONS)
+    names = [name for _, name in annotations(result)]
+    assert names and all(name.split("  \u200e")[0] in result.labels for name in names)
+
+
 @pytest.mark.parametrize(
     "image,words,message",
     [

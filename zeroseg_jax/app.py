@@ -75,7 +75,8 @@ def annotations(result: SegmentResult) -> list[tuple[Any, str]]:
     for index, label in enumerate(result.labels):
         region = result.label_map == index
         if region.any():
-            names.append((region, f"{label}  {areas[label]:.0%}, score {scores[index]:.2f}"))
+            # the left-to-right mark keeps the numbers out of a word that runs from right to left
+            names.append((region, f"{label}  \u200e{areas[label]:.0%}, score {scores[index]:.2f}"))
     return names
 
 
