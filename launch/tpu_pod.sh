@@ -93,16 +93,23 @@ train() {
   gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$command"
 }
 
+# Copies the repository to a new TPU, and starts or follows the run.
+start() {
+  [ "$copied" = yes ] || copy || return
+  copied=yes
+  train "$@"
+}
+
 for ((attempt = 1; attempt <= ATTEMPTS; attempt++)); do
   obtain || continue
   run=$(date +%s)-$attempt
-  status=0
-  { copy && train "$run" "$@"; } || status=$?
+  status=0 copied=no
+  start "$run" "$@" || status=$?
   while [ "$status" -eq "$DISCONNECTED" ] && [ "$(state)" = ACTIVE ]; do
     echo "the connection broke; the run goes on, and is followed again" >&2
     sleep "${POLL_SECONDS:-30}"
     status=0
-    train "$run" "$@" || status=$?
+    start "$run" "$@" || status=$?
   done
   if [ "$status" -eq 0 ]; then
     delete

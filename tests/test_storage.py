@@ -37,7 +37,7 @@ from zeroseg_jax.models.student_config import make_student_config
 from zeroseg_jax.segment.io import load, load_earlier_student
 from zeroseg_jax.segment.methods import StudentMethod
 from zeroseg_jax.segment.segmenter import Segmenter
-from zeroseg_jax.storage import LineWriter, check_paths, local_copy, to_path, upload, walk, write_text
+from zeroseg_jax.storage import LineWriter, check_paths, disk_path, local_copy, to_path, upload, walk, write_text
 
 ROOT = Path(__file__).parents[1]
 
@@ -167,6 +167,12 @@ class TestPaths:
         for bad in ("s3://bucket/a", "http://host/a", "gs://"):
             with pytest.raises(InputError, match=r"cannot be reached; give a path on the disk, or gs://BUCKET/FOLDER"):
                 to_path(bad)
+
+    @pytest.mark.parametrize("address", ["gs://bucket/a", Path("s3://bucket/a"), "http://host/a"])
+    def test_what_must_be_on_the_disk(self, address):
+        assert disk_path("~/out") == Path.home() / "out" and disk_path("a:b/c") == Path("a:b/c")
+        with pytest.raises(InputError, match=r".*:/.* is not on the disk; write to a folder there, and copy it"):
+            disk_path(address)
 
     def test_a_missing_package(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "gcsfs", None)

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -55,6 +56,14 @@ def to_path(path: str | os.PathLike) -> AnyPath:
     # other processes write to the same folders, so a listing is never kept
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     return epath.Path(text)
+
+
+def disk_path(path: str | os.PathLike) -> Path:
+    """A path on the disk that a user has given; `~` is the user's home. Raises InputError for any xxx://..."""
+    text = os.fspath(path)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", text):  # `Path` makes one of two slashes
+        raise InputError(f"{text} is not on the disk; write to a folder there, and copy it afterwards")
+    return Path(path).expanduser()
 
 
 def check_paths(config: ConfigDict) -> None:

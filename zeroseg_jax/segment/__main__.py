@@ -35,6 +35,7 @@ from zeroseg_jax.segment.result import check_count, is_own
 from zeroseg_jax.segment.segmenter import Segmenter
 from zeroseg_jax.segment.video import STEADY, VIDEOS, VideoWriter, draw_frame, frame_rate, read_video, segment_frames
 from zeroseg_jax.segment.writer import FORMATS, Writer, read_formats
+from zeroseg_jax.storage import disk_path
 
 Files = Sequence[tuple[Path, str]]
 """Images, each with its name in the output, without an ending."""
@@ -180,7 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Does it; returns the exit status."""
     labels, options, formats = read_labels(arguments), read_options(arguments), read_formats(arguments.format)
     files, left_out = find_images(arguments.images)
-    arguments.out = arguments.out.expanduser()
+    arguments.out = disk_path(arguments.out)
     if arguments.batch < 1:
         raise InputError(f"--batch is {arguments.batch}; it must be at least 1")
     if arguments.steady is not None and arguments.steady < 1:

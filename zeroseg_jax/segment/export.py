@@ -18,6 +18,7 @@ from zeroseg_jax.segment.function import ImageSize, make_function, read_size
 from zeroseg_jax.segment.prompts import Background, Templates, check_background, resolve_templates, reusable
 from zeroseg_jax.segment.scoring import make_texts
 from zeroseg_jax.segment.segmenter import Segmenter
+from zeroseg_jax.storage import disk_path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PACKAGES = {"jax": ("flatbuffers", "export"), "onnx": ("jax2onnx", "onnx")}
@@ -61,7 +62,7 @@ def export(
     Raises:
         InputError: a package is not installed, a label or option cannot be used, or `path` cannot be written.
     """
-    path = Path(path).expanduser()
+    path = disk_path(path)
     form = "onnx" if path.suffix.lower() == ".onnx" else "jax"
     package, extra = PACKAGES[form]
     if find_spec(package) is None:

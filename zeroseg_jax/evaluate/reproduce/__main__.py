@@ -27,6 +27,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.reproduce import run
 from zeroseg_jax.evaluate.reproduce.rows import Row, choose_rows, read_rows
 from zeroseg_jax.progress import spoken
+from zeroseg_jax.storage import disk_path
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,7 +66,7 @@ def print_needs(sentences: Mapping[str, str]) -> None:
 
 def run_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> int:
     """Runs the rows that are not finished, and reports each. Returns the exit status."""
-    root, out, limit = arguments.root, arguments.out, arguments.limit
+    root, out, limit = arguments.root, disk_path(arguments.out), arguments.limit
     named = bool(arguments.rows.strip())
     lacking = {row.name: run.needs(row, root, arguments.download) for row in rows}
     unfinished = {row.name: run.finished(row, out, limit) is None for row in rows}
