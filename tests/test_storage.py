@@ -18,7 +18,6 @@ import jax
 import numpy as np
 import pytest
 from array_records import write_records
-from conftest import random_module
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -309,7 +308,7 @@ def test_models_are_saved_to_a_bucket(bucket, tiny_clip, tiny_config, pictures):
     """A student and a CLIP; `eval.compare` and `init.student` take them from there."""
     clip = load_clip(tiny_clip)
     sizes = make_student_config(tiny_config, clip.embed_dim)
-    student = Segmenter(StudentMethod(random_module(lambda: Student(sizes, rngs=nnx.Rngs(0))), clip), clip)
+    student = Segmenter(StudentMethod(Student(sizes, rngs=nnx.Rngs(0)), clip), clip)
     student.save(f"{bucket}/models/student")
     clip.save(f"{bucket}/models/clip")
     names = set(walk(to_path(f"{bucket}/models")))
