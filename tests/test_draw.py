@@ -120,3 +120,12 @@ def test_gallery_is_a_table_of_pictures_of_any_shape():
     assert isinstance(result, Image.Image)
     assert result.width == 6 + 2 * 106
     assert np.asarray(result)[:, 50].tolist().count([50, 50, 50]) == 2 * 50  # enlarged to 100x50
+
+
+def test_the_share_stays_before_a_word_from_right_to_left():
+    """The left of the entry, where the share is, looks the same with a Latin and with an Arabic name."""
+    latin, arabic = (np.asarray(draw.legend([(f"39 %  {name}", (0, 0, 0))], 400)) for name in ("x", "ماء"))
+    share = slice(22, 22 + int(draw.font_for("39", 15).getlength("39")))
+    if not draw.has_font("ماء") or draw.font_for("ماء", 15).getname() != draw.font_for("x", 15).getname():
+        latin = np.asarray(draw.legend([("39 %  ث", (0, 0, 0))], 400))  # the fonts differ, so a shorter Arabic name
+    np.testing.assert_array_equal(latin[:, share], arabic[:, share])

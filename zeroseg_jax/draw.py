@@ -5,7 +5,7 @@ from math import ceil
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from zeroseg_jax.fonts import font_for, has_font
@@ -115,7 +115,11 @@ def legend(
         red, green, blue = (int(c) for c in colour)
         pen.rectangle((x, y, x + swatch, y + swatch), fill=(red, green, blue), outline=_DARK)
         text = _fit(name, pitch - 2 * swatch - 4, size)
-        pen.text((x + swatch + size // 2, y + swatch // 2), text, _DARK, font_for(text, size), anchor="lm")
+        font = font_for(text, size)
+        raqm = getattr(font, "layout_engine", None) == ImageFont.Layout.RAQM
+        direction = "ltr" if raqm else None  # the share stays before a word that runs from right to left
+        place = x + swatch + size // 2, y + swatch // 2
+        pen.text(place, text, _DARK, font, anchor="lm", direction=direction)
     return canvas
 
 
