@@ -1,15 +1,15 @@
-"""Trains, evaluates and prepares: the one command of zeroseg_jax.
+"""The command that trains and evaluates.
 
     python main.py --config=configs/demo.py [--workdir=DIR] [--mode=train|eval|embed|check] [--config.KEY=VALUE ...]
 
-train   distils a student (or trains a teacher) into DIR, resuming what DIR holds, and evaluates it at the end
-eval    evaluates the newest checkpoint of DIR, or --config.model, on --config.eval
+train   distils a student (or trains a teacher) into DIR and evaluates it; resumes the run that is in DIR
+eval    evaluates the newest checkpoint in DIR, or --config.model, on the dataset of --config.eval
 embed   stores the teacher's embeddings of the training images, for --config.teacher.source=cache
-check   walks the evaluation dataset and reports what it finds
+check   reads the whole evaluation dataset and reports its faults
 
-The exit status is 0 on success, 2 for bad input and 3 for a run that diverged; one sentence on stderr says why. A run
-that SIGTERM or Ctrl-C has stopped is saved; it ends with --preempted_status or 130, and the same command goes on from
-there. docs/config.md lists every KEY, and docs/launch.md is about clusters.
+The exit status is 0 on success, 2 for bad input, and 3 for a run that diverged. One sentence on stderr says why.
+SIGTERM and Ctrl-C save the run and stop it, and the same command resumes it. The exit status is then
+--preempted_status (SIGTERM) or 130 (Ctrl-C). docs/config.md lists every KEY. docs/launch.md is about clusters.
 """
 
 import json
@@ -30,18 +30,20 @@ if TYPE_CHECKING:
     from zeroseg_jax.storage import AnyPath
 
 CONFIG = flags.DEFINE_string("config", "", "Python file with get_config(); --config.KEY=VALUE sets one of its values")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; runs/<name of the config file> if not given")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; the default is runs/<name of the config file>")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "embed", "check"], "what to do")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "join the other processes of a TPU pod, SLURM step or Kubernetes job, which JAX finds by itself",
+    "join the other processes of a TPU pod, SLURM step or Kubernetes job; JAX finds them",
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "elsewhere: host:port where process 0 listens for the others")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "elsewhere: how many processes there are")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "elsewhere: which of them this is, from 0 on")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "outside such clusters: host:port where process 0 listens for the others"
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "outside such clusters: number of processes")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "outside such clusters: number of this process, from 0")
 PREEMPTED_STATUS = flags.DEFINE_integer(
-    "preempted_status", 0, "exit status of a run that SIGTERM has stopped, for a launcher that starts it again"
+    "preempted_status", 0, "exit status of a run that SIGTERM stopped; a launcher can use it to start the run again"
 )
 FLAGS = (CONFIG, WORKDIR, MODE, DISTRIBUTED, COORDINATOR, NUM_PROCESSES, PROCESS_ID, PREEMPTED_STATUS)
 
@@ -49,7 +51,7 @@ overrides: list[tuple[str, str]] = []
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Takes the `--config.KEY=VALUE` out of `argv` and lets absl parse the others."""
+    """Collects the arguments `--config.KEY=VALUE` in `overrides`. absl parses the others."""
     if {"-h", "-help", "--help", "--helpshort", "--helpfull"} & set(argv[1:]):
         print_help()
     others = []
@@ -75,7 +77,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def print_help() -> NoReturn:
-    """What main.py does and its flags, without those of libraries."""
+    """Prints what main.py does, and its flags without those of libraries."""
     print(__doc__)
     for flag in FLAGS:
         print(f"--{flag.name}\n    {flags.FLAGS[flag.name].help}")
@@ -83,7 +85,7 @@ def print_help() -> NoReturn:
 
 
 def suggestion(name: str, argv: list[str]) -> str:
-    """What was meant by a flag that does not exist: a key of the config, or else another flag."""
+    """Suggests a key of the config, or another flag, in place of a flag that does not exist."""
     from zeroseg_jax.config import default_config, flatten, load_config, nearest, similarity
 
     flags = dict(argument.lstrip("-").partition("=")[::2] for argument in argv if argument.startswith("-"))
@@ -106,14 +108,14 @@ def fail(sentence: str) -> NoReturn:
 
 
 Place = tuple[str | None, int | None, int | None]
-"""Coordinator, number of processes and which of them this is; None for what JAX finds by itself."""
+"""The coordinator, the number of processes, and the number of this process. JAX finds those that are None."""
 
 
 def run(
     mode: str, config_path: str, workdir: str | None, overrides: list[tuple[str, str]], place: Place | None = None
 ) -> None:
-    """One mode; `place` among other processes, None for a process of its own."""
-    # imported here, so that --help and a misspelt flag answer at once
+    """Runs one mode. `place` is None if there are no other processes."""
+    # These imports are slow. --help and misspelt flags do not need them.
     from zeroseg_jax.config import load_config, read_config
     from zeroseg_jax.resources import explained_exhaustion
     from zeroseg_jax.storage import check_paths
@@ -149,7 +151,7 @@ def run(
             if not config.eval.dataset:
                 raise InputError("there is nothing to evaluate on; set --config.eval.dataset")
             if not config.model:
-                read_config(folder)  # tells where there is no run
+                read_config(folder)  # raises if the folder has no run
             from zeroseg_jax.train import evaluate
 
             report(evaluate(config, folder, config.model or folder), folder)
@@ -160,7 +162,7 @@ def run(
 
 
 def run_folder(config_path: str, workdir: str | None) -> "AnyPath":
-    """The folder of the run, with `~` as the user's home."""
+    """The folder of the run. `~` is the user's home."""
     from zeroseg_jax.storage import to_path
 
     try:
@@ -170,7 +172,7 @@ def run_folder(config_path: str, workdir: str | None) -> "AnyPath":
 
 
 def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the other processes. From now on a line of the log says whose it is; those but the first only warn."""
+    """Joins the other processes. Lines of the log then name their process. All processes but the first only warn."""
     import jax
 
     from zeroseg_jax import processes
@@ -182,7 +184,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
 
 
 def report(results: dict | None, folder: "AnyPath") -> None:
-    """The last line on stdout: the figures as one JSON object. On stderr: where the rest of them is."""
+    """Prints the figures on stdout as one line of JSON, and the path of the report on stderr."""
     if results is None:
         if (folder / "gallery.png").is_file():
             print(f"Results: {folder / 'gallery.png'}", file=sys.stderr, flush=True)
@@ -195,7 +197,7 @@ def report(results: dict | None, folder: "AnyPath") -> None:
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
-    """orbax and TFDS tell every step that they take, and orbax each failure several times before it raises it."""
+    """Whether a message is logged. Orbax and TFDS log every step, and orbax logs an error before it raises it."""
     path = Path(record.pathname)
     return Path(zeroseg_jax.__file__).parent in path.parents or (
         record.levelno >= logging.ERROR and "orbax" not in path.parts
@@ -222,7 +224,7 @@ def main(argv: list[str]) -> None:
         processes.exit_process(str(error), processes.DIVERGED)
     except processes.Preempted as error:
         if jax.process_index() == 0:
-            print(f"{error}; the same command goes on from there", file=sys.stderr)
+            print(f"{error}; the same command resumes it", file=sys.stderr)
         sys.exit(processes.INTERRUPTED if isinstance(error, processes.Interrupted) else PREEMPTED_STATUS.value)
     except KeyboardInterrupt:
         processes.exit_process(STOPPED, processes.INTERRUPTED)
@@ -234,11 +236,11 @@ def main(argv: list[str]) -> None:
         processes.exit_process(traceback.format_exc(), 1)
 
 
-STOPPED = "stopped by Ctrl-C; the same command goes on from what is saved"
+STOPPED = "stopped by Ctrl-C; the same command resumes from the last checkpoint"
 
 if __name__ == "__main__":
     try:
         app.run(main, flags_parser=parse_flags)
-    except KeyboardInterrupt:  # before `main`, or after it
+    except KeyboardInterrupt:  # before or after `main`
         print(STOPPED, file=sys.stderr, flush=True)
         os._exit(130)

@@ -123,7 +123,7 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(config_file, tmp_path):
     assert "saving after this step, then stopping; Ctrl-C again ends at once" in told
     last = told.splitlines()[-1]
     assert re.fullmatch(
-        r"stopped by Ctrl-C after step \d+ of 100000, which is saved; the same command goes on .*", last
+        r"stopped by Ctrl-C after step \d+ of 100000, which is saved; the same command resumes it", last
     )
     (saved,) = (tmp_path / "run/checkpoints").iterdir()
     assert int(saved.name) == int(last.split()[5])

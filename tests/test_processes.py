@@ -304,7 +304,7 @@ def test_all_processes_that_are_preempted_end_with_the_status_asked_for(tmp_path
     done = local(2, tmp_path / "peers.py", "--config=none", "--preempted_status=75")
     assert done.returncode == 75
     told = [line for line in done.stderr.splitlines() if "stopped" in line]
-    assert told == ["[0] stopped after step 5; the same command goes on from there"]
+    assert told == ["[0] stopped after step 5; the same command resumes it"]
 
 
 ALONE = """

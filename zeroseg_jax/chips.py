@@ -16,7 +16,7 @@ class Chip(NamedTuple):
 
 
 # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, and NVIDIA's data sheets (SXM cards; of the RTX 4090 with float32 sums).
-# Memory of the TPUs is what their compiler grants (of v4 all of it); of the GPUs 95 % of what the driver leaves.
+# The memory of TPUs is what their compiler allows (v4: all of it). That of GPUs is 95 % of what the driver leaves.
 CHIPS = {
     "v4": Chip(32 * 2**30, 275e12),
     "v5e": Chip(15.75 * 2**30, 197e12),
@@ -29,7 +29,7 @@ CHIPS = {
     "rtx4090": Chip(0.95 * 23.5 * 2**30, 165e12),
 }
 
-# as JAX calls them; newer TPUs have two names each
+# the names in JAX; newer TPUs have two names
 _KINDS = {
     "TPU v4": "v4",
     **dict.fromkeys(("TPU v5e", "TPU v5 lite"), "v5e"),
@@ -49,7 +49,7 @@ def find_chip(device_kind: str) -> Chip | None:
 
 
 def peak_flops(devices: Sequence[Any]) -> float | None:
-    """bfloat16 FLOP/s of JAX devices of one kind at their peak; None for a kind that is not known here."""
+    """The peak of devices of one kind, in bfloat16 FLOP/s. None if the kind is not in the table."""
     chip = find_chip(devices[0].device_kind)
     return chip.flops * len(devices) if chip else None
 

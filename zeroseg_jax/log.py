@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, TensorBoard events, a progress bar on stderr and, if asked, Weights & Biases."""
+"""The metrics of a run: `metrics.jsonl`, TensorBoard events, a progress bar, and Weights & Biases if it is set."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ from zeroseg_jax.storage import AnyPath, LineWriter, is_remote, write_text
 
 
 class RunLog:
-    """Writes the metrics of the steps after `start`; lines of a killed run beyond `start` are taken out first.
+    """Writes the metrics of the steps after `start`. Older lines about these steps, of a killed run, are removed.
 
-    Only the first process writes. Without a terminal the progress bar becomes a plain line every ten seconds.
+    Only the first process writes. Without a terminal, the progress bar becomes a plain line every ten seconds.
 
     Args:
         images_per_step: of all devices together.

@@ -1,4 +1,4 @@
-"""What watches a training run: a trace of some steps, a watchdog for steps that hang, and the share of useful time."""
+"""Watches a training run: traces some steps, reports steps that hang, and measures the share of useful time."""
 
 import contextlib
 import faulthandler
@@ -68,14 +68,14 @@ class Watchdog:
         self._last: float | None = None
 
     def step(self) -> None:
-        """To be called after each step."""
+        """Call this after each step."""
         now = time.monotonic()
         if self._last is not None:
             self._seconds.append(now - self._last)
         self._last = now
         if len(self._seconds) >= 3:
             limit = max(self._factor * median(self._seconds), self._least)
-            # a thread of its own, which needs no lock of Python, so that it also prints where one is held for ever
+            # Another thread prints. It needs no lock of Python, so it also prints if a lock is held forever.
             faulthandler.dump_traceback_later(limit, file=STDERR)
 
     def __enter__(self) -> "Watchdog":
@@ -86,7 +86,7 @@ class Watchdog:
 
 
 class Goodput:
-    """The share of a run's wall time that is spent in steps, and what the rest is spent on."""
+    """Measures how much of a run's wall time is spent in steps, and how much in other work."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
@@ -97,12 +97,12 @@ class Goodput:
         self._other[what] += seconds  # type: ignore[assignment]  # Counter is typed for whole numbers
 
     def started(self) -> None:
-        """Counts all time up to now for the start."""
+        """Counts the time until now as the start."""
         self.add("start", time.monotonic() - self._begun)
 
     @contextlib.contextmanager
     def other(self, what: str) -> Iterator[None]:
-        """Counts the time of its body, which is not spent in steps."""
+        """A context manager that counts the time of its block as time outside of steps."""
         since = time.monotonic()
         try:
             yield

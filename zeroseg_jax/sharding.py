@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, and one table that says how each parameter is split over it.
+"""The mesh of devices (of TPUs or GPUs), and a table that says how each parameter is split over it.
 
 The models do not know the mesh. `TABLE` has the ends of the parameters' paths. The optimiser's moments have paths with
 the same ends, so they are split as their parameters. Stacked transformer parameters have a leading layer axis, which is
@@ -21,7 +21,7 @@ from zeroseg_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
-"""The axes that a batch is split over; devices along "tensor" work on the same images."""
+"""The axes that a batch is split over. Devices along "tensor" work on the same images."""
 
 # End of a parameter's path -> logical name of each of its last axes. The first row that matches counts.
 TABLE: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -41,7 +41,7 @@ RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
 
 
 def make_mesh(shape: Mapping[str, int] | ConfigDict) -> Mesh:
-    """The device mesh ("data", "fsdp", "tensor"); an axis of -1 takes all devices that the others leave.
+    """The device mesh ("data", "fsdp", "tensor"). An axis of -1 takes all devices that the other axes leave.
 
     Raises:
         InputError: the product of the axes is not the number of devices.
@@ -50,7 +50,7 @@ def make_mesh(shape: Mapping[str, int] | ConfigDict) -> Mesh:
 
 
 def mesh_sizes(shape: Mapping[str, int] | ConfigDict, devices: int) -> tuple[int, ...]:
-    """The size of each of `AXES` for so many devices; raises InputError as `make_mesh` does."""
+    """The size of each of `AXES` for a number of devices. Raises InputError as `make_mesh` does."""
     sizes = [shape[axis] for axis in AXES]
     known = int(np.prod([size for size in sizes if size != -1]))
     if (
@@ -83,7 +83,7 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """A tree like `state` (arrays or ShapeDtypeStructs; parameters, or a whole train state) of NamedShardings."""
+    """The NamedSharding of each array of `state`, which has parameters or a whole train state, perhaps abstract."""
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -93,7 +93,7 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def gathered(shardings: Any) -> Any:
-    """The same shardings without "fsdp": how the step sees the parameters.
+    """The same shardings without "fsdp". The step sees the parameters in this way.
 
     "fsdp" splits what is stored, the parameters and the optimiser's moments. The step gathers all parameters once.
     """
@@ -103,7 +103,7 @@ def gathered(shardings: Any) -> Any:
 
 
 def over_batch(shardings: Any) -> Any:
-    """The PartitionSpecs over `BATCH_AXES`: which parts `sum_over_devices` leaves on a device."""
+    """The PartitionSpecs over `BATCH_AXES`. They say which part of a sum `sum_over_devices` leaves on a device."""
     return jax.tree.map(lambda sharding: _only(sharding.spec, BATCH_AXES), shardings)
 
 
@@ -112,7 +112,7 @@ def _only(spec: P, axes: tuple[str, ...]) -> P:
 
 
 def sum_over_devices(x: Array, spec: P, mesh: Mesh | AbstractMesh, dtype: Any) -> Array:
-    """The sum of `x` over the devices of `BATCH_AXES`, made in `dtype`; each keeps the part that `spec` gives it.
+    """The sum of `x` over the devices of `BATCH_AXES`, added in `dtype`. Each device keeps the part in `spec`.
 
     It is returned as float32. To be called in `jax.shard_map` over these axes; the sum of a matrix that "fsdp" splits
     goes to its parts at once.
@@ -137,7 +137,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_parts(mesh: Mesh | AbstractMesh) -> int:
-    """Into how many parts a batch is split; devices along "tensor" work on the same one."""
+    """The number of parts that a batch is split into. Devices along "tensor" work on the same part."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -152,12 +152,12 @@ def check_batch(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
 
 
 def process_part(mesh: Mesh) -> tuple[int, int]:
-    """Which part of every batch this process reads, and how many parts there are.
+    """The number of the part of every batch that this process reads, and the number of parts.
 
     Processes whose devices work on the same images, because "tensor" spreads over them, read the same part.
 
     Raises:
-        InputError: the processes' parts would overlap in part.
+        InputError: the parts of two processes would overlap, but not be the same.
     """
     held: dict[int, set[int]] = {}
     for (data, fsdp, _), device in np.ndenumerate(mesh.devices):
@@ -172,6 +172,6 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The global batch, made of the part that each process holds."""
+    """The global batch, which consists of the parts of all processes."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

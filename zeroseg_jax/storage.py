@@ -1,7 +1,7 @@
-"""Paths on the disk and in Google Cloud Storage (`gs://...`), and what is different there.
+"""Paths on the disk and in Google Cloud Storage (`gs://...`).
 
-An object appears when all of it is written, and cannot be changed afterwards, only replaced. So a file that grows is
-written again as a whole, now and then. There are no locks: `lease.py` stands in for them.
+An object in a bucket appears when all of it is written. It cannot be changed, only replaced. So a file that grows is
+written again from time to time, as a whole. Buckets have no locks; `lease.py` has a replacement.
 """
 
 import atexit
@@ -22,12 +22,12 @@ from ml_collections import ConfigDict
 from zeroseg_jax.errors import InputError
 
 AnyPath: TypeAlias = Path | epath.Path
-"""A path on the disk or in a bucket. Both have the methods of `pathlib.Path`, but for recursive `glob`."""
+"""A path on the disk or in a bucket. Both have the methods of `pathlib.Path`, except recursive `glob`."""
 
 REMOTE_KEYS = ("data.root", "teacher.path", "teacher.cache", "init.mae", "init.student", "model")
-"""Keys of a config that may be gs://...; data.root only where data.source is "arrayrecord"."""
+"""Keys of a config that may be gs://... . data.root may be so only if data.source is "arrayrecord"."""
 LOCAL_KEYS = ("eval.root",)
-"""Keys that may be paths on the disk alone."""
+"""Keys that must be paths on the disk."""
 UPLOAD_SECONDS = 30
 """A file of lines in a bucket is written again at most this often."""
 
@@ -53,7 +53,7 @@ def to_path(path: str | os.PathLike) -> AnyPath:
         import gcsfs  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(f"{text} needs the package {error.name}; pip install 'zeroseg_jax[gcs]'") from error
-    # other processes write to the same folders, so a listing is never kept
+    # Other processes write to the same folders, so listings are not cached.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     return epath.Path(text)
 
@@ -67,7 +67,7 @@ def disk_path(path: str | os.PathLike) -> Path:
 
 
 def check_paths(config: ConfigDict) -> None:
-    """Raises InputError where a key of a config names a place that cannot be used there."""
+    """Raises InputError if a key of a config has a path of a kind that it cannot use."""
     for key in (*REMOTE_KEYS, *LOCAL_KEYS):
         value: Any = config
         for part in key.split("."):
@@ -90,7 +90,7 @@ def store() -> Any:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """Writes a file that is there whole or not at all, whenever the process ends or the disk is full."""
+    """Writes a file so that it is never half written, even if the process ends or the disk is full."""
     if is_remote(path):
         path.write_bytes(text.encode())
         return
@@ -172,7 +172,7 @@ def upload(file: Path, place: AnyPath) -> None:
 
 
 class LineWriter:
-    """Adds lines to a file, which readers see at once, or in a bucket at most `UPLOAD_SECONDS` later."""
+    """Adds lines to a file. Readers see them at once, or in a bucket at most `UPLOAD_SECONDS` later."""
 
     def __init__(self, path: AnyPath):
         self._path = path
@@ -181,7 +181,7 @@ class LineWriter:
         self._uploaded = -float(UPLOAD_SECONDS)
 
     def write(self, line: str) -> None:
-        """Adds a line, which ends in a line feed."""
+        """Adds a line. It must end in a line feed."""
         if self._file:
             self._file.write(line)
             return

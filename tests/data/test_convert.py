@@ -219,7 +219,10 @@ def test_a_full_disk_keeps_the_shards_that_are_complete(tmp_path):
     full = subprocess.run([sys.executable, "-c", FULL, *options], capture_output=True, text=True)
     assert full.returncode == 2
     last = full.stderr.strip().splitlines()[-1]
-    assert "train-00001-of-00002.array_record cannot be written (" in last and "File too large); make room or" in last
+    assert (
+        "train-00001-of-00002.array_record cannot be written (" in last
+        and "File too large); free some space or" in last
+    )
     assert "Traceback" not in full.stderr
     assert sorted(os.listdir(out)) == ["train-00000-of-00002.array_record", "train-source.json"]
     assert main(options) == 0
@@ -229,7 +232,7 @@ def test_a_full_disk_keeps_the_shards_that_are_complete(tmp_path):
 def test_an_unwritable_place(pictures, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["--source", "folder", "--root", str(pictures), "--out", str(tmp_path / "file")]) == 2
-    assert "file cannot be written (File exists); make room or choose another --out" in capsys.readouterr().err
+    assert "file cannot be written (File exists); free some space or choose another --out" in capsys.readouterr().err
     (tmp_path / "out").mkdir()
     for text in ("", "3", "{"):
         (tmp_path / "out/train-source.json").write_text(text)

@@ -57,7 +57,7 @@ def test_labels(model, labels, words):
         assert_one_sentence(caught.value, words)
 
 
-@pytest.mark.parametrize("labels,words", [(None, "the labels are None"), ([3], "the label 3 is no text")])
+@pytest.mark.parametrize("labels,words", [(None, "the labels are None"), ([3], "the label 3 is not a text")])
 def test_labels_of_other_types(labels, words):
     with pytest.raises(InputError) as caught:
         check_labels.__wrapped__(labels)  # beneath the type checks that pytest turns on

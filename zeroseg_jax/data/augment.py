@@ -1,4 +1,4 @@
-"""Crops and flip of training images. Every draw comes from (seed, epoch, index), never from the order of the work."""
+"""Random crops and mirroring of training images. They depend on (seed, epoch, index), not on the order of the work."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from zeroseg_jax.data.resize import resize
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
 _STORED = 3
-"""Keeps the stored crops' random streams apart from the others'."""
+"""Makes the random numbers of stored crops differ from those of other crops."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Augmentation:
         )
 
     def draw(self, extent: tuple[int, int], epoch: int, index: int) -> tuple[Box, bool]:
-        """The part of image `index`, of `extent` (height, width), that `epoch` shows, and whether it is mirrored."""
+        """The part of image `index` that `epoch` shows, and whether it is mirrored. `extent` is (height, width)."""
         rng = np.random.default_rng((self.seed, epoch, index))
         flip = bool(self.flip and rng.random() < 0.5)
         if self.augment == "none":

@@ -10,10 +10,10 @@ SOURCE says what is at PLACE:
     parquet       a folder of Parquet files, as Hugging Face stores data sets, or one of them
     hf:NAME       a data set that the library `datasets` loads from the hub, or a local folder; --root is for downloads
 
-The images keep their encoding. Each is decoded once; those that cannot be decoded are left out and named in
-DIR/SPLIT-broken.txt. With --center_crop the largest centred square of each image is stored instead, resized to that
-many pixels, as a JPEG: a run with --config.data.augment=center and that image_size shows the same pixels, up to JPEG,
-and decodes much less. A command that was stopped goes on where it was. Train on the result with
+The encoded images are copied without change. Each is decoded once. Broken images are left out, and
+DIR/SPLIT-broken.txt names them. With --center_crop, the largest centred square of each image is stored as a JPEG of
+that size. A run with --config.data.augment=center and this image_size shows the same pixels, apart from the loss of
+the JPEG, and decodes much less. If the command was stopped, run it again: it continues. Train on the result with
 --config.data.source=arrayrecord --config.data.root=DIR --config.data.split=SPLIT.
 
 PLACE and DIR may be gs://... A source in a bucket is copied to the disk first, below TMPDIR. A shard is written on the
@@ -55,9 +55,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", required=True, help="folder, tar, tfds:NAME, parquet or hf:NAME")
     parser.add_argument("--root", default="", help="the folder or file of the source, or gs://...")
     parser.add_argument("--split", default="train", help="the part of the source (train)")
-    parser.add_argument("--limit", type=int, default=0, help="convert only so many images, the first (0: all)")
+    parser.add_argument("--limit", type=int, default=0, help="number of images to convert, the first ones (0: all)")
     parser.add_argument("--out", required=True, help="folder of the shards, SPLIT-*.array_record")
-    parser.add_argument("--center_crop", type=int, default=0, metavar="SIZE", help="store centred squares of that side")
+    parser.add_argument(
+        "--center_crop", type=int, default=0, metavar="SIZE", help="store centred squares with this side in pixels"
+    )
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"of their JPEGs, 1 to 100 ({QUALITY})")
     parser.add_argument("--images-per-shard", type=int, default=4096, help="(4096)")
     parser.add_argument("--threads", type=int, default=usable_cpus(), help="that read and decode (all cores)")
@@ -127,7 +129,7 @@ def convert(
         raise InputError("--center_crop must be at least 1, or 0 for none, and --quality 1 to 100")
     if not is_text(str(out)):
         raise InputError(f"--out={readable(str(out))} is not UTF-8, as ArrayRecord needs it; choose another name")
-    # the run's own code, so that what is stored is what a run would show
+    # the code of a run, so that the stored square is what a run would show
     crop = Augmentation(center_crop, augment="center", flip=False) if center_crop else None
     note: dict[str, Any] = {"center_crop": center_crop, "quality": quality} if center_crop else {}
     with _writing_to(out):
@@ -162,13 +164,13 @@ def convert(
 
 @contextlib.contextmanager
 def _writing_to(place: AnyPath) -> Iterator[None]:
-    """Raises InputError with one sentence where its body cannot write."""
+    """Raises InputError if its block cannot write."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{place} cannot be written ({error.strerror or error}); make room or choose another --out, and give the"
-            " same command again, which goes on after the shards that are complete"
+            f"{place} cannot be written ({error.strerror or error}); free some space or choose another"
+            " --out, and give the same command again, which continues after the complete shards"
         ) from error
 
 
@@ -199,7 +201,7 @@ def _open_shard(shard: AnyPath) -> Iterator[ArrayRecordWriter]:
 
 
 def _same_source(path: AnyPath, source: CaptionedSource, options: dict[str, Any]) -> None:
-    """Writes a note of what is converted, or compares it with the note that is there."""
+    """Writes a note of what is converted. If there is a note, compares it."""
     ends = [source.key(0), source.key(len(source) - 1)] if len(source) else []
     now = {"images": len(source), "first_and_last": ends, **options}
     if not path.exists():

@@ -1,12 +1,12 @@
-"""Batches of augmented images, with grain. The same for any number of workers, and restorable anywhere in an epoch.
+"""Batches of augmented images, made with grain. They are the same for any number of workers and processes.
 
-The examples form one endless stream: epoch after epoch, each a permutation of the images made from (seed, epoch). Batch
-k of all processes together is the k-th run of `batch_size * process_count` examples of it; process p takes the p-th
-`batch_size` of them, so that a batch has the same images in the same order for any number of processes. A position is
-one number, equal on every host, and batches run across the ends of epochs.
+The examples form one endless stream: epoch after epoch, each with its own order of the images, which depends on (seed,
+epoch). All processes together take `batch_size * process_count` examples for a batch. Process p takes the p-th
+`batch_size` of them. Batches do not stop at the end of an epoch. A position in the stream is one number, the same on
+every host, so a run can be resumed anywhere in an epoch.
 
-A broken image is replaced by another one, drawn from (seed, epoch, index), and travels with its example as a note, so
-that the counting happens in the main process, in the order of the batches.
+Another image replaces a broken one. It is drawn from (seed, epoch, index). A note about the broken image is part of the
+example, so the main process counts broken images in the order of the batches.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ _NO_NOTES = np.array([(-1, b"")] * _TRIES, _NOTE)
 _ENDLESS = 1 << 40
 """More batches than any run has."""
 _REPLACE, _SHUFFLE = 1, 2
-"""Keep the random streams of one (seed, epoch) apart."""
+"""Make the random numbers of one (seed, epoch) differ between uses."""
 
 
-@functools.lru_cache(maxsize=2)  # two, as batches on both sides of an epoch's end are made at once
+@functools.lru_cache(maxsize=2)  # two, because batches before and after the end of an epoch are made at the same time
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     """The order of the images in an epoch, int (count,).
 
@@ -46,7 +46,7 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class _Loader:
-    """Turns positions of the stream into examples; `cache_bytes` bounds the prepared images that it keeps in memory."""
+    """Makes the example at a position of the stream. `cache_bytes` limits the prepared images that stay in memory."""
 
     def __init__(self, source: ImageSource, augmentation: Augmentation, cache_bytes: int):
         self.source, self.augmentation = source, augmentation
@@ -54,7 +54,7 @@ class _Loader:
         self._room = cache_bytes
 
     def pixels(self, index: int, epoch: int) -> tuple[np.ndarray, bool]:
-        """Image `index` as `epoch` shows it, and whether it is mirrored; raises BrokenImage."""
+        """Image `index` as `epoch` shows it, and whether it is mirrored. May raise BrokenImage."""
         image = self._cache.get(index) or self._open(index)
         box, flip = self.augmentation.draw(image.extent, epoch, index)
         picture = image if isinstance(image, Picture) else image.decode(self.augmentation.reduction(box))
@@ -68,7 +68,7 @@ class _Loader:
         return Picture(data, data.shape[:2], 1) if isinstance(data, np.ndarray) else EncodedImage(data, "")
 
     def _keep(self, index: int, picture: Picture | None) -> None:
-        # Images come in random order, so those that came first are as good to keep as any.
+        # Images come in random order, so the first ones are as good to keep as others.
         if picture is not None and picture.pixels.nbytes <= self._room:
             self._room -= picture.pixels.nbytes
             self._cache[index] = picture
@@ -194,11 +194,11 @@ class TrainIterator(Iterator[Batch]):
 
     @property
     def broken(self) -> dict[int, str]:
-        """Index and reason of every broken image met so far by this process."""
+        """Index and reason of every broken image that this process has read."""
         return dict(self._count.images)
 
     def get_state(self) -> dict[str, int]:
-        """The position after the last batch: JSON-able, and the same on every process."""
+        """The position after the last batch, as values for JSON. It is the same on every process."""
         return {"next_index": self._next_index}
 
     def set_state(self, state: dict[str, int]) -> None:
@@ -207,7 +207,7 @@ class TrainIterator(Iterator[Batch]):
         self._next_index = int(state["next_index"])
 
     def close(self) -> None:
-        """Ends workers and threads; the iterator may be used again."""
+        """Ends workers and threads. The iterator can be used again."""
         if self._batches is not None:
             self._batches.close()
             self._batches = None

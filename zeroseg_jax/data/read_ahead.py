@@ -19,11 +19,11 @@ from zeroseg_jax.errors import InputError
 Batch = dict[str, np.ndarray]
 
 CHUNK_BYTES = 4 << 20
-"""The most that a chunk takes."""
+"""Largest memory of a chunk."""
 THREADS = 16
-"""Threads of each worker. They wait for the disk or the network side by side: 30 ms a read are 500 reads a second."""
+"""Threads of each worker. They wait for reads at the same time: at 30 ms a read, 500 reads a second."""
 QUEUED = 1
-"""Chunks that each worker has ready for the main process; its threads have more ready behind them."""
+"""Chunks that each worker keeps ready for the main process. Its threads prepare more."""
 SHARED_MEMORY = Path("/dev/shm")
 _SMALL = 1 << 14
 """Smaller arrays go through a pipe, larger ones through shared memory."""
@@ -63,7 +63,7 @@ class ReadAhead(Iterator[Batch]):
     def __next__(self) -> Batch:
         batch: Batch = {}
         for begin in range(0, self._batch_size, self._chunk):
-            # copied at once, as the workers' shared memory is limited and must be given back before Python ends
+            # copied at once, because the workers' shared memory is limited and must be freed before Python ends
             chunk = next(self._chunks)
             if isinstance(chunk, dict):
                 self._copy(chunk, batch, slice(begin, begin + self._chunk))

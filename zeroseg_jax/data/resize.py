@@ -1,4 +1,4 @@
-"""The antialiased bicubic resize of training images; evaluation and `segment` resize as the models they load expect."""
+"""The antialiased bicubic resize of training images. Evaluation and `segment` resize as their models expect."""
 
 import math
 

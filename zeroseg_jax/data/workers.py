@@ -1,4 +1,4 @@
-"""What every worker process does first, so that it neither outlives the run that it serves nor ends before it."""
+"""The start of every worker process. A worker must not end before its run, and must not outlive it."""
 
 import contextlib
 import multiprocessing
@@ -11,18 +11,18 @@ _LEFT_TO_THE_PARENT = {signal.SIGINT, signal.SIGTERM}
 
 
 def usable_cpus() -> int:
-    """The processors that this process may use, which a container or a scheduler may have limited."""
+    """The number of CPUs that this process may use. A container or a scheduler may limit it."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 MOST_WORKERS = 32
-"""That are chosen automatically. Each holds the names of all images in its memory."""
+"""Largest number of workers that is chosen automatically. Each keeps the names of all images in its memory."""
 
 
 def resolve_workers(workers: int) -> int:
-    """`workers`, or for -1 a process for each usable processor but one, which is left to the main process."""
+    """The number of worker processes. -1 means all usable CPUs but one, which is for the main process."""
     return min(usable_cpus() - 1, MOST_WORKERS) if workers == -1 else workers
 
 
@@ -47,7 +47,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def starting_workers() -> Iterator[None]:
-    """Workers that start in the block get no signal before they are ready for it; the parent gets it afterwards."""
+    """Holds signals back while workers start, until they can handle them. The parent gets the signals afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_PARENT)
     try:
         yield

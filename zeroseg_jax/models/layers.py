@@ -66,7 +66,7 @@ def tanh_gelu(x: Array) -> Array:
 
 
 ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": gelu, "gelu_pytorch_tanh": tanh_gelu}
-"""By the names of Hugging Face configurations."""
+"""Activations by their names in Hugging Face configurations."""
 
 
 def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Any = None, bias: bool = True) -> nnx.Linear:
@@ -77,7 +77,7 @@ def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Any = None, bias
 
 
 def with_kernels_in(dtype: Any, params: Any) -> Any:
-    """A tree of parameters with its kernels in `dtype`; norms, tokens, positions and biases stay as they are."""
+    """A tree of parameters with the kernels in `dtype`. Norms, tokens, positions and biases are not changed."""
     return jax.tree_util.tree_map_with_path(lambda path, a: a.astype(dtype) if path[-1].key == "kernel" else a, params)
 
 

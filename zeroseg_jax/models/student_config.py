@@ -1,4 +1,4 @@
-"""The sizes of a student: from the config of a run, and from the JSON that a run or an exported model keeps of them."""
+"""Reads the sizes of a student from the config of a run, or from the JSON of a run or of an exported model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def make_student_config(config: ConfigDict, embed_dim: int) -> StudentConfig:
 
 
 def read_student_config(values: Any, where: str, remedy: str) -> StudentConfig:
-    """The inverse of `dataclasses.asdict` after a way through JSON, with every size checked.
+    """Makes a `StudentConfig` from its `dataclasses.asdict`, as JSON gives it back. Checks every size.
 
     Raises:
         InputError: `values` do not describe a student; the message names `where` and the `remedy`.

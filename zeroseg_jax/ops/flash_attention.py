@@ -1,4 +1,4 @@
-"""Attention by cuDNN, for training in bfloat16 on NVIDIA GPUs: it never writes its logits to memory.
+"""Attention by cuDNN, for training in bfloat16 on NVIDIA GPUs. It does not write its logits to memory.
 
 On an H200 the step of `configs/vitb16_online.py` took 417 ms with it and 518 ms without, and 20.5 instead of 28.5 GiB.
 Models that are exported or run elsewhere keep `attention.attend`.
@@ -14,11 +14,11 @@ from jaxtyping import Array, Bool, Float
 from zeroseg_jax.ops.attention import attend
 
 IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"
-"""`jax.nn.dot_product_attention`'s name for it."""
+"""Its name in `jax.nn.dot_product_attention`."""
 OLDEST = 8.0
-"""Compute capability of the oldest GPUs that have it: A100 and RTX 30."""
+"""Compute capability of the oldest GPUs that can run it: A100 and RTX 30."""
 WIDEST = 128
-"""The widest heads that all of those take; widths are multiples of 8."""
+"""Largest width of a head that all these GPUs can take. Widths are multiples of 8."""
 
 
 def best_attention(dtype: Any) -> Literal["plain", "cudnn"]:
@@ -58,7 +58,7 @@ def _flash_attend(query: Array, key: Array, value: Array) -> Array:
 
 
 def _even(query: Array, key: Array, value: Array) -> Array:
-    """The same for gradients, which JAX has for even numbers of tokens only: an odd one gets one more, left out."""
+    """The same for gradients. JAX has them only for an even number of tokens, so one masked token may be added."""
     (batch, n), m = query.shape[:2], key.shape[1]
     lengths: dict[str, Any] = {}
     if n % 2 or m % 2:

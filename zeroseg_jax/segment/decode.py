@@ -1,6 +1,6 @@
-"""From encoded images and texts to label maps. This is the part that runs again for other words, under `jax.jit`.
+"""From encoded images and texts to label maps, under `jax.jit`. Only this part runs again for other labels.
 
-b images; i x j windows of each (v = i j), one below and beside the other; n = h x w patches and s segments of a window;
+b images; i x j windows of each (v = i j), below and beside each other; n = h x w patches and s segments of a window;
 c texts, d the width of CLIP's space.
 """
 

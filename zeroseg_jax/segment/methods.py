@@ -1,7 +1,7 @@
-"""From images to segment embeddings: the ways to segment, all pure functions that run under `jax.jit`.
+"""From images to the embeddings of segments. Each kind of model has a method, a pure function for `jax.jit`.
 
-b images, n patches, s segments, d the width of CLIP's space. An image is encoded once; the labels come in only at
-`decode.label_pixels`, so that asking again with other words costs next to nothing.
+b images, n patches, s segments, d the width of CLIP's space. An image is encoded once, without labels. The labels are
+used in `decode.label_pixels`, so other labels for the same image cost little.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -25,7 +25,7 @@ Chosen on validation scenes: mIoU 66.4 after renaming, against 63.5 for boxes ar
 
 
 class Encoding(NamedTuple):
-    """Images after the model, before labels."""
+    """The output of a method for a batch of images. It does not depend on labels."""
 
     embeddings: Float[Array | np.ndarray, "*b s d"]
     """The embedding of each segment in CLIP's space, of unit length."""
@@ -37,20 +37,20 @@ class Encoding(NamedTuple):
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to segment: what `Segmenter` needs from a model. `params` are the weights, an argument of `encode`."""
+    """What `Segmenter` needs from a model. `params` are the weights. They are an argument of `encode`."""
 
     params: Any
     image_size: int
-    """The shorter side of the images that it is made for."""
+    """The shorter side of the images that the model is made for."""
     patch_size: int
     readouts: tuple[str, ...]
-    """What `Options.readout` may be; () for a model that is no CLIP."""
+    """The values that `Options.readout` may have. () for a model that is not a CLIP."""
 
     def encode(self, params: Any, images: UInt8[Array, "b y x 3"], options: ModelOptions) -> Encoding: ...
 
 
 class StudentMethod:
-    """A distilled student; nothing is masked. The teacher's image tower comes in only for renaming."""
+    """A distilled student, which sees all patches. The teacher's image tower is only used for renaming."""
 
     readouts: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ class StudentMethod:
 
 
 class DenseClipMethod:
-    """A CLIP or SigLIP by one of its training-free readouts (`models.readouts`). Each patch is a segment of its own."""
+    """A CLIP or SigLIP with one of its training-free readouts (`models.readouts`). Each patch is a segment."""
 
     def __init__(self, clip: ClipEncoder, image_size: int | None = None):
         self._clip, self.params = nnx.split(clip.model)
@@ -95,9 +95,9 @@ class DenseClipMethod:
 
 
 class GroupViTMethod:
-    """The segment tokens of a GroupViT's last stage, and the product of its stages' soft maps.
+    """The segment tokens of a GroupViT's last stage, and the product of the soft maps of its stages.
 
-    As in transformers' `output_segmentation`. The authors' own evaluation differs; it is `Options(rule="groupvit")`.
+    This is the `output_segmentation` of transformers. The authors' evaluation differs: `Options(rule="groupvit")`.
     """
 
     readouts: tuple[str, ...] = ()
@@ -117,11 +117,11 @@ class GroupViTMethod:
 def segment_boxes(
     assignment: Float[Array, "b n s"], grid: tuple[int, int], size: tuple[int, int], margin: float
 ) -> tuple[Float[Array, "b s 4"], Bool[Array, "b s"]]:
-    """A square (in pixels) around each segment, and whether any patch is mostly its own.
+    """A square (in pixels) around each segment, and whether the segment has the largest share of some patch.
 
-    Boxes are [y0, x0, y1, x1] in fractions of an image of `size` (height, width), and leave out STRAY of the segment's
-    mass on each side. They are moved inside the image, and cut off at a side that is shorter than they are. A segment
-    without a patch of its own gets the whole image.
+    Boxes are [y0, x0, y1, x1] in fractions of an image of `size` (height, width). On each side, STRAY of the segment's
+    mass is outside. Boxes are moved inside the image. A box that is longer than a side of the image is cut. A segment
+    that has the largest share of no patch gets the whole image.
     """
     owner = jnp.argmax(assignment, axis=-1)
     present = (owner[..., None] == jnp.arange(assignment.shape[-1])).any(axis=1)
@@ -156,7 +156,7 @@ def crop_boxes(
 ) -> Float[Array, "b s size size 3"]:
     """Cuts boxes out of each image and resizes them to `size`, antialiased bicubic, as `views.crop_views` does.
 
-    Other than there each image has its own boxes, known only when the function runs.
+    But here each image has other boxes, which are known only when the function runs.
     """
     rows = resize_matrix(images.shape[1], size, boxes[..., 0], boxes[..., 2], kernel="bicubic", antialias=True)
     columns = resize_matrix(images.shape[2], size, boxes[..., 1], boxes[..., 3], kernel="bicubic", antialias=True)

@@ -24,7 +24,7 @@ Rule = Literal["", "groupvit", "sclip"]
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several texts; `empty` says what the empty text stands for, where it is one of them."""
+    """One of several texts. `empty` says what the empty text means, if it is one of them."""
 
     names: tuple[str, ...]
     empty: str = "none"
@@ -58,18 +58,18 @@ def _option(default: Any, check: Check, text: str, encodes: bool = False) -> Any
 
 
 class ModelOptions(NamedTuple):
-    """The options that count inside the model. They are known when it is compiled."""
+    """The options that the model needs. They are known when it is compiled."""
 
     readout: str = ""
     """`Options.readout`."""
     rename: bool = False
-    """Whether the teacher names the segments again."""
+    """Whether the teacher embeds the segments again."""
     rename_weight: float = 0.0
     rename_margin: float = 0.0
 
 
 class Labelling(NamedTuple):
-    """The options that count when an image is labelled, and are known when that is compiled."""
+    """The options that labelling needs and that are known when it is compiled."""
 
     mix: Mix = "scores"
     guide: float = 0.0
@@ -85,8 +85,7 @@ class Options:
     mix: Mix = _option(  # noqa: RUF009 (it makes a field)
         "scores",
         Choice(get_args(Mix)),
-        "What a pixel mixes through the assignment map: the scores of its segments, or (at the patches) their"
-        " embeddings.",
+        "What the assignment map mixes for a pixel: the scores of its segments, or (for each patch) their embeddings.",
     )
     scale: float = _option(
         0.0, from_zero(), "Scores are the softmax over the labels of scale x cosine; 0 takes the cosines themselves."
@@ -101,20 +100,20 @@ class Options:
     slide: float = _option(
         2.0,
         from_zero(),
-        "An image longer than this to 1 is encoded in overlapping square windows, whose scores are averaged; 0 encodes"
-        " every image as a whole. Without effect with a `window`.",
+        "An image longer than this to 1 is encoded in overlapping square windows, whose scores are averaged. 0: every"
+        " image is encoded as a whole. With a `window` it has no effect.",
         encodes=True,
     )
     guide: float = _option(
         2.0,
         from_zero(),
-        "Radius, in patches, of the guided filter, which makes the maps follow the edges of the image; 0 for none.",
+        "Radius, in patches, of the guided filter, which makes the maps follow the edges of the image. 0: no filter.",
     )
     rename: Literal["", "teacher"] = _option(
         "",
         Choice(("", "teacher")),
         '"teacher": the teacher sees the box around each segment, and its embedding is mixed into the segment\'s.'
-        " Without effect on a CLIP and a GroupViT, which have no teacher.",
+        " It has no effect on a CLIP or a GroupViT, which have no teacher.",
         encodes=True,
     )
     rename_weight: float = _option(0.6, from_zero(1), "Share of the teacher's embedding.", encodes=True)
@@ -124,17 +123,17 @@ class Options:
     readout: str = _option(
         "",
         Choice(("", *READOUTS), "the model's default"),
-        "How a CLIP gives an embedding for every patch (docs/segmenting.md). A student and a GroupViT have none.",
+        "How a CLIP gives an embedding for every patch (docs/segmenting.md). Other models have none.",
         encodes=True,
     )
     short_side: int = _option(
         0,
         whole(0),
-        "Pixels that the shorter side of the image is resized to; 0: as the model was made for.",
+        "Pixels that the shorter side of the image is resized to. 0: the size that the model was made for.",
         encodes=True,
     )
     long_side: int = _option(
-        0, whole(0), "Pixels that the longer side may have then, at most; 0: no limit.", encodes=True
+        0, whole(0), "Largest number of pixels of the longer side after that. 0: no limit.", encodes=True
     )
     window: int = _option(
         0,
@@ -143,19 +142,19 @@ class Options:
         " resized as mmsegmentation does, bilinearly without antialiasing. 0: none.",
         encodes=True,
     )
-    stride: int = _option(0, whole(0), "Pixels from one window to the next; 0: half a window.", encodes=True)
+    stride: int = _option(0, whole(0), "Pixels from one window to the next. 0: half a window.", encodes=True)
     scales: tuple[float, ...] = _option(
         (),
         Number(0, math.inf, above=True, count=(0, 64)),
-        "Factors to `short_side`, such as (0.75, 1.0); the image is encoded at each and the scores are averaged. ():"
-        " at 1 alone.",
+        "Factors of `short_side`, such as (0.75, 1.0). The image is encoded at each of them, and the scores are"
+        " averaged. (): only at 1.",
         encodes=True,
     )
     top_classes: int = _option(
         0,
         whole(0),
-        "Only so many labels, those that fit the whole image (or window) best, score anything; 0: all. Phrases for"
-        " background always do.",
+        "Number of labels that may win pixels: those that fit the whole image (or window) best. 0: all. Phrases for"
+        " background always may.",
     )
     rule: Rule = _option(  # noqa: RUF009
         "",
@@ -163,13 +162,14 @@ class Options:
         '"groupvit" scores as GroupViT\'s authors do in their evaluation (`scoring.score`): each pixel (at the'
         " image's size in the model) belongs to one segment, and a segment as a whole is background or not. `mix` and"
         ' `scale` have no effect then. "sclip" enlarges the cosines to the image\'s size before it takes the softmax of'
-        " `scale` x cosine over all prompts (without `scale`, CLIP's own), which a threshold for background needs.",
+        " `scale` x cosine over all prompts. A threshold for background needs this softmax. If `scale` is 0, CLIP's"
+        " own is taken.",
     )
     area: float = _option(
         0.0,
         from_zero(1),
-        "Labels that win at most this share of an image's pixels win none. Pixels that phrases for background win do"
-        " not count. SCLIP and SC-CLIP take 0.1 on VOC. 0: all labels stay.",
+        "A label needs more than this share of the pixels. Other labels are left out. Pixels that phrases for"
+        " background win do not count. SCLIP and SC-CLIP take 0.1 on VOC. 0: all labels stay.",
     )
     pamr: int = _option(
         0,
@@ -186,14 +186,14 @@ class Options:
 
     @property
     def of_model(self) -> ModelOptions:
-        """What counts inside the model."""
+        """The options that the model needs."""
         if not self.rename:
             return ModelOptions(self.readout)
         return ModelOptions(self.readout, True, self.rename_weight, self.rename_margin)
 
     @property
     def labelling(self) -> Labelling:
-        """What counts when an image is labelled."""
+        """The options that labelling needs."""
         return Labelling(self.mix, self.guide, self.top_classes, self.rule, self.pamr)
 
 
@@ -221,12 +221,12 @@ def change(options: Options, changes: Mapping[str, Any]) -> Options:
 
 
 def from_config(group: ConfigDict, default: Options = Options()) -> Options:
-    """The options in the group `eval` of a config; what is None there is as in `default`."""
+    """The options in the group `eval` of a config. A value of None there means the value of `default`."""
     return change(default, {name: group[name] for name in FIELDS if group.get(name) is not None})
 
 
 def from_text(name: str, text: str) -> Any:
-    """The value of an option as the command line has it, for `change`: "none" is the empty choice."""
+    """Reads the value of an option from the command line, for `change`. "none" is the empty choice."""
     check = FIELDS[name].metadata["check"]
     if isinstance(check, Choice):
         return "" if text == "none" and "" in check.names else text
@@ -236,7 +236,7 @@ def from_text(name: str, text: str) -> Any:
 
 
 def _number(text: str) -> Any:
-    """An int or a float; the text itself, which `change` refuses, where it is neither."""
+    """An int or a float. If the text is neither, the text itself, which `change` then refuses."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -259,5 +259,5 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Numbers, texts and lists of numpy and JAX as those of Python; everything else as it is."""
+    """Changes numbers, texts and lists of numpy and JAX to those of Python. Other values are not changed."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray | jax.Array) else value

@@ -102,7 +102,7 @@ From `notebooks/Prompt_Engineering_for_ImageNet.ipynb` of https://github.com/ope
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
     "photo": ("a photo of a {}.",),
-    # the seven that OpenAI found to do about as well as its eighty ("Prompt_Engineering_for_ImageNet.ipynb")
+    # These seven are about as good as the eighty, as the same notebook of OpenAI says.
     "clip7": (
         "itap of a {}.",
         "a bad photo of the {}.",
@@ -114,7 +114,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "imagenet80": IMAGENET80,
 }
-"""Sets of templates by name; "photo" is what GroupViT and SegCLIP segment with."""
+"""Sets of templates by name. GroupViT and SegCLIP use "photo"."""
 
 Templates = str | Iterable[str]
 """A name in `TEMPLATES`, or templates with `{}` in the place of the label."""
@@ -159,7 +159,7 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
     seen: set[str] = set()
     for label in names:
         if not isinstance(label, str):
-            raise InputError(f"the {what} {label!r} is no text; every {what} is a text")
+            raise InputError(f"the {what} {label!r} is not a text; every {what} is a text")
         if not label.strip():
             raise InputError(f"the {what} {label!r} is empty; every {what} needs a name")
         if not is_text(label):

@@ -1,6 +1,6 @@
 """The scores of segments (or patches) for texts, and the rules for background.
 
-b images; i x j windows of each (v = i j), one below and beside the other; n = h x w patches and s segments of a window;
+b images; i x j windows of each (v = i j), below and beside each other; n = h x w patches and s segments of a window;
 c texts, d the width of CLIP's space.
 """
 

@@ -104,8 +104,8 @@ class TestCaptions:
             ("json", b'"caption"', "it is no JSON object but a str"),
             ("json", b"{", "Expecting property name"),
             ("json", b"[" * 100_000, "recursion"),
-            ("json", b'{"caption": 3}', "it holds 3, which is no text"),
-            ("json", b'{"caption": "\\ud83d"}', "which is no text"),
+            ("json", b'{"caption": 3}', "it has 3, which is not a text"),
+            ("json", b'{"caption": "\\ud83d"}', "which is not a text"),
             ("txt", b"caf\xe9", "'utf-8' codec can't decode"),
         ],
     )

@@ -1,4 +1,4 @@
-"""The sources of images: what `data.source` chooses. All give random access and decode when an item is asked for."""
+"""Opens the source of images that `data.source` chooses. All sources give random access, and decode on request."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from zeroseg_jax.errors import InputError
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Random access to images. Sources can be pickled: each worker process reads for itself."""
+    """Random access to images. Sources can be pickled, because each worker process reads for itself."""
 
     def __len__(self) -> int: ...
 
@@ -22,14 +22,14 @@ class ImageSource(Protocol):
         """The name of item `i`, without decoding the image."""
 
     def read(self, i: int) -> bytes | np.ndarray:
-        """The encoded image, such as the bytes of a JPEG file; or pixels, uint8 (H, W, 3), that the source has ready.
+        """The encoded image, such as the bytes of a JPEG file. A source that has pixels gives them: uint8 (H, W, 3).
 
         Raises:
-            BrokenImage: it cannot be read.
+            BrokenImage: the image cannot be read.
         """
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """`{"image": uint8 (H, W, 3), "key": str}`, and `"text": str` where the source has a caption for it.
+        """`{"image": uint8 (H, W, 3), "key": str}`, and `"text": str` if there is a caption.
 
         Raises:
             BrokenImage: the image cannot be read.
@@ -38,10 +38,10 @@ class ImageSource(Protocol):
 
 @runtime_checkable
 class CaptionedSource(ImageSource, Protocol):
-    """A source that also tells its captions alone."""
+    """A source that can also give a caption without its image."""
 
     def text(self, i: int) -> str | None:
-        """The caption of item `i`, without decoding the image; None where there is none."""
+        """The caption of item `i`, without decoding the image. None if there is none."""
 
 
 class Subset:
@@ -67,17 +67,17 @@ class Subset:
 
 
 def open_source(data: Any, split: str | None = None) -> CaptionedSource:
-    """Opens what the `data` group of a config describes.
+    """Opens the source that the `data` group of a config describes.
 
     Args:
-        data: `source` is `scenes` (the procedural scenes, drawn on first use; `scenes/tiny` for a few), `folder`,
-            `tar`, `tfds:NAME` or `arrayrecord`; `root` its folder, for scenes a cache folder ("" is
-            `~/.cache/zeroseg_jax`); `split` its part; `limit`, if present and not 0, how many of its
-            first images to use; `held_out`, if present, how many of them to leave out.
-        split: used instead of `data.split` unless None.
+        data: `source` is `scenes` (drawn scenes; `scenes/tiny` has a few), `folder`, `tar`, `tfds:NAME` or
+            `arrayrecord`. `root` is its folder. For scenes it is the folder where they are stored; "" is
+            `~/.cache/zeroseg_jax`. `split` is the part of the source. `limit`, if it is there and not 0, is the number
+            of images to use, the first ones. `held_out`, if it is there, is the number of images to leave out.
+        split: replaces `data.split`, unless it is None.
 
     Raises:
-        InputError: an unknown source, a missing root, or what the source says of its folder.
+        InputError: the source is unknown, the root is missing, or the source cannot use its folder.
     """
     source = _open_all(data, data.split if split is None else split)
     return Subset(source, _split_off(data, len(source))[0]) if _option(data, "held_out") else source
@@ -90,7 +90,7 @@ def open_held_out(data: Any) -> CaptionedSource:
 
 
 def _open_all(data: Any, split: str) -> CaptionedSource:
-    """The first `data.limit` images, held-out ones too."""
+    """The first `data.limit` images, with those that are held out."""
     kind, root = data.source, os.path.expanduser(data.root)
     if kind != "scenes" and not kind.startswith("scenes/") and not root:
         raise InputError(f"data.source={kind} needs a folder; set data.root")
@@ -104,12 +104,12 @@ def _open_all(data: Any, split: str) -> CaptionedSource:
 
 
 def _option(data: Any, name: str) -> int:
-    """A number in the `data` group, which a config of evaluation does not have."""
+    """A number in the `data` group. A config of evaluation does not have it."""
     return data.get(name, 0) if hasattr(data, "get") else getattr(data, name, 0)
 
 
 def _split_off(data: Any, count: int) -> tuple[list[int], list[int]]:
-    """The indices that stay and those that are held out, of `count` images."""
+    """Splits `count` images. Returns the indices of the images to train on, and of those that are held out."""
     wanted = _option(data, "held_out")
     if wanted >= count:
         raise InputError(

@@ -138,7 +138,7 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def caption(value: Any, key: str) -> str | None:
-    """A caption as it is stored, None where it is null; raises BrokenImage for what is no text."""
+    """A caption as it is stored, None where it is null; raises BrokenImage for anything else."""
     if value is not None and not (isinstance(value, str) and is_text(value)):
-        raise BrokenImage(key, "its caption is no text")
+        raise BrokenImage(key, "its caption is not a text")
     return value

@@ -1,4 +1,4 @@
-"""A look at some images of a source, before hours are spent on all of them."""
+"""Tries some images of a source, before a long computation starts on all of them."""
 
 import concurrent.futures
 import math

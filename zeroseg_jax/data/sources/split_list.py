@@ -9,14 +9,14 @@ from zeroseg_jax.errors import InputError
 
 
 def read_split_list(path: Path, known: Collection[str]) -> list[str]:
-    """The names that a list holds, in its order.
+    """The names in a list of a split, in its order.
 
-    A line is the name of an image, with or without its folder and ending; more columns may stand behind it and are not
-    read. As a name may have spaces, it is the longest beginning of the line that is in `known`, the names of the images
-    that are there, without their endings. A name that is not among them is returned as well.
+    A line has the name of an image, with or without its folder and ending. More columns may follow; they are not read.
+    A name may have spaces. So the name is the longest beginning of the line that is in `known`, the names of the
+    existing images without their endings. A name that is not in `known` is returned too.
 
     Raises:
-        InputError: the list cannot be read, is not in UTF-8, or holds a name twice.
+        InputError: the list cannot be read, is not in UTF-8, or has a name twice.
     """
     lines: dict[str, int] = {}
     for number, line in numbered_lines(read_text(path)):

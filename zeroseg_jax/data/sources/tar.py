@@ -1,4 +1,4 @@
-"""Tar files of images as a source: sets of them (webdataset), and tar files of tar files (ILSVRC's)."""
+"""Tar files of images as a source: sets of them (webdataset), and tar files inside a tar file (ImageNet)."""
 
 import io
 import json
@@ -35,27 +35,28 @@ class _Part(NamedTuple):
 
 
 class TarSource:
-    """The images in the tar files of `root`, in the order of the tar files' names and of the images inside.
+    """The images in the tar files of `root`, in the order of the names of the tar files and then of the files in them.
 
-    `root` is a folder of tar files, or a single tar file. A tar file inside a tar file is read too, as in
-    `ILSVRC2012_img_train.tar`, which holds one for each class; one more level down none is.
+    `root` is a folder of tar files, or a single tar file. Tar files inside a tar file are read too, but not tar files
+    inside of those. `ILSVRC2012_img_train.tar` has one for each class.
 
-    A name means what it means to webdataset: up to the first dot of its last part it is the key of a sample, and what
-    follows is a field of that sample, in either case. So `a/000017.jpg`, `a/000017.txt` and `a/000017.depth.png` are
-    the fields `jpg`, `txt` and `depth.png` of `a/000017`. The image is the field of an image format, the first in the
-    order of `ENDINGS` where there are several; `depth.png` is none. The caption is the field `txt`, or `caption` or
-    `text` in the field `json`. Files and folders that begin with a dot, and `__MACOSX`, are left out.
+    Names are read as in webdataset. The name up to the first dot of its last part is the key of a sample. The rest, in
+    lower or upper case, is the name of a field. So `a/000017.jpg`, `a/000017.txt` and `a/000017.depth.png` are the
+    fields `jpg`, `txt` and `depth.png` of `a/000017`. The image is the field whose name is an image format, so
+    `depth.png` is not the image. If there are several, the first in the order of `ENDINGS` is taken. The caption is the
+    field `txt`, or `caption` or `text` in the field `json`. Files and folders that begin with a dot, and `__MACOSX`,
+    are left out.
 
-    `split` picks the tar files that are named `SPLIT-*.tar`, `*_SPLIT.tar` or `SPLIT.tar`; where none is, "train" means
-    all. A single tar file is all of its split. The headers are read at the start, the images by seeking.
+    `split` chooses the tar files named `SPLIT-*.tar`, `*_SPLIT.tar` or `SPLIT.tar`. If there are none, "train" means
+    all. A single tar file is its whole split. The headers are read at the start. Images are read by seeking.
 
-    An item is `{"image": uint8 (H, W, 3), "key": "TAR/NAME", "text": caption if there is one}`. Bytes of a name that
-    are no UTF-8 are written \\xNN in its key.
+    An item is `{"image": uint8 (H, W, 3), "key": "TAR/NAME", "text": caption if there is one}`. If bytes of a name are
+    not UTF-8, the key has them as \\xNN.
 
     Raises:
-        InputError: no such folder or file, no tar files or none of this split in it, a damaged one, one with a field
-            twice, or no image in them.
-        BrokenImage: from `source[i]`, an image that cannot be read; from `text` too, a caption that cannot.
+        InputError: the folder or file does not exist, there are no tar files of this split, a tar file is damaged, a
+            sample has a field twice, or there is no image.
+        BrokenImage: from `source[i]`, if the image cannot be read; from `text`, if the caption cannot be read.
     """
 
     def __init__(self, root: str | Path, split: str = "train"):
@@ -132,12 +133,12 @@ def _choose(root: Path, split: str) -> list[Path]:
 
 
 def _caption(fields: Any) -> str | None:
-    """The caption in the JSON of a sample, None where it has none; raises ValueError for what is no caption."""
+    """The caption in the JSON of a sample, or None. Raises ValueError if it is not a caption."""
     if not isinstance(fields, dict):
         raise ValueError(f"it is no JSON object but a {type(fields).__name__}")
     caption = next((fields[name] for name in _TEXT_FIELDS if fields.get(name) is not None), None)
     if caption is not None and not (isinstance(caption, str) and is_text(caption)):
-        raise ValueError(f"it holds {caption!r}, which is no text")
+        raise ValueError(f"it has {caption!r}, which is not a text")
     return caption
 
 

@@ -1,8 +1,8 @@
-"""Records of TFRecord files by number, without TensorFlow.
+"""Random access to the records of TFRecord files, without TensorFlow.
 
-A file is a row of records. Each is the length of its data (uint64), a checksum of these 8 bytes, the data, and a
-checksum of the data, all little-endian. A checksum is a masked CRC-32C.
-Source: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+A file is a sequence of records. A record is the length of its data (uint64), a checksum of these 8 bytes, the data, and
+a checksum of the data, all little-endian. A checksum is a masked CRC-32C. Source:
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 """
 
 import bisect
