@@ -119,7 +119,8 @@ def default_config() -> ConfigDict:
     # name of the class
     config.eval.background = ""
     config.eval.compare = ""  # other models for the same images: what `zeroseg_jax.load` takes, separated by commas
-    config.eval.baselines = ("maskclip", "naclip", "sc_clip", "cells", "windows", "untrained", "colours")  # () = none
+    # readouts of the teacher, and other baselines; () = none
+    config.eval.baselines = ("maskclip", "naclip", "sc_clip", "pearl", "cells", "windows", "untrained", "colours")
     # "name", "photo", "clip7", "imagenet80", or a tuple of templates with {} in each; None: those of the vocabulary, or
     # else of the model
     config.eval.templates = None

@@ -28,7 +28,7 @@ from zeroseg_jax.distill.plan import Plan, make_plan
 from zeroseg_jax.distill.step import TrainState
 from zeroseg_jax.distill.teacher import Teacher, load_teacher
 from zeroseg_jax.distill.teacher_cache import augmentation_of, open_cache
-from zeroseg_jax.errors import NotFiniteError
+from zeroseg_jax.errors import InputError, NotFiniteError
 from zeroseg_jax.evaluate import zero_shot
 from zeroseg_jax.evaluate.baselines import check_baselines
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
@@ -75,6 +75,11 @@ def train(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any] | None:
         check_mae(make_student_config(config, teacher.embed_dim), config.init.mae)
     if config.eval.dataset:  # a mistake here is told before the training, not after it
         open_benchmark(config.eval)
+        if config.eval.readout:
+            raise InputError(
+                f"eval.readout is {config.eval.readout!r}, but a run evaluates its student, and only a CLIP has"
+                " readouts; leave it empty"
+            )
         from_config(config.eval)
         check_baselines(config.eval)
         zero_shot.load_compared(config)

@@ -4,11 +4,25 @@ import jax
 import numpy as np
 import pytest
 
+from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.baselines import PaintedViews, TiledDenseClip, cells, check_baselines, windows
+from zeroseg_jax.evaluate.baselines import (
+    BASELINES,
+    DESCRIPTIONS,
+    TITLES,
+    PaintedViews,
+    TiledDenseClip,
+    cells,
+    check_baselines,
+    readout_baseline,
+    windows,
+)
+from zeroseg_jax.evaluate.protocol import EvaluationProtocol
 from zeroseg_jax.models.clip_encoder import load_clip
+from zeroseg_jax.models.readouts import READOUTS
 from zeroseg_jax.segment import Segmenter
-from zeroseg_jax.segment.options import ModelOptions
+from zeroseg_jax.segment.methods import DenseClipMethod
+from zeroseg_jax.segment.options import ModelOptions, Options
 
 LABELS = ["cat", "grass"]
 
@@ -65,3 +79,26 @@ def test_a_baseline_that_does_not_exist_is_told(tiny_config):
     tiny_config.eval.baselines = ("cells", "windowz")
     with pytest.raises(InputError, match=r"eval\.baselines holds 'windowz'; it may hold maskclip, sclip, clearclip"):
         check_baselines(tiny_config.eval)
+
+
+def test_readouts_have_variants_with_and_without_the_filter(clip):
+    labels = ("cat", "grass")
+    protocol = EvaluationProtocol(labels, None, ("a {}",), np.array([0, 1, -1]))
+    image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    model = Segmenter(DenseClipMethod(clip), clip, templates=("a {}",))
+    names = ["2x windows, mean cosine", "2x windows, mean probability"]
+    for name in ("naclip", "pearl"):
+        maps = readout_baseline(name, model, clip, protocol)([image], None)
+        assert list(maps) == [*names, *(f"{name}, no filter" for name in names)]
+        options = {"short_side": 16, "window": 8, "stride": 4, "readout": name, "scale": 0.0}
+        for variant, guide in ((names[0], 4.0), (f"{names[0]}, no filter", 0.0)):
+            expected = model.segment(image, labels, guide=guide, **options).label_map
+            np.testing.assert_array_equal(maps[variant][0].classes, expected)
+    plain = Segmenter(DenseClipMethod(clip), clip, templates=("a {}",), options=Options(guide=0.0))
+    assert list(readout_baseline("naclip", plain, clip, protocol)([image], None)) == names
+
+
+def test_every_readout_may_be_a_baseline_and_has_a_title(clip):
+    assert set(READOUTS) == set(TITLES) < set(BASELINES)
+    assert len(set(TITLES.values())) == len(READOUTS) and set(TITLES.values()) < set(DESCRIPTIONS)
+    assert {"naclip", "sc_clip", "pearl"} < set(default_config().eval.baselines) <= set(BASELINES)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from zeroseg_jax.evaluate.baselines import best_of_teacher
 from zeroseg_jax.evaluate.benchmarks import Example
 from zeroseg_jax.evaluate.counts import PixelCounts, class_rows, most_confused
 from zeroseg_jax.evaluate.metrics import mean_iou
@@ -46,6 +47,7 @@ def results(images):
         "iou": {row.name: row.iou for row in rows},
         "compare": {"runs/other": other.figures({}) | {"difference": other.difference(counts)}},
         "baselines": {},
+        "teacher": {},
         "confused": most_confused(counts, NAMES),
     }
 
@@ -120,6 +122,31 @@ def test_tables(results, tmp_path, capsys):
     assert f"{100 * results['miou']:.1f}" in rows[0] + rows[1]
     tables.print_results(results)
     assert "runs/other" in capsys.readouterr().out
+    assert tables.teacher_line(results) == "" and "teacher" not in text
+
+
+def test_the_teachers_best_is_named_everywhere(results, tmp_path, capsys):
+    """The terminal, results.md and report.html say what a student has to beat."""
+    row = {**results["compare"]["runs/other"], "interval": [0.1, 0.9]}
+    titles = {"sliding windows": 0.6, "NACLIP readout": 0.35, "PEARL readout": 0.4, "untrained student": 0.9}
+    baselines = {title: row | {"miou": miou} for title, miou in titles.items()}
+    assert best_of_teacher({}) == {}
+    best = best_of_teacher(baselines)
+    assert best == {"best": "sliding windows", "best_readout": "PEARL readout"}
+    results = results | {"baselines": baselines, "teacher": best}
+    line = (
+        "Best mIoU of the teacher without a student: sliding windows, 60.0 [10.0, 90.0]; best of its training-free"
+        " readouts: PEARL readout, 40.0 [10.0, 90.0]."
+    )
+    assert tables.teacher_line(results) == line
+    assert line.replace("[", r"\[").replace("]", r"\]") in tables.results_markdown(results)
+    tables.print_results(results)
+    assert " ".join(capsys.readouterr().out.split()).endswith(line)
+    page.write_page(results, [], {}, NAMES, tmp_path)
+    assert line in (tmp_path / "report.html").read_text(encoding="utf-8")
+    alone = best_of_teacher({title: baselines[title] for title in ("PEARL readout", "NACLIP readout")})
+    line = tables.teacher_line(results | {"teacher": alone})
+    assert line == "Best mIoU of the teacher without a student: PEARL readout, 40.0 [10.0, 90.0]."
 
 
 def test_classes_as_csv(images, tmp_path):

@@ -117,10 +117,8 @@ def test_a_single_image_for_a_list(model):
         ),
         ({"mix": "votes"}, "mix is 'votes'; it must be scores or embeddings"),
         ({"rename": "me"}, "rename is 'me'; it must be teacher"),
-        (
-            {"readout": "dino"},
-            "readout is 'dino'; it must be maskclip or sclip or clearclip or naclip or",
-        ),
+        ({"readout": "dino"}, "readout is 'dino', but this model is a Student, and only a CLIP has readouts"),
+        ({"readout": 3}, "readout is 3; it must be maskclip or sclip or clearclip or naclip or pearl or sc_clip"),
         ({"readout": "sclip"}, "readout is 'sclip', but this model is a Student, and only a CLIP has readouts"),
         ({"flip": 1}, "flip is 1; it must be True or False"),
         ({"scale": -1}, "scale is -1; it must be a number of at least 0"),

@@ -74,7 +74,7 @@ def test_every_option_of_inference_is_a_flag(tiny_clip, folder):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--readout=dino", "readout is 'dino'; it must be maskclip or"),
+        ("--readout=dino", "there is no readout 'dino' of this model; it has maskclip, sclip, clearclip, naclip"),
         ("--guide=far", "guide is 'far'; it must be a number of at least 0"),
         ("--scales=1,big", "scales is (1, 'big'); it must be 0 to 64 numbers above 0"),
         ("--stride=1.5", "stride is 1.5; it must be a whole number of at least 0"),

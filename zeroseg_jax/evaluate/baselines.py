@@ -5,7 +5,7 @@ enlargement with the student. Each is reported by its best variant on the evalua
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,12 +43,15 @@ TITLES = {
     "sc_clip": "SC-CLIP readout",
 }
 """Titles of the readouts in tables and in results.json."""
+SIGLIP_TITLE = "pooling head's readout"
+"""Title of a SigLIP's only readout, `maskclip`."""
+CELLS_TITLE, WINDOWS_TITLE = "painted 3x3 cells", "sliding windows"
 
 DESCRIPTIONS = {
     **{title: "The teacher by itself: a training-free readout of its patches." for title in TITLES.values()},
-    "pooling head's readout": "The teacher by itself: each of its patches goes through the pooling head alone.",
-    "painted 3x3 cells": "The teacher by itself: the label of each cell of a 3x3 grid, painted on the cell.",
-    "sliding windows": "The teacher by itself: the mean over square windows of three sizes that slide over the image.",
+    SIGLIP_TITLE: "The teacher by itself: each of its patches goes through the pooling head alone.",
+    CELLS_TITLE: "The teacher by itself: the label of each cell of a 3x3 grid, painted on the cell.",
+    WINDOWS_TITLE: "The teacher by itself: the mean over square windows of three sizes that slide over the image.",
     "student, not renamed": "The student alone. In the row of this model the teacher looked at each segment once more.",
     "untrained student": "The student before training.",
     "nearest class colour (privileged)": "No model: the class with the nearest mean colour, fitted on masks.",
@@ -181,18 +184,16 @@ def make_baselines(
     baselines: dict[str, Predict] = {}
     for name in READOUTS:
         if name in names and isinstance(clip, ClipEncoder) and name in clip.model.readouts:
-            title = TITLES[name]
-            if isinstance(clip.model, Siglip):
-                title = "pooling head's readout"
+            title = SIGLIP_TITLE if isinstance(clip.model, Siglip) else TITLES[name]
             baselines[title] = readout_baseline(name, model, clip, protocol)
     # Large enough that no view is enlarged.
     size = max(model.method.image_size, 3 * input_size)
     if "cells" in names:
         method = PaintedViews(clip, size, cells(3))
-        baselines["painted 3x3 cells"] = averaged(method, "3x3", model, protocol)
+        baselines[CELLS_TITLE] = averaged(method, "3x3", model, protocol)
     if "windows" in names:
         method = PaintedViews(clip, size, windows())
-        baselines["sliding windows"] = averaged(method, "1/2, 1/3 and 1/4", model, protocol)
+        baselines[WINDOWS_TITLE] = averaged(method, "1/2, 1/3 and 1/4", model, protocol)
     if model.options.rename:
         alone = Segmenter(model.method, clip, options=dataclasses.replace(model.options, rename=""))
         baselines["student, not renamed"] = protocol.predictor(alone)
@@ -205,11 +206,26 @@ def make_baselines(
     return baselines
 
 
+def best_of_teacher(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The titles of the teacher's best baselines: `best` of all, and `best_readout` of its training-free readouts.
+
+    `baselines` are the figures of an evaluation by title, as in results.json. A student beats its teacher only if it
+    beats the best. What was not evaluated is left out, so that the result may be empty.
+    """
+    readouts = [title for title in (*TITLES.values(), SIGLIP_TITLE) if title in baselines]
+    all_titles = [*readouts, *(title for title in (CELLS_TITLE, WINDOWS_TITLE) if title in baselines)]
+    candidates = {"best": all_titles, "best_readout": readouts}
+    return {
+        key: max(titles, key=lambda title: baselines[title]["miou"]) for key, titles in candidates.items() if titles
+    }
+
+
 def readout_baseline(name: str, model: Segmenter, clip: ClipEncoder, protocol: EvaluationProtocol) -> Predict:
     """A readout of the teacher in several variants.
 
     MaskCLIP's sees the whole image at the teacher's input size and at three times that, and tiles of it. The others see
-    it at twice the input size, in windows of the input size that overlap by half, as in SCLIP's protocol.
+    it at twice the input size, in windows of the input size that overlap by half, as in SCLIP's protocol. Every variant
+    is there with and without the guided filter, if the model uses the filter.
     """
     side, patch = clip.model.config.vision.image_size, clip.model.config.vision.patch_size
     if name != "maskclip":
@@ -232,15 +248,23 @@ def averaged(
     window: int = 0,
     stride: int = 0,
 ) -> Predict:
-    """A method of the teacher in two variants: overlapping views are averaged as cosines or as probabilities."""
-    scales = {"mean cosine": 0.0, "mean probability": model.clip.logit_scale}
-    variants = {f"{title}, {name}": {"scale": scale} for name, scale in scales.items()}
+    """A method of the teacher in two variants: overlapping views are averaged as cosines or as probabilities.
+
+    A readout has each variant without the guided filter too. An image is encoded once for all variants.
+    """
     # The radius of the filter stays the same share of the image.
     student = model.method
     share = student.patch_size / student.image_size * method.image_size / method.patch_size
+    guide = model.options.guide * share
+    filters = {"": guide, ", no filter": 0.0} if readout and guide else {"": guide}
+    scales = {"mean cosine": 0.0, "mean probability": model.clip.logit_scale}
+    variants = {
+        f"{title}, {name}{suffix}": {"scale": scale, "guide": radius}
+        for suffix, radius in filters.items()
+        for name, scale in scales.items()
+    }
     options = Options(
         slide=0.0,
-        guide=model.options.guide * share,
         normalise_prompts=model.options.normalise_prompts,
         readout=readout if method.readouts else "",
         window=window,

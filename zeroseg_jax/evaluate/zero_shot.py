@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.evaluate.baselines import DESCRIPTIONS, make_baselines
+from zeroseg_jax.evaluate.baselines import DESCRIPTIONS, best_of_teacher, make_baselines
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Example, open_benchmark
 from zeroseg_jax.evaluate.counts import LEVEL, RESAMPLES, class_rows, most_confused
 from zeroseg_jax.evaluate.metrics import DILATION, mean_iou
@@ -48,8 +48,9 @@ def evaluate(
         IoU over groups of classes, if the benchmark has groups) and `confused` (`counts.most_confused`). `compare` and
         `baselines` hold the same figures for the other models and for the baselines of `config.eval.baselines`, with
         the `difference` of their mIoU to the model's and its paired interval. A baseline with several variants is
-        reported by the best one on these images, which favours it; `variants` has the mIoU of all. `threshold_sweep`
-        has the mIoU at 101 thresholds, of the model and of each of `compare`.
+        reported by the best one on these images, which favours it; `variants` has the mIoU of all. `teacher` has the
+        titles of the teacher's best baselines (`baselines.best_of_teacher`). `threshold_sweep` has the mIoU at 101
+        thresholds, of the model and of each of `compare`.
 
     Raises:
         InputError: the dataset, or a value of `config.eval`, cannot be used.
@@ -89,6 +90,7 @@ def evaluate(
             results["compare"][name] = row | {"settings": method_settings}
         elif name != "model":
             results["baselines"][name] = compared_figures(method, methods["model"], benchmark)
+    results["teacher"] = best_of_teacher(results["baselines"])
     sweeps = {name: m.sweep.figures() for name, m in methods.items() if m.sweep and m.sweep.pixels}
     for name, sweep in sweeps.items():
         (results if name == "model" else results["compare"][name])["threshold_sweep"] = sweep
@@ -128,7 +130,14 @@ def load_compared(config: ConfigDict) -> dict[str, Segmenter]:
 
 
 def with_eval_options(model: Segmenter, benchmark: Benchmark, config: ConfigDict) -> Segmenter:
-    """The model with the templates and options of `config.eval`, or else of the vocabulary."""
+    """The model with the templates and options of `config.eval`, or else of the vocabulary.
+
+    Raises:
+        InputError: a value of `config.eval` cannot be used. For a readout that the model does not have, the sentence
+            names those that it has.
+    """
+    if config.eval.readout is not None:
+        model.changed({"readout": config.eval.readout})
     templates = model.templates if config.eval.templates is None else config.eval.templates
     options = inference_options(benchmark, config, model.options)
     return Segmenter(model.method, model.clip, templates=templates, options=options)

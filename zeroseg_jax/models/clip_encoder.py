@@ -24,6 +24,7 @@ from zeroseg_jax.models.dual_encoder import (
 )
 from zeroseg_jax.models.precision import check_dtype
 from zeroseg_jax.models.preprocessing import Preprocessing
+from zeroseg_jax.models.readouts import check_readout
 from zeroseg_jax.models.siglip import Siglip, SiglipConfig
 from zeroseg_jax.models.tokenizer import clip_tokenizer
 from zeroseg_jax.models.tokenizer_files import load_metaclip_2_tokenizer, load_siglip_tokenizer
@@ -60,6 +61,7 @@ class ClipEncoder(DualEncoder):
         `readout` is one of `models.readouts.READOUTS` for a CLIP. A SigLIP has only `maskclip`, which for it is our own
         reading (`Siglip.dense`). Raises InputError for a readout that the model does not have.
         """
+        check_readout(readout, self.model.readouts)
         return self._dense(*nnx.split(self.model), check_pixels(pixels), readout)
 
 

@@ -60,7 +60,7 @@ class Segmenter:
     ):
         self.method, self.clip = method, clip
         self.templates, self.options = resolve_templates(templates), options or Options()
-        _check_readout(self.options, method)
+        _check_readout(self.options.readout, method)
         self.about = about
         self._texts: OrderedDict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = OrderedDict()
         self._meanings: dict[str, tuple[str, ...]] = {}
@@ -284,9 +284,8 @@ class Segmenter:
 
     def changed(self, options: Mapping[str, Any]) -> Options:
         """The model's options with the changes of one call. Raises InputError for a value that is not allowed."""
-        changed = change(self.options, options)
-        _check_readout(changed, self.method)
-        return changed
+        _check_readout(options.get("readout"), self.method)
+        return change(self.options, options)
 
     def texts_of(
         self, labels: Iterable[str], templates: Templates | None, background: Background, chosen: Options
@@ -306,10 +305,14 @@ def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if encodes(name)}
 
 
-def _check_readout(options: Options, method: Method) -> None:
-    """Raises InputError for a readout that the model does not have."""
-    if options.readout and not method.readouts:
+def _check_readout(readout: Any, method: Method) -> None:
+    """Raises InputError for the name of a readout that the model does not have, with those that it has.
+
+    None and "" stand for the model's default. What is no text is left to `options.change`.
+    """
+    if not readout or not isinstance(readout, str):
+        return
+    if not method.readouts:
         kind = type(method).__name__.removesuffix("Method")
-        raise InputError(f"readout is {options.readout!r}, but this model is a {kind}, and only a CLIP has readouts")
-    if options.readout:
-        check_readout(options.readout, method.readouts)
+        raise InputError(f"readout is {readout!r}, but this model is a {kind}, and only a CLIP has readouts")
+    check_readout(readout, method.readouts)

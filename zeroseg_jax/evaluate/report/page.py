@@ -87,6 +87,7 @@ def write_page(
             results=results,
             titles=titles,
             table=table,
+            teacher_line=tables.teacher_line(results),
             model_title=tables.MODEL_TITLE,
             rows=rows,
             sweep=data_uri((workdir / tables.SWEEP_FILE).read_bytes(), "png") if has_sweep else None,

@@ -62,8 +62,27 @@ def headline(results: Mapping[str, Any]) -> str:
     return f"{results['images']} images of {results['dataset']}, {results['split']}"
 
 
+def teacher_line(results: Mapping[str, Any]) -> str:
+    """A sentence with the teacher's best baseline and its best training-free readout, in percent.
+
+    It is empty for an evaluation without baselines of the teacher.
+    """
+
+    def figures(title: str) -> str:
+        row = results["baselines"][title]
+        return f"{title}, {percent(row['miou'])} {percent_interval(row['interval'])}"
+
+    best, readout = (results["teacher"].get(key) for key in ("best", "best_readout"))
+    if best is None:
+        return ""
+    line = f"Best mIoU of the teacher without a student: {figures(best)}"
+    if readout is not None and readout != best:
+        line += f"; best of its training-free readouts: {figures(readout)}"
+    return f"{line}."
+
+
 def print_results(results: Mapping[str, Any]) -> None:
-    """Prints the main table without the columns of FILES_ONLY, and the IoU of each class."""
+    """Prints the main table without the columns of FILES_ONLY, the IoU of each class, and the teacher's best mIoU."""
     titles, rows = result_table(results)
     columns = [i for i, title in enumerate(titles) if title not in FILES_ONLY]
     table = Table(title=f"{headline(results)}; percent")
@@ -78,6 +97,8 @@ def print_results(results: Mapping[str, Any]) -> None:
     console.print(table)
     iou = ", ".join(f"{name} {'-' if x is None else f'{100 * x:.0f}'}" for name, x in results["iou"].items())
     console.print(f"IoU: {iou}", highlight=False, markup=False)
+    if results["teacher"]:
+        console.print(teacher_line(results), highlight=False, markup=False)
 
 
 def results_markdown(results: Mapping[str, Any]) -> str:
@@ -96,6 +117,7 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         f"All in percent. In brackets: {level:.0%} intervals of the mIoU, and of its difference to that of"
         f" {MODEL_TITLE}, by bootstrap over the images, which is paired for the differences.",
         "",
+        *([escape_markdown(teacher_line(results)), ""] if results["teacher"] else []),
         "## Mistaken most",
         "",
         *markdown_table(["truth", "taken for", "of its pixels", "of all pixels"], confused),
