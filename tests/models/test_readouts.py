@@ -9,7 +9,7 @@ from flax import nnx
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder
-from zeroseg_jax.models.readouts import READOUTS
+from zeroseg_jax.models.readouts import READOUTS, default_readout, readouts_of_depth
 from zeroseg_jax.models.siglip import Siglip, SiglipConfig
 
 TEXT = TextConfig(vocabulary=20, context=8, width=8, depth=1, heads=2, mlp_width=16)
@@ -173,6 +173,12 @@ def test_readouts_follow_their_recipes(clip, readout, size):
 def test_maskclip_is_the_default(clip):
     pixels = np.random.default_rng(1).normal(0, 1, (1, 28, 28, 3)).astype(np.float32)
     np.testing.assert_array_equal(clip.dense(pixels), clip.dense(pixels, "maskclip"))
+
+
+def test_the_default_is_the_best_published_readout_that_a_model_has():
+    assert default_readout(readouts_of_depth(12)) == default_readout(readouts_of_depth(2)) == "sc_clip"
+    assert default_readout(readouts_of_depth(1)) == "pearl"  # sc_clip reads earlier blocks too
+    assert default_readout(("maskclip",)) == "maskclip"  # a SigLIP
 
 
 @pytest.mark.parametrize("depth", [2, 3])

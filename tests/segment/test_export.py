@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+import zeroseg_jax
 from zeroseg_jax import InputError
+from zeroseg_jax.models.readouts import READOUTS
 from zeroseg_jax.segment import export
 
 LABELS = ["cat", "grass", "sky", "on"]
@@ -115,3 +117,17 @@ def test_onnx_asks_for_labels_and_its_package(model, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: True)
     with pytest.raises(InputError, match=r"x\.onnx needs labels"):
         model.export(tmp_path / "x.onnx")
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("readout", READOUTS)
+def test_readouts_in_onnx(tmp_path, readout):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = zeroseg_jax.load("demo", readout=readout)
+    model.export(tmp_path / "segment.onnx", LABELS, image_size=32)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    actual = onnxruntime.InferenceSession(tmp_path / "segment.onnx").run(["label_map"], {"images": images})[0]
+    expected = np.asarray(model.segment_fn(32, LABELS)(images))
+    assert len(np.unique(expected)) > 1
+    assert (actual == expected).mean() >= 0.995

@@ -224,13 +224,15 @@ def readout_baseline(name: str, model: Segmenter, clip: ClipEncoder, protocol: E
     """A readout of the teacher in several variants.
 
     MaskCLIP's sees the whole image at the teacher's input size and at three times that, and tiles of it. The others see
-    it at twice the input size, in windows of the input size that overlap by half, as in SCLIP's protocol. Every variant
-    is there with and without the guided filter, if the model uses the filter.
+    it at twice the input size, in windows of the input size that overlap by half, as in SCLIP's protocol. Those have
+    each variant with and without the guided filter, if the model uses the filter.
     """
     side, patch = clip.model.config.vision.image_size, clip.model.config.vision.patch_size
     if name != "maskclip":
         stride = max(1, side // 2 // patch) * patch
-        return averaged(DenseClipMethod(clip, 2 * side), "2x windows", model, protocol, name, side, stride)
+        return averaged(
+            DenseClipMethod(clip, 2 * side), "2x windows", model, protocol, name, side, stride, unfiltered=True
+        )
     methods: dict[str, Method] = {
         "1x": DenseClipMethod(clip),
         "3x": DenseClipMethod(clip, 3 * side),
@@ -247,16 +249,17 @@ def averaged(
     readout: str = "",
     window: int = 0,
     stride: int = 0,
+    unfiltered: bool = False,
 ) -> Predict:
     """A method of the teacher in two variants: overlapping views are averaged as cosines or as probabilities.
 
-    A readout has each variant without the guided filter too. An image is encoded once for all variants.
+    With `unfiltered` both are there without the guided filter too. An image is encoded once for all variants.
     """
     # The radius of the filter stays the same share of the image.
     student = model.method
     share = student.patch_size / student.image_size * method.image_size / method.patch_size
     guide = model.options.guide * share
-    filters = {"": guide, ", no filter": 0.0} if readout and guide else {"": guide}
+    filters = {"": guide, ", no filter": 0.0} if unfiltered and guide else {"": guide}
     scales = {"mean cosine": 0.0, "mean probability": model.clip.logit_scale}
     variants = {
         f"{title}, {name}{suffix}": {"scale": scale, "guide": radius}
