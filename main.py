@@ -212,7 +212,7 @@ def main(argv: list[str]) -> None:
     assert MODE.value is not None  # as parsed
     import jax
 
-    from zeroseg_jax import processes
+    from zeroseg_jax import preemption, processes
 
     place = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     together = DISTRIBUTED.value or place != (None, None, None)
@@ -222,12 +222,12 @@ def main(argv: list[str]) -> None:
         processes.exit_process(" ".join(str(error).split()), 2)
     except NotFiniteError as error:
         processes.exit_process(str(error), processes.DIVERGED)
-    except processes.Preempted as error:
+    except preemption.Preempted as error:
         if jax.process_index() == 0:
             print(f"{error}; the same command resumes it", file=sys.stderr)
-        sys.exit(processes.INTERRUPTED if isinstance(error, processes.Interrupted) else PREEMPTED_STATUS.value)
+        sys.exit(preemption.INTERRUPTED if isinstance(error, preemption.Interrupted) else PREEMPTED_STATUS.value)
     except KeyboardInterrupt:
-        processes.exit_process(STOPPED, processes.INTERRUPTED)
+        processes.exit_process(STOPPED, preemption.INTERRUPTED)
     except ModuleNotFoundError as error:
         processes.exit_process(
             f"the package {error.name} is missing; pip install 'zeroseg_jax[train]' (here: '.[train]')", 2

@@ -81,8 +81,8 @@ def parse_topology(name: str) -> Slice:
     valid = [f"{k}:{s}" for k, shapes in SHAPES.items() for s in shapes]
     if name not in valid:
         if kind in SHAPES:
-            raise InputError(f"--topology={name} is no slice; {kind} has {', '.join(SHAPES[kind])}")
+            raise InputError(f"--topology={name} is not a slice; {kind} has {', '.join(SHAPES[kind])}")
         kinds = ", ".join(SHAPES)
-        raise InputError(f"--topology={name} is no slice of {kinds}; did you mean {nearest(name, valid)}?")
+        raise InputError(f"--topology={name} is not a slice of {kinds}; did you mean {nearest(name, valid)}?")
     sizes = tuple(int(n) for n in shape.split("x"))
     return Slice(name, kind, sizes, CHIPS[kind], math.prod(sizes))

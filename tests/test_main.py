@@ -131,7 +131,7 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(config_file, tmp_path):
 
 IMPATIENT = """
 import time
-from zeroseg_jax.processes import Preemption
+from zeroseg_jax.preemption import Preemption
 with Preemption():
     print("ready", flush=True)
     time.sleep(300)

@@ -19,7 +19,7 @@ from test_train import metrics, saved
 import zeroseg_jax.train
 from zeroseg_jax.config import from_json, to_json
 from zeroseg_jax.log import RunLog
-from zeroseg_jax.processes import Preempted
+from zeroseg_jax.preemption import Preempted
 from zeroseg_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +90,7 @@ from pathlib import Path
 for name in ("coordinator", "num_processes", "process_id"):
     flags.DEFINE_string(name, None, "")
 arguments = flags.FLAGS(sys.argv)
-from zeroseg_jax import processes
+from zeroseg_jax import preemption, processes
 processes.join(flags.FLAGS.coordinator, int(flags.FLAGS.num_processes), int(flags.FLAGS.process_id))
 
 import jax
@@ -116,7 +116,7 @@ try:
     RunLog.write = write_and_signal
     try:
         zeroseg_jax.train.train(config, folder / "stopped")
-    except processes.Preempted as error:
+    except preemption.Preempted as error:
         print(error)
     if jax.process_index() == 0:
         shutil.copytree(folder / "stopped", folder / "resumed")
@@ -257,7 +257,7 @@ import os, signal, sys, time
 import main
 from absl import app
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.processes import Preempted
+from zeroseg_jax.preemption import Preempted
 
 def run(*_):
     main.join_processes(main.COORDINATOR.value, main.NUM_PROCESSES.value, main.PROCESS_ID.value)

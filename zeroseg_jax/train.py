@@ -1,4 +1,4 @@
-"""Distils a student, from the config to the results: `train` is read from top to bottom.
+"""Distils a student, from the config to the results. `train` shows the steps in order.
 
 A run starts from the newest checkpoint of its workdir. Without one it starts from an earlier student
 (`config.init.student`), the image tower of the teacher (`config.student.encoder`), MAE weights (`config.init.mae`), or
@@ -39,7 +39,7 @@ from zeroseg_jax.models.student import Student
 from zeroseg_jax.models.student_config import make_student_config, with_teacher_sizes
 from zeroseg_jax.models.weights.mae import check_mae, load_mae
 from zeroseg_jax.monitor import Goodput, Profiler, Watchdog
-from zeroseg_jax.processes import Preemption
+from zeroseg_jax.preemption import Preemption
 from zeroseg_jax.progress import announced
 from zeroseg_jax.segment.io import load, load_earlier_student
 from zeroseg_jax.segment.options import from_config
@@ -48,15 +48,15 @@ from zeroseg_jax.workdir import check_workdir, hold, open_workdir
 
 
 def train(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any] | None:
-    """Trains until `config.steps`, resuming what `workdir` holds, and returns the results of the final evaluation.
+    """Trains until `config.steps` and returns the results of the final evaluation. Resumes the run in `workdir`.
 
     `workdir` then holds config.json, checkpoints/, metrics.jsonl, TensorBoard events and, unless `config.eval.dataset`
     is empty, what `zero_shot.evaluate` writes: results.json, report.html and others.
 
     Raises:
         InputError: a config, path, data set or workdir that cannot be used.
-        NotFiniteError: the run diverged; the message names the step, the terms and the last good checkpoint.
-        Preempted: SIGTERM or Ctrl-C came; the step it stopped after is saved.
+        NotFiniteError: the run diverged. The message names the step, the loss terms and the last good checkpoint.
+        Preempted: SIGTERM or Ctrl-C stopped the run after a step, which is saved.
     """
     goodput = Goodput()
     # ---- Config, devices, workdir
@@ -68,12 +68,12 @@ def train(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any] | None:
     part, part_count = sharding.process_part(mesh)
     check_workdir(config, workdir)
 
-    # ---- Teacher, MAE weights and data: a mistake is told before anything is compiled, and the cheap ones first
+    # ---- Teacher, MAE weights and data. Mistakes are found before anything is compiled; cheap checks come first
     teacher = load_teacher(config)
     done = max(saved_steps(checkpoint_folder(workdir)), default=0)
     if config.init.mae and config.student.encoder != "clip" and not done:
         check_mae(make_student_config(config, teacher.embed_dim), config.init.mae)
-    if config.eval.dataset:  # a mistake here is told before the training, not after it
+    if config.eval.dataset:  # mistakes here are found before the training, not after it
         open_benchmark(config.eval)
         if config.eval.readout:
             raise InputError(
@@ -95,13 +95,13 @@ def train(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any] | None:
         max_broken_share=config.data.max_broken_share,
     )
 
-    # ---- Student, optimiser and step, described but not made yet
+    # ---- Student, optimiser and step: shapes only, no arrays yet
     plan = make_plan(config, teacher, mesh)
     earlier = None if done or not config.init.student else load_earlier_student(config.init.student, plan.student)
     labels = () if config.eval.dataset or not config.data.held_out else read_gallery_labels(config)
     logging.info("%s", forecast(config, plan, teacher, len(source), done))
 
-    # ---- All is checked; from here on the run writes
+    # ---- Everything is checked. From here the run writes files
     with open_workdir(config, workdir):
         write_student(workdir, plan.student)
         distil(config, workdir, mesh, plan, teacher, source, batches, earlier, goodput)
@@ -124,11 +124,11 @@ def distil(
     goodput: Goodput,
 ) -> None:
     """Takes the steps of `train`, from the newest checkpoint to the last."""
-    # ---- The teacher's embeddings, where they are stored
+    # ---- The stored embeddings of the teacher, if the run uses them
     flops = config.batch_size * image_flops(config, plan.student, teacher.sizes, teacher.boxes)
     cached = open_cache(teacher, source, config, workdir) if config.teacher.source == "cache" else None
     if cached:
-        teacher = teacher._replace(params=None)  # its weights are not needed any more, and would take memory
+        teacher = teacher._replace(params=None)  # its weights are no longer needed
     teacher_params = jax.device_put(teacher.params, sharding.replicated(mesh))
 
     with contextlib.ExitStack() as stack:
@@ -185,7 +185,7 @@ def distil(
             waiting = step, metrics
             stop = preemption.after(step)
             if step % config.checkpoint_every == 0 or step == config.steps or stop:
-                settle(*waiting)  # a state that a bad step has made is never saved
+                settle(*waiting)  # checks the metrics first, so that the state of a bad step is never saved
                 waiting = None
                 with goodput.other("saving"):
                     checkpoints.save(step, state, batches.get_state())
@@ -204,20 +204,20 @@ def distil(
 
 @contextlib.contextmanager
 def compiling(goodput: Goodput) -> Iterator[None]:
-    """Around the first step: says that it compiles, and counts the time."""
+    """A context manager for the first step. Logs that it compiles, and counts the time."""
     with announced("compiling the training step"), goodput.other("compiling"):
         yield
 
 
 def first_state(config: ConfigDict, plan: Plan, earlier: Student | None) -> TrainState:
-    """The state before the first step: from an `earlier` student, the teacher's tower, MAE's weights, or scratch."""
+    """The state before the first step. It starts from `earlier`, the teacher's tower, MAE's weights, or scratch."""
     state = jax.jit(plan.initial_state, out_shardings=plan.shardings)()
     if earlier:
         state["params"] = jax.device_put(nnx.to_pure_dict(nnx.state(earlier)), plan.shardings["params"])
         logging.info("started from the student %s", config.init.student)
     elif config.student.encoder == "clip":
         place = plan.shardings["params"]["encoder"]["tower"]
-        # read again, because `teacher.params` need not be float32
+        # read again, because `teacher.params` may not be float32
         tower = nnx.state(load_clip(config.teacher.path).model.vision_tower)
         state["params"]["encoder"]["tower"] = jax.device_put(nnx.to_pure_dict(tower), place)
     elif config.init.mae:
@@ -229,7 +229,7 @@ def first_state(config: ConfigDict, plan: Plan, earlier: Student | None) -> Trai
 
 
 def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, workdir: AnyPath) -> str:
-    """The message of the NaN guard."""
+    """The message about a step that is not finite."""
     checkpoints.wait()
     terms = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
     last = (
@@ -239,12 +239,13 @@ def not_finite(step: int, metrics: dict[str, float], checkpoints: Checkpoints, w
 
 
 def evaluate(config: ConfigDict, workdir: str | AnyPath, source: str | AnyPath) -> dict[str, Any] | None:
-    """Evaluates `source`, which `zeroseg_jax.load` takes, on `config.eval`; the results go to `workdir`.
+    """Evaluates a model on `config.eval`, and writes the results to `workdir`.
 
-    Returns what results.json holds, or None in all processes but the first.
+    `source` is anything that `zeroseg_jax.load` takes. Returns the content of results.json in the first process, and
+    None in the others.
 
     Raises:
-        InputError: the source, the dataset or the workdir cannot be used, or a run goes on in the workdir.
+        InputError: the source, the dataset or the workdir cannot be used, or another run uses the workdir.
     """
     open_benchmark(config.eval)
     check_baselines(config.eval)

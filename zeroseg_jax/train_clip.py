@@ -33,7 +33,7 @@ from zeroseg_jax.models.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.tokenizer import build_word_tokenizer
 from zeroseg_jax.ops.normalise import unit
-from zeroseg_jax.processes import Preemption
+from zeroseg_jax.preemption import Preemption
 from zeroseg_jax.segment.io import write_defaults
 from zeroseg_jax.storage import AnyPath, to_path, write_text
 from zeroseg_jax.workdir import check_workdir, open_workdir

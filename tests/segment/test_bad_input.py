@@ -44,7 +44,7 @@ def assert_one_sentence(error: InputError, words: str) -> None:
         ([], "the list of labels is empty; give at least one"),
         (["cat", ""], "the label '' is empty; every label needs a name"),
         (["cat", " "], "the label ' ' is empty"),
-        (["cat", "caf\udce9"], "the label 'caf\\udce9' holds bytes that are no UTF-8; type it again"),
+        (["cat", "caf\udce9"], "the label 'caf\\udce9' has bytes that are not UTF-8; type it again"),
         (["cat", "dog", "cat "], "the label 'cat ' is there twice"),
         ("cat", "the labels are 'cat', expected a list of texts"),
         (["cat", "zebra " * 40], "has 202 tokens with those of start and end, but the text encoder takes 40"),

@@ -32,7 +32,7 @@ class Augmentation:
         flip: mirror every other image, by chance.
         seed: of all draws, at least 0.
         stored_crops: 0 for another crop in each epoch, else how many an image has: epoch e takes crop e modulo this.
-            They do not depend on the seed, so that runs of any seed share what is stored of them.
+            They do not depend on the seed, so runs with any seed share stored embeddings.
     """
 
     size: int

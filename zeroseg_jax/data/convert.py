@@ -121,7 +121,7 @@ def convert(
 
     Raises:
         InputError: `out` holds shards of another source or of another number of images, or it cannot be written, for
-            example because the disk is full. Complete shards stay, and the same call goes on after them.
+            example because the disk is full. Complete shards stay, and the same call continues after them.
     """
     if images_per_shard < 1 or threads < 1:
         raise InputError("--images-per-shard and --threads must be at least 1")

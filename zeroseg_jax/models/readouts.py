@@ -182,7 +182,7 @@ def _outliers(x: Float[Array, "b n d"]) -> Bool[Array, "b n"]:
 
 
 def _repair(x: Float[Array, "b n d"], odd: Bool[Array, "b n"], grid: Grid) -> Float[Array, "b n d"]:
-    """Each outlier becomes the mean of its up to eight neighbours that are none; it stays where it has no such one."""
+    """Each outlier becomes the mean of its neighbours (up to eight) that are not outliers. Without any, it stays."""
     b, n, d = x.shape
     sound = jnp.where(odd, 0.0, 1.0).reshape(b, *grid, 1)
     weighted = jnp.concatenate([x.reshape(b, *grid, d) * sound, sound], axis=-1)

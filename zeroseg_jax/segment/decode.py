@@ -16,6 +16,7 @@ from zeroseg_jax.ops.guided_filter import CELLS, apply, fit
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.pamr import pamr
 from zeroseg_jax.segment.enlarge import enlarge_columns, enlarge_rows, nearest_patches
+from zeroseg_jax.segment.groupvit_background import critical_threshold, last_threshold
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 from zeroseg_jax.segment.scoring import (
@@ -23,9 +24,7 @@ from zeroseg_jax.segment.scoring import (
     Maps,
     Texts,
     View,
-    critical_thresholds,
     join,
-    last_threshold,
     own_pixels,
     score,
     tells_probability,
@@ -85,7 +84,7 @@ class Prepared(NamedTuple):
     tables: Maps
     """Scores of the segments, (b, s, c). Used if the shares of the segments are enlarged instead of the scores."""
     critical: Float[Array, "b t"] | None
-    """`critical_thresholds`; None if the probability does not come from them."""
+    """`groupvit_background.critical_threshold` of each segment. None if the probability does not come from them."""
     cosines: Float[Array, "b s c"] | None
     """`Labelled.scores`."""
 
@@ -169,7 +168,9 @@ def prepare(
     count, height = joined.shape[1], sum(view.rows.shape[2] * view.rows.shape[3] for view in views)
     late = not dense and (ruled or (options.mix == "scores" and count <= height))
     tables = {name: join([of_view[name] for of_view in scores]) for name in scores[0]} if late else {}
-    critical = critical_thresholds(scores) if ruled and threshold and tells_probability(options, dense) else None
+    critical = None
+    if ruled and threshold and tells_probability(options, dense):
+        critical = join([critical_threshold(of_view["score"][..., 1:])[..., None] for of_view in scores])[..., 0]
     maps = tuple(
         _by_window(view, {} if late else _over_patches(view.encoding, of_view, texts, options, threshold))
         for view, of_view in zip(views, scores, strict=True)

@@ -163,7 +163,7 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
         if not label.strip():
             raise InputError(f"the {what} {label!r} is empty; every {what} needs a name")
         if not is_text(label):
-            raise InputError(f"the {what} {label!r} holds bytes that are no UTF-8; type it again")
+            raise InputError(f"the {what} {label!r} has bytes that are not UTF-8; type it again")
         if label.strip() in seen:
             raise InputError(f"the {what} {label!r} is there twice; give each {what} once")
         seen.add(label.strip())

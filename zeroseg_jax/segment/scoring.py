@@ -1,4 +1,4 @@
-"""The scores of segments (or patches) for texts, and the rules for background.
+"""The scores of segments (or patches) for texts, and which texts may win pixels.
 
 b images; i x j windows of each (v = i j), below and beside each other; n = h x w patches and s segments of a window;
 c texts, d the width of CLIP's space.
@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.resize import resize_matrix
+from zeroseg_jax.segment.groupvit_background import background_score
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 
@@ -60,10 +61,8 @@ def score(
 ) -> Maps:
     """The score of each text, by `Options.scale`, `Options.top_classes` and `Options.rule`.
 
-    GroupViT's rule is the evaluation of its authors (github.com/NVlabs/GroupViT, segmentation/evaluation). A score is
-    the product of two probabilities: one over all labels, one over the most likely labels of the window. The first
-    score is that of background. It is 1 for segments whose best label scores below the threshold. At least one segment
-    of a window is not background.
+    With GroupViT's rule (`groupvit_background`) a score is the product of two probabilities: one over all labels, one
+    over the most likely labels of the window. The first score is that of background.
     """
     indices = jnp.arange(texts.embeddings.shape[0])
     known = indices < texts.total
@@ -73,12 +72,11 @@ def score(
     if options.rule == "groupvit":
         logits = texts.logit_scale * cosines
         product = _softmax(logits, known) * _softmax(logits, allowed)
-        limit = jnp.minimum(texts.threshold, product.max(axis=(-2, -1), keepdims=True))
-        hidden = jnp.where(product.max(axis=-1, keepdims=True) < limit, 1.0, 0.0)
-        background = hidden if threshold else jnp.full_like(hidden, PADDING)
+        no_threshold = jnp.full_like(product[..., :1], PADDING)
+        background = background_score(product, texts.threshold) if threshold else no_threshold
         return {"score": jnp.concatenate([background, jnp.where(known, product, PADDING)], axis=-1)}
     plain = jnp.where(allowed, cosines, -1.0)
-    if options.rule == "sclip":  # takes the softmax after the cosines are enlarged
+    if options.rule == "sclip":  # its softmax comes after the cosines are enlarged
         return {"score": jnp.where(known, plain, PADDING)}
     scores = jnp.where(texts.scale > 0, _softmax(texts.scale * cosines, allowed), plain)
     maps = {"score": jnp.where(known, scores, PADDING)}
@@ -92,33 +90,6 @@ def tells_probability(options: Labelling, dense: bool) -> bool:
     are refined, shares may be below 0, and then a higher threshold may hide less.
     """
     return options.rule != "groupvit" or not (dense or options.guide or options.pamr)
-
-
-def critical_thresholds(scores: Sequence[Maps]) -> Float[Array, "b t"]:
-    """GroupViT's rule: the threshold above which each segment is background, in the order of `join`.
-
-    It is the best score of the segment. It is infinite for the best segments of a window.
-    """
-    thresholds = []
-    for maps in scores:
-        best = maps["score"][..., 1:].max(axis=-1)
-        thresholds.append(jnp.where(best < best.max(axis=-1, keepdims=True), best, jnp.inf))
-    return join([best[..., None] for best in thresholds])[..., 0]
-
-
-def last_threshold(
-    share: Float[Array, "b r x t"], critical: Float[Array, "b t"], best: Float[Array, "b r x"]
-) -> Float[Array, "b r x"]:
-    """The highest threshold at which each pixel keeps its label. `best` is the score of that label.
-
-    The score for background is the share of the pixel in segments that are background. It grows with the threshold,
-    segment by segment, until it reaches `best`.
-    """
-    order = jnp.argsort(critical, axis=-1)
-    shares = jnp.take_along_axis(share, order[:, None, None], axis=-1)
-    reached = jnp.cumsum(shares, axis=-1) >= best[..., None]
-    thresholds = jnp.take_along_axis(critical, order, axis=-1)[:, None, None]
-    return jnp.where(reached, thresholds, jnp.inf).min(axis=-1)
 
 
 def likeliest(encoding: Encoding, texts: Texts, count: int) -> Bool[Array, "b v c"]:

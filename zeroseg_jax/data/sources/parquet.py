@@ -93,7 +93,7 @@ class ParquetSource:
 
 
 def _choose(root: Path, split: str) -> list[Path]:
-    """The files of a split; raises InputError where there are none."""
+    """The files of a split. Raises InputError if there are none."""
     if root.is_file():
         return [root]
     for folder in (root, root / "data", root / split):
@@ -118,7 +118,7 @@ def _open(path: Path) -> tuple[Path, pq.ParquetFile]:
 
 
 def columns(schema: pa.Schema, name: str) -> tuple[str, str]:
-    """The columns of the image and of the caption ("" where there is none); raises InputError without images."""
+    """The columns of the image and of the caption ("" if there is none). Raises InputError without images."""
     images = [field.name for field in schema if _holds_images(field.type)]
     if "image" not in images and len(images) != 1:
         has = f"several columns of images ({', '.join(images)}), none named image" if images else "no column of images"
@@ -138,7 +138,7 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def caption(value: Any, key: str) -> str | None:
-    """A caption as it is stored, None where it is null; raises BrokenImage for anything else."""
+    """A stored caption, or None for null. Raises BrokenImage for anything else."""
     if value is not None and not (isinstance(value, str) and is_text(value)):
         raise BrokenImage(key, "its caption is not a text")
     return value

@@ -111,7 +111,7 @@ class TarSource:
 
 
 def _choose(root: Path, split: str) -> list[Path]:
-    """The tar files of a split; raises InputError where there are none."""
+    """The tar files of a split. Raises InputError if there are none."""
     if root.is_file():
         return [root]
     tars = files_by_name(root, (".tar",))
