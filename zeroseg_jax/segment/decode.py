@@ -4,7 +4,7 @@ b images; i x j windows of each (v = i j), below and beside each other; n = h x 
 c texts, d the width of CLIP's space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -305,9 +305,17 @@ def label_tiles(
     `count` is known only at run time, so images of all sizes share one compiled function.
     """
 
-    def tile(k: Array | int) -> tuple[Array, ...]:
-        place: Place = jax.tree.map(lambda x: jnp.asarray(x)[k][None], tiles)
+    def tile(place: Place) -> tuple[Array, ...]:
         return finish(prepared, widen(prepared, place.columns), place.rows, place.pixels, texts, options)
+
+    return map_tiles(tile, tiles, count)
+
+
+def map_tiles(function: Callable[[Place], tuple[Array, ...]], tiles: Place, count: Int[Array, ""]) -> tuple[Array, ...]:
+    """The maps (t, y, x, ...) that `function` makes of each of the first `count` tiles. The others are zero."""
+
+    def tile(k: Array | int) -> tuple[Array, ...]:
+        return function(jax.tree.map(lambda x: jnp.asarray(x)[k][None], tiles))
 
     def put(k: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(x.at[k].set(y[0]) for x, y in zip(maps, tile(k), strict=True))

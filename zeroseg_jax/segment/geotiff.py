@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from zeroseg_jax import draw
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.segment.options import encodes
 from zeroseg_jax.segment.prompts import Background, Templates, reusable
 from zeroseg_jax.segment.result import SOFTWARE, check_count
 from zeroseg_jax.segment.score_maps import Words, embed_words, label_scores, score_image
@@ -61,7 +62,7 @@ def segment_geotiff(
     labels = list(reusable(labels))
     check_count(len(labels))
     words = embed_words(model, labels, templates, background, options)
-    encoding = {name: value for name, value in options.items() if name in _encoding_options()}
+    encoding = {name: value for name, value in options.items() if encodes(name)}
     source, destination = Path(source).expanduser(), Path(destination).expanduser()
     if destination.exists() and source.exists() and destination.samefile(source):
         raise InputError(f"{destination} is the input; give another file")
@@ -138,12 +139,6 @@ def _import_rasterio() -> Any:
     except ModuleNotFoundError as error:
         raise InputError(f"GeoTIFF needs the package {error.name}; pip install 'zeroseg_jax[geo]'") from error
     return rasterio
-
-
-def _encoding_options() -> set[str]:
-    from zeroseg_jax.segment.options import FIELDS, encodes
-
-    return {name for name in FIELDS if encodes(name)}
 
 
 def _bands(raster: Any, bands: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -3,12 +3,11 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.decode import Place, Prepared, Texts, enlarge, widen
+from zeroseg_jax.segment.decode import Place, Prepared, Texts, enlarge, map_tiles, widen
 from zeroseg_jax.segment.options import Labelling, Options
 from zeroseg_jax.segment.scoring import pad_texts
 
@@ -68,14 +67,8 @@ def score_tiles(
     It is `decode.label_tiles` without the decision.
     """
 
-    def tile(k: Array | int) -> tuple[Array, ...]:
-        part: Place = jax.tree.map(lambda x: jnp.asarray(x)[k][None], tiles)
+    def tile(part: Place) -> tuple[Array, ...]:
         large = enlarge(prepared, widen(prepared, part.columns), part.rows, part.pixels)
         return tuple(large[name] for name in ("score", "probability") if name in large)
 
-    def put(k: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(x.at[k].set(y[0]) for x, y in zip(maps, tile(k), strict=True))
-
-    length = tiles.rows[0].shape[0]
-    empty = tuple(jnp.zeros((length, *x.shape[1:]), x.dtype) for x in jax.eval_shape(tile, 0))
-    return jax.lax.fori_loop(0, count, put, empty)
+    return map_tiles(tile, tiles, count)

@@ -7,7 +7,7 @@ from typing import Any
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment import formats
 from zeroseg_jax.segment.formats import check_voc
-from zeroseg_jax.segment.result import SegmentResult, save_picture
+from zeroseg_jax.segment.result import SegmentResult
 
 FORMATS = {
     "png": "NAME_mask.png, and NAME_overlay.png unless --no-overlay",
@@ -57,12 +57,12 @@ class Writer:
             entry["yolo"] = f"labels/{name}.txt"
             path = self.folder / entry["yolo"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line}\n" for line in formats.yolo_lines(result)), encoding="utf-8")
+            path.write_text(result.to_yolo(), encoding="utf-8")
         if "voc" in self.formats:
             entry["voc"] = f"SegmentationClass/{name}.png"
-            save_picture(formats.voc_mask(result), self.folder / entry["voc"], "PNG")
+            result.save_voc(self.folder / entry["voc"])
         if "labelstudio" in self.formats:
-            self._tasks.append(formats.label_studio_task(result, str(file)))
+            self._tasks.append(result.to_label_studio(str(file)))
         annotations = result.to_coco(image_id=len(self.images))
         self.images.append(entry | {"areas": result.areas(), "annotations": annotations})
 
