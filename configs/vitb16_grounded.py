@@ -19,41 +19,24 @@ from ml_collections import ConfigDict
 
 from zeroseg_jax.config import load_config
 
-IMAGES = 1_281_167
 EPOCHS = 20
 
 
 def get_config() -> ConfigDict:
-    config = load_config(Path(__file__).with_name("vitb16.py"))
-    config.steps = EPOCHS * IMAGES // config.batch_size
+    config = load_config(Path(__file__).with_name("vitb16.py"))  # data, batch and devices
+    photos = load_config(Path(__file__).with_name("photos.py"))  # student, losses and rates
+    config.steps //= 4  # of the paper's 80 epochs
     config.init.mae = ""  # the encoder starts from the teacher
 
-    config.views.grids = (1, 2, 3)
-    config.teacher.path = "openai/clip-vit-base-patch16"
+    config.views.grids = photos.views.grids
+    config.teacher.path = photos.teacher.path
     config.teacher.chunk = 2
 
-    config.student.encoder = "clip"
-    config.student.mask_ratio = 0.25  # higher ones hide small objects
-    config.student.decoder_width = 256
-    config.student.decoder_depth = 2
-    config.student.decoder_heads = 8
-    config.student.segment_tokens = (16,)
-    config.student.segment_depths = (1,)
-    config.student.pool_depth = 0
-    config.student.segment_heads = 8
-    config.student.projection_width = 2048
-    config.student.assignment = "soft"
-    config.student.gumbel = False
-    config.student.tau = 0.2
+    config.student.update(photos.student)
+    config.student.patch_size = 16
+    config.loss.update(photos.loss)
 
-    config.loss["global"] = 1.0
-    config.loss.match = 0.0
-    config.loss.mae = 0.1
-    config.loss.ground = 2.0
-    config.loss.distance = "cosine"
-
-    config.optimizer.lr = 5e-4
-    config.optimizer.encoder_lr = 0.1
-    config.optimizer.weight_decay = 0.03
-    config.optimizer.warmup_steps = IMAGES // config.batch_size
+    for key in ("lr", "encoder_lr", "weight_decay"):
+        config.optimizer[key] = photos.optimizer[key]
+    config.optimizer.warmup_steps = config.steps // EPOCHS
     return config
