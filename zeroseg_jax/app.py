@@ -23,7 +23,7 @@ from zeroseg_jax.command_line import make_parser
 from zeroseg_jax.data.image_like import to_pixels
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment import EncodedImage, Segmenter, SegmentResult, load
-from zeroseg_jax.segment.formats import mean_scores
+from zeroseg_jax.segment.formats.annotations import mean_scores
 
 ENCODED = 4
 """Images that stay encoded: other words for them cost no pass of the model."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from zeroseg_jax.ops.guided_filter import CELLS, SMOOTH, apply, fit
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.decode import Guide, Texts, View, label_pixels
+from zeroseg_jax.segment.labelling.decode import Guide, Texts, View, label_pixels
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 

@@ -27,14 +27,22 @@ from zeroseg_jax.data.text import numbered_lines, read_text
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.progress import ProgressBar
 from zeroseg_jax.resources import explained_exhaustion
-from zeroseg_jax.segment.geotiff import segment_geotiff
+from zeroseg_jax.segment.formats.geotiff import segment_geotiff
+from zeroseg_jax.segment.formats.video import (
+    STEADY,
+    VIDEOS,
+    VideoWriter,
+    draw_frame,
+    frame_rate,
+    read_video,
+    segment_frames,
+)
+from zeroseg_jax.segment.formats.writer import FORMATS, Writer, read_formats
 from zeroseg_jax.segment.io import load
 from zeroseg_jax.segment.options import FIELDS, Flag, description, from_text
 from zeroseg_jax.segment.prompts import TEMPLATES
 from zeroseg_jax.segment.result import check_count, is_own
 from zeroseg_jax.segment.segmenter import Segmenter
-from zeroseg_jax.segment.video import STEADY, VIDEOS, VideoWriter, draw_frame, frame_rate, read_video, segment_frames
-from zeroseg_jax.segment.writer import FORMATS, Writer, read_formats
 from zeroseg_jax.storage import disk_path
 
 Files = Sequence[tuple[Path, str]]

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Int, UInt8
 
 from zeroseg_jax.ops.batching import BATCHES, padded, sizes_for
+from zeroseg_jax.segment.labelling.scoring import whole_image
 from zeroseg_jax.segment.methods import Encoding, Method
 from zeroseg_jax.segment.options import ModelOptions, Options
 from zeroseg_jax.segment.result import EncodedView
-from zeroseg_jax.segment.scoring import whole_image
 from zeroseg_jax.segment.windows import Canvas, Layout, canvas_of, lay_out_all, resize, resize_plainly
 
 FULL, FEW = BATCHES[-1], 4

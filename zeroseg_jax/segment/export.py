@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment.function import ImageSize, make_function, read_size
+from zeroseg_jax.segment.labelling.scoring import make_texts
 from zeroseg_jax.segment.prompts import Background, Templates, check_background, resolve_templates, reusable
-from zeroseg_jax.segment.scoring import make_texts
 from zeroseg_jax.segment.segmenter import Segmenter
 from zeroseg_jax.storage import disk_path
 

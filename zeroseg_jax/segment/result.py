@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from zeroseg_jax import draw
 from zeroseg_jax.data.decode import DAMAGE, open_picture
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment import formats
+from zeroseg_jax.segment.formats import annotations
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import encodes
 from zeroseg_jax.segment.prompts import Background, Templates
@@ -84,13 +84,13 @@ class SegmentResult:
         Everything in it is JSON. `category_ids[i]` is the category of label i, by default i + 1, since COCO's
         categories start at 1.
         """
-        annotations = []
+        regions: list[dict[str, Any]] = []
         for i, label in enumerate(self.labels):
             region = self.label_map == i
             if not region.any():
                 continue
             code = rle.encode(np.asfortranarray(region, dtype=np.uint8))
-            annotations.append(
+            regions.append(
                 {
                     "image_id": image_id,
                     "category_id": i + 1 if category_ids is None else category_ids[i],
@@ -101,15 +101,15 @@ class SegmentResult:
                     "iscrowd": 0,
                 }
             )
-        return annotations
+        return regions
 
     def to_yolo(self) -> str:
         """The text of a YOLO segmentation file, a line for each part of a region: `class x1 y1 x2 y2 ...`.
 
-        Classes are indices into `labels`; x and y are shares of the image, in [0, 1]. See `formats.yolo_lines` for
+        Classes are indices into `labels`; x and y are shares of the image, in [0, 1]. See `annotations.yolo_lines` for
         holes.
         """
-        return "".join(f"{line}\n" for line in formats.yolo_lines(self))
+        return "".join(f"{line}\n" for line in annotations.yolo_lines(self))
 
     def save_voc(self, path: str | Path) -> None:
         """Writes a PNG as VOC's `SegmentationClass` has them, with VOC's palette.
@@ -118,11 +118,11 @@ class SegmentResult:
 
         Raises InputError for more than 254 labels, and for a place that cannot be written to.
         """
-        save_picture(formats.voc_mask(self), Path(path), "PNG")
+        save_picture(annotations.voc_mask(self), Path(path), "PNG")
 
     def to_label_studio(self, image: str) -> dict[str, Any]:
         """A Label Studio task with this result as its prediction. `image` is the address of the image there."""
-        return formats.label_studio_task(self, image)
+        return annotations.label_studio_task(self, image)
 
     def to_supervision(self) -> Any:
         """`supervision.Detections`: for each label that is there a mask, a box and `class_id`, the index into `labels`.
@@ -130,7 +130,7 @@ class SegmentResult:
         `confidence` is the mean score (cosine) of the label over its pixels. `data["class_name"]` has the labels.
         Raises InputError without the package supervision.
         """
-        return formats.to_supervision(self)
+        return annotations.to_supervision(self)
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape

@@ -16,9 +16,11 @@ from zeroseg_jax.data.image_like import ImageLike, to_pixels_list
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.readouts import check_readout
-from zeroseg_jax.segment.decode import Texts
 from zeroseg_jax.segment.encode import Encoder
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
+from zeroseg_jax.segment.labelling.decode import Texts
+from zeroseg_jax.segment.labelling.scoring import eligible_texts, large_classes, make_texts, pad_texts
+from zeroseg_jax.segment.labelling.tiles import Labeller, LabelMaps
 from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options, change, encodes
 from zeroseg_jax.segment.prompts import (
@@ -31,8 +33,6 @@ from zeroseg_jax.segment.prompts import (
     reusable,
 )
 from zeroseg_jax.segment.result import EncodedImage, SegmentResult
-from zeroseg_jax.segment.scoring import eligible_texts, large_classes, make_texts, pad_texts
-from zeroseg_jax.segment.tiles import Labeller, LabelMaps
 
 REMEMBERED = 16
 """Number of lists of labels whose embeddings stay in memory. The oldest list goes first."""

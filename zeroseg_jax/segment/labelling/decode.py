@@ -15,11 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 from zeroseg_jax.ops.guided_filter import CELLS, apply, fit
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.pamr import pamr
-from zeroseg_jax.segment.enlarge import enlarge_columns, enlarge_rows, nearest_patches
-from zeroseg_jax.segment.groupvit_background import critical_threshold, last_threshold
-from zeroseg_jax.segment.methods import Encoding
-from zeroseg_jax.segment.options import Labelling
-from zeroseg_jax.segment.scoring import (
+from zeroseg_jax.segment.labelling.enlarge import enlarge_columns, enlarge_rows, nearest_patches
+from zeroseg_jax.segment.labelling.groupvit_background import critical_threshold, last_threshold
+from zeroseg_jax.segment.labelling.scoring import (
     PADDING,
     Maps,
     Texts,
@@ -29,6 +27,8 @@ from zeroseg_jax.segment.scoring import (
     score,
     tells_probability,
 )
+from zeroseg_jax.segment.methods import Encoding
+from zeroseg_jax.segment.options import Labelling
 
 ROWS = 16
 """Number of pixel rows that are labelled at once. The scores of all rows of a large image would not fit into memory."""

@@ -13,10 +13,10 @@ from PIL import Image
 from zeroseg_jax import draw
 from zeroseg_jax.data.image_like import ImageLike, to_pixels
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.segment.labelling.score_maps import embed_words, label_scores, score_image
 from zeroseg_jax.segment.options import encodes
 from zeroseg_jax.segment.prompts import Background, Templates
 from zeroseg_jax.segment.result import SegmentResult
-from zeroseg_jax.segment.score_maps import embed_words, label_scores, score_image
 from zeroseg_jax.segment.segmenter import Segmenter
 
 STEADY = 5

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.polygons import join_holes, trace
+from zeroseg_jax.segment.formats.polygons import join_holes, trace
 
 if TYPE_CHECKING:
     from zeroseg_jax.segment.result import SegmentResult

@@ -5,7 +5,7 @@ import pytest
 
 from zeroseg_jax import InputError
 from zeroseg_jax.segment import load
-from zeroseg_jax.segment.score_maps import embed_words, label_scores, score_image
+from zeroseg_jax.segment.labelling.score_maps import embed_words, label_scores, score_image
 
 LABELS = ["cat", "grass", "sky"]
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment import formats
-from zeroseg_jax.segment.formats import check_voc
+from zeroseg_jax.segment.formats import annotations
 from zeroseg_jax.segment.result import SegmentResult
 
 FORMATS = {
@@ -38,7 +37,7 @@ class Writer:
 
     def __init__(self, folder: Path, labels: Sequence[str], chosen: Sequence[str], overlays: bool = True):
         if "voc" in chosen:
-            check_voc(labels)
+            annotations.check_voc(labels)
         self.folder, self.labels, self.formats, self.overlays = folder, list(labels), chosen, overlays
         self.images: list[dict[str, Any]] = []
         self._tasks: list[dict[str, Any]] = []
@@ -63,20 +62,20 @@ class Writer:
             result.save_voc(self.folder / entry["voc"])
         if "labelstudio" in self.formats:
             self._tasks.append(result.to_label_studio(str(file)))
-        annotations = result.to_coco(image_id=len(self.images))
-        self.images.append(entry | {"areas": result.areas(), "annotations": annotations})
+        regions = result.to_coco(image_id=len(self.images))
+        self.images.append(entry | {"areas": result.areas(), "annotations": regions})
 
     def close(self) -> None:
         """Writes the files about all images."""
         if "yolo" in self.formats:
             names = {"names": dict(enumerate(self.labels))}
-            formats.write_json(self.folder / "data.yaml", names)  # JSON is YAML, so any label can be in it
+            annotations.write_json(self.folder / "data.yaml", names)  # JSON is YAML, so any label can be in it
         if "voc" in self.formats:
             lines = "".join(f"{label}\n" for label in ["background", *self.labels])
             (self.folder / "labels.txt").write_text(lines, encoding="utf-8")
         if "coco" in self.formats:
-            formats.write_json(self.folder / "coco.json", formats.coco_dataset(self.labels, self.images))
+            annotations.write_json(self.folder / "coco.json", annotations.coco_dataset(self.labels, self.images))
         if "labelstudio" in self.formats:
-            formats.write_json(self.folder / "labelstudio.json", self._tasks)
-            config = formats.label_studio_config(self.labels)
+            annotations.write_json(self.folder / "labelstudio.json", self._tasks)
+            config = annotations.label_studio_config(self.labels)
             (self.folder / "labelstudio.xml").write_text(config, encoding="utf-8")

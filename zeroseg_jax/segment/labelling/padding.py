@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int32
 
-from zeroseg_jax.segment.decode import WindowsView
+from zeroseg_jax.segment.labelling.decode import WindowsView
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.result import EncodedView
 from zeroseg_jax.segment.windows import Layout, padded_side, upsampling_matrices

@@ -9,9 +9,10 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from zeroseg_jax import InputError
-from zeroseg_jax.segment import SegmentResult, formats
+from zeroseg_jax.segment import SegmentResult
 from zeroseg_jax.segment.__main__ import main
-from zeroseg_jax.segment.polygons import join_holes, trace
+from zeroseg_jax.segment.formats import annotations
+from zeroseg_jax.segment.formats.polygons import join_holes, trace
 
 
 def make_result(label_map: np.ndarray, labels: list[str]) -> SegmentResult:
@@ -71,7 +72,7 @@ def test_yolo_as_supervision_reads_it(result, tmp_path):
     (tmp_path / "labels").mkdir()
     Image.fromarray(result.image).save(tmp_path / "images/a.png")
     (tmp_path / "labels/a.txt").write_text(result.to_yolo())
-    formats.write_json(tmp_path / "data.yaml", {"names": dict(enumerate(result.labels))})
+    annotations.write_json(tmp_path / "data.yaml", {"names": dict(enumerate(result.labels))})
     read = supervision.DetectionDataset.from_yolo(
         str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "data.yaml"), force_masks=True
     )
@@ -102,7 +103,7 @@ def test_label_studio_masks(side):
     mask = np.random.default_rng(side).random((side, side + 3)) < 0.5
     mask[side // 2 :] = True  # long runs too
     brush = pytest.importorskip("label_studio_sdk.converter.brush")
-    decoded = brush.decode_rle(formats.label_studio_rle(mask)).reshape(*mask.shape, 4)
+    decoded = brush.decode_rle(annotations.label_studio_rle(mask)).reshape(*mask.shape, 4)
     np.testing.assert_array_equal(decoded, np.repeat(255 * mask[..., None], 4, axis=-1))
 
 
@@ -111,14 +112,14 @@ def test_label_studio_code_by_hand():
     bits = f"{8:032b}{7:05b}{2:04b}{3:04b}{7:04b}{15:04b}" + f"1{0:02b}{3:03b}{0:08b}" + f"1{0:02b}{3:03b}{255:08b}"
     bits += "0" * (-len(bits) % 8)
     expected = [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
-    assert formats.label_studio_rle(np.array([[False, True]])) == expected
+    assert annotations.label_studio_rle(np.array([[False, True]])) == expected
 
 
 def test_label_studio_tasks_fit_their_interface(result):
     from xml.etree import ElementTree
 
     task = json.loads(json.dumps(result.to_label_studio("a.jpg")))
-    interface = ElementTree.fromstring(formats.label_studio_config(result.labels))
+    interface = ElementTree.fromstring(annotations.label_studio_config(result.labels))
     brushes, image = interface.find("BrushLabels"), interface.find("Image")
     assert [label.get("value") for label in brushes] == result.labels
     (prediction,) = task["predictions"]
@@ -129,7 +130,7 @@ def test_label_studio_tasks_fit_their_interface(result):
     pytest.importorskip("label_studio_sdk")
     from label_studio_sdk.label_interface import LabelInterface
 
-    checked = LabelInterface(formats.label_studio_config(result.labels))
+    checked = LabelInterface(annotations.label_studio_config(result.labels))
     assert checked.validate_prediction({"model_version": "x", "score": 0.5, "result": prediction["result"]})
 
 

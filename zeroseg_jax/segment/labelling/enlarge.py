@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from zeroseg_jax.segment.scoring import Maps
+from zeroseg_jax.segment.labelling.scoring import Maps
 
 
 def enlarge_columns(maps: Maps, columns: Float[Array | np.ndarray, "b x j w"]) -> Maps:

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float32, UInt8
 
 from zeroseg_jax import draw
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.segment.labelling.score_maps import Words, embed_words, label_scores, score_image
 from zeroseg_jax.segment.options import encodes
 from zeroseg_jax.segment.prompts import Background, Templates, reusable
 from zeroseg_jax.segment.result import SOFTWARE, check_count
-from zeroseg_jax.segment.score_maps import Words, embed_words, label_scores, score_image
 from zeroseg_jax.segment.segmenter import Segmenter
 
 SAMPLE = 1024

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.groupvit_background import background_score
+from zeroseg_jax.segment.labelling.groupvit_background import background_score
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 

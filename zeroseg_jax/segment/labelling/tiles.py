@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, Int32, UInt8
 
 from zeroseg_jax.ops.guided_filter import CELLS, mean_over_box
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.decode import (
+from zeroseg_jax.segment.labelling.decode import (
     Cells,
     Picture,
     Place,
@@ -32,11 +32,11 @@ from zeroseg_jax.segment.decode import (
     label_whole,
     prepare_windows,
 )
-from zeroseg_jax.segment.enlarge import nearest_patches
+from zeroseg_jax.segment.labelling.enlarge import nearest_patches
+from zeroseg_jax.segment.labelling.padding import PaddedView, pad, pad_view
+from zeroseg_jax.segment.labelling.score_maps import score_tiles
 from zeroseg_jax.segment.options import Options
-from zeroseg_jax.segment.padding import PaddedView, pad, pad_view
 from zeroseg_jax.segment.result import EncodedImage
-from zeroseg_jax.segment.score_maps import score_tiles
 from zeroseg_jax.segment.windows import padded_side, shrink_to_cells, upsampling_matrices
 
 TILE = 128

@@ -11,8 +11,8 @@ from PIL import Image
 
 from zeroseg_jax import InputError
 from zeroseg_jax.segment.__main__ import main
-from zeroseg_jax.segment.score_maps import embed_words, score_image
-from zeroseg_jax.segment.video import VideoWriter, draw_frame, frame_rate, read_video, segment_frames
+from zeroseg_jax.segment.formats.video import VideoWriter, draw_frame, frame_rate, read_video, segment_frames
+from zeroseg_jax.segment.labelling.score_maps import embed_words, score_image
 
 LABELS = ["cat", "grass", "sky"]
 

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.decode import Place, Prepared, Texts, enlarge, map_tiles, widen
+from zeroseg_jax.segment.labelling.decode import Place, Prepared, Texts, enlarge, map_tiles, widen
+from zeroseg_jax.segment.labelling.scoring import pad_texts
 from zeroseg_jax.segment.options import Labelling, Options
-from zeroseg_jax.segment.scoring import pad_texts
 
 if TYPE_CHECKING:
     from zeroseg_jax.segment.result import EncodedImage

@@ -11,7 +11,7 @@ from zeroseg_jax import InputError
 from zeroseg_jax.data.scenes.render import scene
 from zeroseg_jax.segment import load
 from zeroseg_jax.segment.__main__ import main
-from zeroseg_jax.segment.geotiff import ramp, segment_geotiff, starts
+from zeroseg_jax.segment.formats.geotiff import ramp, segment_geotiff, starts
 
 rasterio = pytest.importorskip("rasterio")
 LABELS = ["cat", "grass", "天空"]
