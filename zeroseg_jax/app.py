@@ -13,10 +13,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from importlib.resources import files as package_files
 from pathlib import Path
+from string import ascii_lowercase
+from threading import Lock
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from zeroseg_jax import draw
 from zeroseg_jax.command_line import make_parser
@@ -25,59 +29,93 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.segment import EncodedImage, Segmenter, SegmentResult, load
 from zeroseg_jax.segment.formats.annotations import mean_scores
 
-ENCODED = 4
-"""Images that stay encoded: other words for them cost no pass of the model."""
+ENCODED = 8
+"""Number of images that stay encoded, so that other words for them need no run of the model."""
+SHOWN = 800
+"""Longest side of the pictures on the page, in pixels. The files have all pixels of the photograph."""
+GUIDE = 2.0
+"""Radius of the guided filter, if it is on."""
 DEMO = (
     ". It knows drawings of 18 things, such as *star*, *fish* and *grass*. For photographs, start with another --model."
 )
 """What the page says about the demo."""
+STYLE = "#labels .mask.active { opacity: 0.85 } #labels .mask.inactive { opacity: 0 }"
+"""Only the region under the mouse stays coloured. Gradio fades it too while the mouse is over the picture."""
 BACKGROUNDS = ("none", "threshold", "words")
 
 
 class Page:
-    """What the page asks of a model. Images that were seen last stay encoded."""
+    """The model behind the page. The last images stay encoded."""
 
     def __init__(self, model: Segmenter):
         self.model = model
         self.readouts = model.method.readouts
-        self._encoded: dict[Any, EncodedImage] = {}
+        self._encoded: dict[tuple[str, str, int | None], EncodedImage] = {}
+        self._lock = Lock()  # Gradio calls from several threads
 
-    def encode(self, pixels: np.ndarray, readout: str) -> EncodedImage:
-        key = pixels.shape, pixels.tobytes(), readout
+    def segment(
+        self,
+        file: str | Path | None,
+        words: str,
+        readout: str,
+        background: str,
+        threshold: float,
+        phrases: str,
+        guide: bool,
+        *,
+        longest: int | None = None,
+    ) -> SegmentResult:
+        """Segments an image file. An image whose longer side has more than `longest` pixels is made smaller first.
+
+        Raises InputError for an image or words that cannot be used.
+        """
+        if file is None:
+            raise InputError("there is no photograph; drop one, or take one with the camera")
+        chosen = {"none": None, "threshold": threshold, "words": split_words(phrases)}[background]
+        with self._lock:
+            encoded = self._encode(str(file), readout, longest)
+            return encoded.segment(split_words(words), background=chosen, guide=GUIDE if guide else 0.0)
+
+    def _encode(self, file: str, readout: str, longest: int | None) -> EncodedImage:
+        key = file, readout, longest  # a name is enough: Gradio names uploaded files by their content
         if key not in self._encoded:
-            options = {"readout": readout} if readout else {}
-            self._encoded[key] = self.model.encode(pixels, **options)
+            pixels = shrink(to_pixels(file), longest)
+            self._encoded[key] = self.model.encode(pixels, **({"readout": readout} if readout else {}))
             while len(self._encoded) > ENCODED:
                 self._encoded.pop(next(iter(self._encoded)))
         return self._encoded[key]
 
-    def segment(
-        self, image: Any, words: str, readout: str, background: str, threshold: float, phrases: str, guide: bool
-    ) -> SegmentResult:
-        """Raises InputError for an image or words that cannot be used."""
-        if image is None:
-            raise InputError("there is no photograph; drop one, or take one with the camera")
-        chosen = {"none": None, "threshold": threshold, "words": split_words(phrases)}[background]
-        encoded = self.encode(to_pixels(image), readout)
-        return encoded.segment(split_words(words), background=chosen, guide=2.0 if guide else 0.0)
+
+def shrink(pixels: np.ndarray, longest: int | None) -> np.ndarray:
+    """The image with at most `longest` pixels on its longer side."""
+    if longest is None or max(pixels.shape[:2]) <= longest:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def split_words(text: str) -> list[str]:
-    """The words between commas or on lines of their own."""
+    """The words between commas or line ends."""
     return [word.strip() for word in text.replace("\n", ",").split(",") if word.strip()]
 
 
-def annotations(result: SegmentResult) -> list[tuple[Any, str]]:
-    """For the picture with names under the mouse: the region of each label that is there, and the label with its share
-    of the image and the mean of its scores there."""
-    names: list[tuple[Any, str]] = []
-    areas, scores = result.areas(), mean_scores(result)
+def annotations(result: SegmentResult) -> tuple[list[tuple[Any, str]], dict[str, str]]:
+    """The regions of the labels in the image, with their names, and the colours of the names.
+
+    A name is the label with its share of the image and its mean score there. The colours are those of the overlay.
+    """
+    regions: list[tuple[Any, str]] = []
+    colours: dict[str, str] = {}
+    areas, scores, palette = result.areas(), mean_scores(result), draw.palette(len(result.labels))
     for index, label in enumerate(result.labels):
         region = result.label_map == index
         if region.any():
             # the left-to-right mark keeps the numbers out of a word that runs from right to left
-            names.append((region, f"{label}  \u200e{areas[label]:.0%}, score {scores[index]:.2f}"))
-    return names
+            name = f"{label}  \u200e{areas[label]:.0%}, score {scores[index]:.2f}"
+            regions.append((region, name))
+            colours[name] = "#{:02x}{:02x}{:02x}".format(*palette[index])
+    return regions, colours
 
 
 def write_files(result: SegmentResult, folder: Path) -> list[str]:
@@ -97,21 +135,27 @@ def make_page(model: Segmenter, title: str) -> Any:
         raise InputError("the page needs Gradio; pip install 'zeroseg_jax[app]'") from error
     page = Page(model)
 
-    def answer(*inputs: Any) -> tuple[Any, Any, list[str]]:
-        try:
-            result = page.segment(*inputs)
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        names = annotations(result)
-        colours = {
-            name: "#{:02x}{:02x}{:02x}".format(*colour)
-            for (_, name), colour in zip(names, draw.palette(len(names)), strict=True)
-        }
-        folder = Path(tempfile.mkdtemp(prefix="zeroseg-"))
-        annotated = gr.AnnotatedImage(value=(result.image, names), color_map=colours)
-        return annotated, draw.paint_segments(result.image, result.segments), write_files(result, folder)
+    def refusal(error: InputError, file: str | None) -> gr.Error:
+        """What the page shows for bad input. It names the file without the folder that Gradio put it in."""
+        message = str(error) if file is None else str(error).replace(f"{Path(file).parent}{os.sep}", "")
+        return gr.Error(message, print_exception=False)
 
-    def answer_folder(files: Sequence[str] | None, *inputs: Any, progress: Any = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
+    def show(*inputs: Any) -> tuple[Any, np.ndarray]:
+        """The pictures of one photograph."""
+        try:
+            result = page.segment(*inputs, longest=SHOWN)
+        except InputError as error:
+            raise refusal(error, inputs[0]) from error
+        regions, colours = annotations(result)
+        annotated = gr.AnnotatedImage(value=(result.image, regions), color_map=colours)
+        return annotated, draw.paint_segments(result.image, result.segments)
+
+    def write(*inputs: Any) -> list[str]:
+        """The files of one photograph, at its full size."""
+        return write_files(page.segment(*inputs), Path(tempfile.mkdtemp(prefix="zeroseg-")))
+
+    def segment_all(files: Sequence[str] | None, *inputs: Any, progress: Any = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
+        """The overlays of several photographs, and an archive of all files."""
         if not files:
             raise gr.Error("there are no photographs; choose some first", print_exception=False)
         folder = Path(tempfile.mkdtemp(prefix="zeroseg-"))
@@ -121,19 +165,24 @@ def make_page(model: Segmenter, title: str) -> Any:
                 try:
                     result = page.segment(file, *inputs)
                 except InputError as error:
-                    raise gr.Error(f"{Path(file).name}: {error}", print_exception=False) from error
+                    raise refusal(error, file) from error
                 place = folder / str(i)
                 place.mkdir()
-                for path in write_files(result, place):
+                paths = write_files(result, place)
+                for path in paths:
                     packed.write(path, f"{Path(file).stem}_{Path(path).name}")
-                pictures.append((result.overlay(), Path(file).name))
+                pictures.append((paths[0], Path(file).name))
         return pictures, str(archive)
 
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# Your photograph, your words\nModel: `{title}`{DEMO if title == 'demo' else ''}")
         with gr.Row():
             with gr.Column():
-                image = gr.Image(label="photograph", type="pil", sources=["upload", "webcam", "clipboard"])
+                sources: Any = ["upload", "webcam", "clipboard"]
+                image = gr.Image(label="photograph", type="filepath", sources=sources)
+                # the file as it was uploaded: Gradio would open it here, and fail without a sentence if it cannot.
+                # This is no subclass, because Gradio writes a .pyi file beside the source of each
+                image.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
                 words = gr.Textbox(label="words, with commas between", value="cat, grass, the sky", elem_id="words")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 with gr.Accordion("options", open=False):
@@ -142,11 +191,14 @@ def make_page(model: Segmenter, title: str) -> Any:
                         value="",
                         label="readout",
                         visible=bool(page.readouts),
+                        elem_id="readout",
                     )
-                    guide = gr.Checkbox(True, label="follow the edges of the image (guided filter)")
-                    background = gr.Radio(list(BACKGROUNDS), value="none", label="background")
-                    threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="threshold of the background")
-                    phrases = gr.Textbox("background", label="words for the background")
+                    guide = gr.Checkbox(True, label="follow the edges of the image (guided filter)", elem_id="guide")
+                    background = gr.Radio(list(BACKGROUNDS), value="none", label="background", elem_id="background")
+                    threshold = gr.Slider(
+                        0.05, 0.95, 0.5, step=0.05, label="threshold of the background", elem_id="threshold"
+                    )
+                    phrases = gr.Textbox("background", label="words for the background", elem_id="phrases")
             with gr.Column():
                 with gr.Tab("labels"):
                     labels = gr.AnnotatedImage(label="labels", elem_id="labels")
@@ -157,19 +209,30 @@ def make_page(model: Segmenter, title: str) -> Any:
                     segments = gr.Image(label=label, elem_id="segments", buttons=buttons)
                 files = gr.Files(label="overlay, mask, COCO annotations", elem_id="files")
         with gr.Accordion("several photographs", open=False):
-            several = gr.Files(label="photographs", file_types=["image"])
-            all_of_them = gr.Button("Segment all")
-            pictures, archive = gr.Gallery(label="overlays"), gr.File(label="all files")
+            several = gr.Files(label="photographs", file_types=["image"], elem_id="several")
+            all_of_them = gr.Button("Segment all", elem_id="segment-all")
+            pictures = gr.Gallery(label="overlays", elem_id="overlays")
+            archive = gr.File(label="all files", elem_id="archive")
         options = [words, readout, background, threshold, phrases, guide]
         for event in (button.click, words.submit):
-            event(answer, [image, *options], [labels, segments, files])
-        all_of_them.click(answer_folder, [several, *options], [pictures, archive])
+            # the pictures come first, because large files take longer
+            shown = event(show, [image, *options], [labels, segments])
+            shown.success(write, [image, *options], files, trigger_mode="always_last")
+        all_of_them.click(segment_all, [several, *options], [pictures, archive])
     return blocks
 
 
 def compile_first(model: Segmenter) -> None:
-    """Segments an empty image of a usual size, so that the first photograph does not wait for the compiler."""
-    model.segment(np.zeros((480, 640, 3), np.uint8), ["a", "b"])
+    """Compiles what most photographs and lists of words need, so that the answers do not wait for the compiler.
+
+    Upright and lying photographs share most functions, and so do lists of up to 8 or 16 words. The text encoder is
+    compiled for batches of 1, 4 and 16 texts of two lengths.
+    """
+    for shape in ((480, 640), (480, 480)):
+        encoded = model.encode(np.zeros((*shape, 3), np.uint8))
+        for count in (1, 4, 12):
+            for prefix in ("", "the "):
+                encoded.segment([prefix + letter for letter in ascii_lowercase[:count]], guide=GUIDE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,12 +249,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = load(arguments.model)
         page = make_page(model, arguments.model)
+        print("compiling the model, so that the first answers come at once ...", flush=True)
         compile_first(model)
         import gradio as gr
 
-        # fonts of this machine: those of Gradio's own theme come from Google
-        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-        page.launch(server_name=arguments.host, server_port=arguments.port, theme=theme, share=False, footer_links=[])
+        page.launch(
+            server_name=arguments.host,
+            server_port=arguments.port,
+            # fonts of this machine: those of Gradio's own theme come from Google
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            js=package_files("zeroseg_jax").joinpath("assets/page/hover.js").read_text("utf-8"),
+            css=STYLE,
+            share=False,
+            footer_links=[],
+        )
     except (InputError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
