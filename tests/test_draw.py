@@ -125,7 +125,29 @@ def test_gallery_is_a_table_of_pictures_of_any_shape():
 def test_the_share_stays_before_a_word_from_right_to_left():
     """The left of the entry, where the share is, looks the same with a Latin and with an Arabic name."""
     latin, arabic = (np.asarray(draw.legend([(f"39 %  {name}", (0, 0, 0))], 400)) for name in ("x", "ماء"))
-    share = slice(22, 22 + int(draw.font_for("39", 15).getlength("39")))
-    if not draw.has_font("ماء") or draw.font_for("ماء", 15).getname() != draw.font_for("x", 15).getname():
-        latin = np.asarray(draw.legend([("39 %  ث", (0, 0, 0))], 400))  # the fonts differ, so a shorter Arabic name
+    share = slice(22, 22 + int(fonts.width("39 %", 15)))
     np.testing.assert_array_equal(latin[:, share], arabic[:, share])
+
+
+def test_each_word_has_a_font_of_its_own(monkeypatch):
+    """A font with Thai letters often has no digits, and one with Chinese letters no Thai ones."""
+    letters = {"thai": "หญ้า", "chinese": "草地", "arabic": "حشيش"}
+    monkeypatch.setattr(fonts, "_letters", lambda path: frozenset(map(ord, letters[path])))
+    monkeypatch.setattr(fonts, "_paths", lambda: tuple(letters))
+    for cached in (fonts._find_font, fonts._runs):
+        cached.cache_clear()
+    try:
+        assert fonts._runs("11 %  หญ้า") == (("11 %  ", ""), ("หญ้า", "thai"))
+        assert fonts._runs("草 地 or 草 หญ้า") == (
+            ("草 地 ", "chinese"),
+            ("or ", ""),
+            ("草 ", "chinese"),
+            ("หญ้า", "thai"),
+        )
+        assert fonts._runs("حشيش حشيش") == (("حشيش حشيش", "arabic"),)
+        assert fonts.has_font("grass 草") and not fonts.has_font("grass घास")
+        for text in ("", " ", "a  b ", "草  หญ้า "):
+            assert "".join(run for run, _ in fonts._runs(text)) == text
+    finally:
+        for cached in (fonts._find_font, fonts._runs):
+            cached.cache_clear()

@@ -5,10 +5,10 @@ from math import ceil
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from zeroseg_jax.fonts import font_for, has_font
+from zeroseg_jax import fonts
 
 # The first seven are by Okabe and Ito ("Color Universal Design", 2008). Each later colour is the one farthest in OKLab
 # from all before it and from grey. None is nearly black or nearly white. The distance is the least of four: normal
@@ -105,7 +105,7 @@ def legend(
     A name that is too long is cut.
     """
     line, swatch = round(1.6 * size), size
-    widest = max((font_for(name, size).getlength(name) for name, _ in entries), default=0)
+    widest = max((fonts.width(name, size) for name, _ in entries), default=0)
     columns = columns or max(1, min(int(width // (widest + 3 * swatch)), len(entries) or 1))
     rows, pitch = ceil(len(entries) / columns), width // columns
     canvas = Image.new("RGB", (width, rows * line + size), _WHITE)
@@ -115,11 +115,7 @@ def legend(
         red, green, blue = (int(c) for c in colour)
         pen.rectangle((x, y, x + swatch, y + swatch), fill=(red, green, blue), outline=_DARK)
         text = _fit(name, pitch - 2 * swatch - 4, size)
-        font = font_for(text, size)
-        raqm = getattr(font, "layout_engine", None) == ImageFont.Layout.RAQM
-        direction = "ltr" if raqm else None  # the share stays before a word that runs from right to left
-        place = x + swatch + size // 2, y + swatch // 2
-        pen.text(place, text, _DARK, font, anchor="lm", direction=direction)
+        fonts.write(pen, (x + swatch + size // 2, y + swatch // 2), text, size, _DARK)
     return canvas
 
 
@@ -155,7 +151,7 @@ def gallery(
         x = margin + column * (cell + margin) + cell // 2
         for i, text in enumerate(title):
             y = header - round(1.35 * size * (len(title) - i - 0.5))
-            pen.text((x, y), text, _DARK, font_for(text, size), anchor="mm")
+            fonts.write(pen, (x, y), text, size, _DARK, centred=True)
     for row, pictures in enumerate(rows):
         for column, pixels in enumerate(pictures):
             picture = _scaled(pixels, cell)
@@ -198,7 +194,7 @@ def _name_regions(canvas: Image.Image, labels: Int[np.ndarray, "h w"], names: Ma
         row, column = divmod(int(depth.argmax()), depth.shape[1])
         room, x, y = depth[row, column] * scale, (column + 0.5) * scale, (row + 0.5) * scale
         text = _fit(name, canvas.width - 8, letters)
-        half = font_for(text, letters).getlength(text) / 2 + 2
+        half = fonts.width(text, letters) / 2 + 2
         if room < letters / 2 or half > 2 * room:
             continue
         x = min(max(x, half + 2), max(canvas.width - half - 2, half + 2))
@@ -206,8 +202,7 @@ def _name_regions(canvas: Image.Image, labels: Int[np.ndarray, "h w"], names: Ma
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             continue
         taken.append(box)
-        stroke = max(2, letters // 7)
-        pen.text((x, y), text, _WHITE, font_for(text, letters), anchor="mm", stroke_width=stroke, stroke_fill=_DARK)
+        fonts.write(pen, (x, y), text, letters, _WHITE, centred=True, outline=(max(2, letters // 7), _DARK))
 
 
 def _percent(share: float) -> str:
@@ -216,24 +211,25 @@ def _percent(share: float) -> str:
 
 def _legible(names: Sequence[str]) -> list[str]:
     """The names, with "#3" in place of name number 3 if no font on this machine has its letters."""
-    return [name if has_font(name) else f"#{i}" for i, name in enumerate(names)]
+    return [name if fonts.has_font(name) else f"#{i}" for i, name in enumerate(names)]
 
 
 def _note(width: int, size: int) -> Image.Image:
     """A line that explains the numbers of `_legible`."""
-    lines = _wrap("#N is label number N, counted from 0: no font on this machine has its letters", width - size, size)
+    reason = "#N is label number N, counted from 0: no font on this machine has its letters"
+    lines = _wrap(f"{reason}; {fonts.missing_fonts_hint()}", width - size, size)
     canvas = Image.new("RGB", (width, round(1.35 * size * len(lines)) + size // 2), _WHITE)
     pen = ImageDraw.Draw(canvas)
     for i, line in enumerate(lines):
-        pen.text((size // 2, round(1.35 * size * i)), line, _DARK, font_for(line, size))
+        fonts.write(pen, (size // 2, round(1.35 * size * (i + 0.5))), line, size, _DARK)
     return canvas
 
 
 def _fit(text: str, width: float | int, size: int) -> str:
     """`text`, cut and ended with "..." if it is wider than `width` pixels."""
-    if font_for(text, size).getlength(text) <= width:
+    if fonts.width(text, size) <= width:
         return text
-    while len(text) > 1 and font_for(text, size).getlength(text + "...") > width:
+    while len(text) > 1 and fonts.width(text + "...", size) > width:
         text = text[:-1]
     return text.rstrip() + "..."
 
@@ -243,7 +239,7 @@ def _wrap(text: str, width: int, size: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font_for(longer, size).getlength(longer) > width:
+        if lines[-1] and fonts.width(longer, size) > width:
             lines.append(word)
         else:
             lines[-1] = longer
