@@ -101,6 +101,7 @@ def test_names_without_a_font_are_numbered(monkeypatch):
     result = draw.overlay(image, labels, ["cat", strange])
     numbered = draw.overlay(image, labels, ["cat", "#1"])
     assert result.height > numbered.height  # the note
+    assert "fonts-noto-cjk" in fonts.missing_fonts_hint()
     np.testing.assert_array_equal(np.asarray(result)[: numbered.height], numbered)
     assert draw.overlay(image, np.zeros_like(labels), ["cat", strange]) == draw.overlay(
         image, np.zeros_like(labels), ["cat", "#1"]
@@ -112,6 +113,8 @@ def test_names_without_a_font_are_numbered(monkeypatch):
     monkeypatch.setattr(fonts, "_letters", lambda path: frozenset([ord("天")]) if path == "c" else frozenset())
     monkeypatch.setattr(fonts, "_paths", lambda: ("a", "b", "c"))
     assert fonts._find_font.__wrapped__("天 天") == "c" and fonts._find_font.__wrapped__("空") is None
+    monkeypatch.setattr(fonts, "_paths", lambda: ())  # as without matplotlib
+    assert "pip install matplotlib" in fonts.missing_fonts_hint()
 
 
 def test_gallery_is_a_table_of_pictures_of_any_shape():

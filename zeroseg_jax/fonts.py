@@ -6,7 +6,6 @@ be written.
 
 import unicodedata
 from functools import cache
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def has_font(text: str) -> bool:
 
 def missing_fonts_hint() -> str:
     """What to install so that `has_font` is true for more texts."""
-    if find_spec("matplotlib") is None:
+    if not _paths():
         return "pip install matplotlib, which finds the fonts of this machine"
     return "install a font, such as fonts-noto-core and fonts-noto-cjk of Debian and Ubuntu (fonts.google.com/noto)"
 
