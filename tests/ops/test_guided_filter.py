@@ -7,6 +7,7 @@ import numpy as np
 from zeroseg_jax.ops.guided_filter import CELLS, SMOOTH, apply, fit
 from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment.labelling.decode import Guide, Texts, View, label_pixels
+from zeroseg_jax.segment.labelling.enlarge import nearest_patches
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 
@@ -66,17 +67,13 @@ def test_label_maps_follow_the_edge_that_the_patches_miss():
     enlarge = resize_matrix(4 * CELLS, 32)[None]
     view = View(encoding, *[resize_matrix(4, 4 * CELLS)[None, :, None]] * 2)
     sharp = label_pixels((view,), texts, Guide(pixels, small, enlarge, enlarge), Labelling(guide=1.5), False)
-    np.testing.assert_array_equal(sharp.label_map[0], np.tile(truth, (32, 1)))
-    np.testing.assert_array_equal(sharp.segments, sharp.label_map)
+    label_map, segments = sharp
+    np.testing.assert_array_equal(label_map[0], np.tile(truth, (32, 1)))
+    np.testing.assert_array_equal(segments, label_map)
 
 
-def test_segments_without_assignment_stay_patches():
-    rng = np.random.default_rng(0)
-    encoding = Encoding(jnp.asarray(rng.random((1, 1, 4, 2), dtype=np.float32)), None)
-    texts = Texts(jnp.eye(2), jnp.int32(2), jnp.int32(2), jnp.float32(0), jnp.float32(0), jnp.float32(10))
-    pixels = rng.integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
-    plain, cells, within = (resize_matrix(*n)[None] for n in ((2, 16), (2 * CELLS, 16), (2, 2 * CELLS)))
-    guide = Guide(pixels, pixels[:, ::4, ::4], cells, cells)
-    without = label_pixels((View(encoding, *[plain[:, :, None]] * 2),), texts, None, Labelling(), False)
-    guided = label_pixels((View(encoding, *[within[:, :, None]] * 2),), texts, guide, Labelling(guide=1.0), False)
-    np.testing.assert_array_equal(guided.segments, without.segments)
+def test_the_guided_filter_keeps_the_patch_of_each_pixel():
+    plain, cells, within = (resize_matrix(*sizes) for sizes in ((2, 16), (2 * CELLS, 16), (2, 2 * CELLS)))
+    patches = nearest_patches(plain[:, None], plain[:, None])
+    np.testing.assert_array_equal(patches, np.kron([[0, 1], [2, 3]], np.ones((8, 8))))
+    np.testing.assert_array_equal(nearest_patches(within[:, None], within[:, None], (cells, cells)), patches)

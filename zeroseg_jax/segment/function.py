@@ -7,11 +7,12 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int32, UInt8
+from jaxtyping import Array, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment.labelling.decode import Guide, Picture, Texts, View, label_pixels
+from zeroseg_jax.segment.labelling.scoring import large_texts
 from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.windows import Layout, lay_out_all, resize_traced, shrink_to_cells, upsampling_matrices
@@ -88,22 +89,13 @@ def make_function(method: Method, image_size: ImageSize, options: Options, thres
         picture = Picture(images, jnp.int32(height), jnp.int32(width))
 
         def label(texts: Texts) -> Int32[Array, "b y x"]:
-            return label_pixels(views, texts, guide, options.labelling, threshold, picture).label_map
+            return label_pixels(views, texts, guide, options.labelling, threshold, picture)[0]
 
         if options.area:
             before = label(texts._replace(threshold=jnp.zeros_like(texts.threshold)))
-            texts = texts._replace(eligible=large_labels(before, texts, options.area))
+            pixels = (before[..., None] == jnp.arange(texts.embeddings.shape[0])).sum(axis=(1, 2))
+            large = large_texts(pixels, texts, options.area, pixels.sum(axis=1, keepdims=True))
+            texts = texts._replace(eligible=large)
         return label(texts)
 
     return run
-
-
-def large_labels(label_map: Int32[Array, "b y x"], texts: Texts, area: float) -> Bool[Array, "b c"]:
-    """Which texts may win pixels by `Options.area`, from the labels that win without it (and without a threshold)."""
-    indices = jnp.arange(texts.embeddings.shape[0])
-    wins = (label_map[..., None] == indices).sum(axis=(1, 2))
-    large = wins > area * wins.sum(axis=1, keepdims=True)
-    # Something must be left to win.
-    large |= ~large.any(axis=1, keepdims=True) & (texts.total == texts.labels)
-    large |= indices >= texts.labels
-    return large if texts.eligible is None else large & texts.eligible

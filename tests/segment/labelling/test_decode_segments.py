@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment.labelling import decode, scoring
@@ -17,42 +16,40 @@ likeliest = jax.jit(scoring.likeliest, static_argnums=2)
 own_pixels = jax.jit(scoring.own_pixels)
 
 
-@pytest.fixture
-def question():
-    """Two segments, left and right on a 2x2 grid, and three labels of which the last is padding."""
-    embeddings = jnp.asarray([[[1.0, 0.0], [0.6, 0.8]]])
-    assignment = jnp.asarray([[[1.0, 0.0], [0.2, 0.8], [1.0, 0.0], [0.2, 0.8]]])
-    embedded = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
-    texts = Texts(embedded, jnp.int32(2), jnp.int32(2), jnp.float32(0), jnp.float32(0), jnp.float32(10))
-    rows = columns = resize_matrix(2, 16)[None]
-    return Encoding(embeddings[:, None], assignment[:, None]), texts, rows[:, :, None], columns[:, :, None]
+EMBEDDINGS = jnp.asarray([[1.0, 0.0], [0.6, 0.8]])
+"""Of two segments, left and right."""
+SHARES = jnp.asarray([[1.0, 0.0], [0.2, 0.8], [1.0, 0.0], [0.2, 0.8]])
+"""Of the segments in each patch of a 2x2 grid."""
+WORDS = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
+"""The last one is padding."""
 
 
-def ask(question, threshold=None, labels=2, scale=0.0, mix="scores"):
-    encoding, texts, rows, columns = question
-    numbers = {"scale": jnp.float32(scale), "threshold": jnp.float32(threshold or 0)}
-    texts = texts._replace(labels=jnp.int32(labels), **numbers)
-    return label_pixels((View(encoding, rows, columns),), texts, None, Labelling(mix), threshold is not None)
+def label(threshold=None, labels=2, scale=0.0, mix="scores"):
+    """Labels and segments of 16 x 16 pixels; with a threshold their probabilities too."""
+    numbers = [jnp.float32(value) for value in (scale, threshold or 0, 10)]
+    texts = Texts(WORDS, jnp.int32(labels), jnp.int32(2), *numbers)
+    matrix = resize_matrix(2, 16)[None, :, None]
+    view = View(Encoding(EMBEDDINGS[None, None], SHARES[None, None]), matrix, matrix)
+    return label_pixels((view,), texts, None, Labelling(mix), threshold is not None)
 
 
-def test_scores_and_segments_by_hand(question):
-    result = ask(question)
-    np.testing.assert_allclose(result.scores[0, :, :2], [[1, 0], [0.6, 0.8]], atol=1e-6)
+def test_labels_and_segments_by_hand():
     # scores of the right patches are 0.2 (1, 0) + 0.8 (0.6, 0.8) = (0.68, 0.64): the first label wins everywhere
-    assert not np.asarray(result.label_map).any()
-    np.testing.assert_array_equal(result.segments[0, 0, [0, 15]], [0, 1])
+    label_map, segments = label()
+    assert not np.asarray(label_map).any()
+    np.testing.assert_array_equal(segments[0, 0, [0, 15]], [0, 1])
     # a steep softmax gives the right patches 0.2 to the first and 0.8 to the second label
-    np.testing.assert_array_equal(ask(question, scale=100.0).label_map[0, 5, [0, 15]], [0, 1])
+    np.testing.assert_array_equal(label(scale=100.0)[0][0, 5, [0, 15]], [0, 1])
     # embeddings: 0.2 (1, 0) + 0.8 (0.6, 0.8) again points nearer to the first
-    assert not np.asarray(ask(question, mix="embeddings").label_map).any()
+    assert not np.asarray(label(mix="embeddings")[0]).any()
 
 
-def test_background_by_prompt_and_by_threshold(question):
+def test_background_by_prompt_and_by_threshold():
     # the second text becomes the background
-    np.testing.assert_array_equal(ask(question, labels=1, scale=100.0).label_map[0, 5, [0, 15]], [0, -1])
+    np.testing.assert_array_equal(label(labels=1, scale=100.0)[0][0, 5, [0, 15]], [0, -1])
     # the right segment is sure by softmax(6, 8) = 0.88 only, and its patches by a mixture
-    np.testing.assert_array_equal(ask(question, threshold=0.95).label_map[0, 5, [0, 15]], [0, -1])
-    assert not np.asarray(ask(question, threshold=0.2).label_map).any()
+    np.testing.assert_array_equal(label(threshold=0.95)[0][0, 5, [0, 15]], [0, -1])
+    assert not np.asarray(label(threshold=0.2)[0]).any()
 
 
 def texts_of(embeddings, labels, total, threshold=0.0, logit_scale=1.0):
@@ -102,23 +99,25 @@ def test_groupvits_scores_by_hand():
         np.testing.assert_allclose(result[:, 1:4], product, atol=1e-6)
         np.testing.assert_array_equal(result[:, 0], hidden)  # the best segment never is
         np.testing.assert_array_equal(result[:, 4], -9)
-    every = score(cosines, encoding, texts, Labelling(rule="groupvit"), False)["score"][0, 0]
-    np.testing.assert_allclose(every[:, 1:4], over_all**2, atol=1e-6)
-    assert (np.asarray(every)[:, 0] == -9).all()  # without a threshold there is no background
+    unlimited = score(cosines, encoding, texts, Labelling(rule="groupvit"), False)["score"][0, 0]
+    np.testing.assert_allclose(unlimited[:, 1:4], over_all**2, atol=1e-6)
+    assert (np.asarray(unlimited)[:, 0] == -9).all()  # without a threshold there is no background
 
 
 def test_groupvits_pixels_belong_to_one_segment():
     """Two patches of four pixels side by side: shares of 1 and 0.2 in the first segment are even past the middle."""
     assignment = jnp.asarray([[[[1.0, 0.0], [0.2, 0.8]]]])
     view = View(Encoding(jnp.eye(2)[None, None], assignment), np.eye(4)[None, :, None], np.eye(8)[None, :, None])
-    hard = np.asarray(own_pixels(view).assignment)[0, 0].reshape(4, 8, 2)
+    owner = np.asarray(own_pixels(view).assignment)[0, 0].reshape(4, 8, 2)
     # of the first segment pixel 4 has 1 - 0.8 x 0.625 = 0.5, by a hair
-    assert (hard[:, :4, 0] == 1).all() and (hard[:, 5:, 1] == 1).all() and (hard.sum(axis=-1) == 1).all()
+    assert (owner[:, :4, 0] == 1).all() and (owner[:, 5:, 1] == 1).all() and (owner.sum(axis=-1) == 1).all()
     # the first segment is sure, the second is background, whatever the steep scores of mixed pixels would be
     texts = texts_of([[1, 0], [0.5, 0.1]], 2, 2, 0.6, 10.0)
     enlarge = [np.pad(np.eye(4, dtype=np.float32), ((0, 12), (0, 0)))[None, :, None], np.eye(8)[None, :, None]]
-    actual = label_pixels((View(view.encoding, *enlarge),), texts, None, Labelling(rule="groupvit"), True)
+    label_map, segments, probability = label_pixels(
+        (View(view.encoding, *enlarge),), texts, None, Labelling(rule="groupvit"), True
+    )
     # the best score of the second segment is its best label's probability squared; nothing hides the first
-    expected = np.where(np.asarray(actual.segments) == 0, 1, 1 / (1 + np.exp(-1.0)) ** 2)
-    np.testing.assert_allclose(actual.probability[:, :4], expected[:, :4], atol=1e-5)
-    np.testing.assert_array_equal(actual.label_map[0, :4, [0, 3, 5, 7]].T, [[0, 0, -1, -1]] * 4)
+    expected = np.where(np.asarray(segments) == 0, 1, 1 / (1 + np.exp(-1.0)) ** 2)
+    np.testing.assert_allclose(probability[:, :4], expected[:, :4], atol=1e-5)
+    np.testing.assert_array_equal(label_map[0, :4, [0, 3, 5, 7]].T, [[0, 0, -1, -1]] * 4)

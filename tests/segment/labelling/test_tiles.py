@@ -18,7 +18,7 @@ whole = jax.jit(label_pixels, static_argnums=(3, 4))
 
 
 def as_a_whole(model, encoded, background, options):
-    """One call of `label_pixels` for the image as it stands."""
+    """The maps of one call of `label_pixels` for the image as it is, and the scores of its segments."""
     chosen = change(model.options, options)
     texts, threshold = model.texts_of(LABELS, None, background, chosen)
     sizes, cells, views, guide = encoded.pixels.shape[:2], encoded.views[0].layout.cells, [], None
@@ -32,8 +32,9 @@ def as_a_whole(model, encoded, background, options):
         maps = [resize_matrix(n, m)[None] for n, m in zip(cells, sizes, strict=True)]
         small = np.asarray(shrink_to_cells(encoded.pixels, cells), np.float32)
         guide = Guide(encoded.pixels[None], small[None], *maps)
-    actual = jax.device_get(whole(tuple(views), texts, guide, chosen.labelling, threshold))
-    return [None if x is None else x[0] for x in actual]
+    maps = jax.device_get(whole(tuple(views), texts, guide, chosen.labelling, threshold))
+    embeddings = np.concatenate([np.asarray(view.encoding.embeddings)[0] for view in views], axis=None)
+    return [x[0] for x in maps], embeddings.reshape(-1, texts.embeddings.shape[1]) @ texts.embeddings.T
 
 
 @pytest.mark.end_to_end
@@ -50,34 +51,56 @@ def as_a_whole(model, encoded, background, options):
 def test_tiles_give_what_the_whole_image_does(model, monkeypatch, segments, options):
     monkeypatch.setattr(tiles, "TILE", 16)
     monkeypatch.setattr(tiles, "TILES", 4)
-    # one of its own, since what is jitted does not look at TILE again
+    # a new one, since a jitted function does not look at TILE again
     model = Segmenter(model.method if segments else DenseClipMethod(model.clip, 16), model.clip, templates="name")
     background = options.pop("background", None)
     for shape in ((37, 30), (21, 50)):
         image = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
         encoded = model.encode(image, **{name: value for name, value in options.items() if encodes(name)})
-        label_map, segments_map, scores, probability = as_a_whole(model, encoded, background, options)
+        (label_map, *maps), scores = as_a_whole(model, encoded, background, options)
         result = model.label([encoded], LABELS, background=background, **options)[0]
         assert len(np.unique(result.segments)) > 2
         assert np.mean(result.label_map == label_map) > 0.999  # rounding decides between equal scores
-        assert np.mean(result.segments == segments_map) > 0.999
+        if segments:
+            assert np.mean(result.segments == maps.pop(0)) > 0.999
         np.testing.assert_allclose(result.scores, scores[:, : len(LABELS)], atol=1e-5)
-        assert (result.probability is None) == (probability is None)
-        if probability is not None:
-            assert np.mean(np.abs(result.probability - probability) < 1e-3) > 0.995
+        assert (result.probability is None) == (not maps)
+        if maps:
+            assert np.mean(np.abs(result.probability - maps[0]) < 1e-3) > 0.995
+
+
+OPTIONS = [
+    {},
+    {"guide": 0.0},
+    {"flip": True, "background": ["hat"], "scale": 20.0},
+    {"pamr": 2},
+    {"background": 0.14, "guide": 0.0, "scale": 20.0},
+    {"mix": "embeddings", "area": 0.3},
+    {"rule": "groupvit", "background": 0.5, "guide": 0.0, "top_classes": 3},
+    {"window": 16, "stride": 8, "flip": True},
+]
 
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("segments", [True, False])
-@pytest.mark.parametrize("size", [(16, 16), (32, 16), (16, 24)])
-def test_the_jitted_function_gives_the_same_pixels(model, segments, size):
+@pytest.mark.parametrize(("size", "tile"), [((32, 16), 128), ((16, 24), 8)])
+def test_the_jitted_function_gives_the_same_pixels(model, monkeypatch, segments, size, tile):
     """Where nothing is resized, `segment` and `segment_fn` differ nowhere."""
-    model = model if segments else Segmenter(DenseClipMethod(model.clip, 16), model.clip, templates="name")
+    monkeypatch.setattr(tiles, "TILE", tile)
+    model = Segmenter(model.method if segments else DenseClipMethod(model.clip, 16), model.clip, templates="name")
     image = np.random.default_rng(4).integers(0, 256, (*size, 3), dtype=np.uint8)
-    for options in ({}, {"guide": 0.0}, {"flip": True, "background": ["hat"], "scale": 20.0}):
+    # Texts along the differences of the segments, so that more than one label wins.
+    embeddings = np.asarray(model.encode(image).views[0].encoding.embeddings).reshape(-1, model.clip.embed_dim)
+    texts = (embeddings - embeddings.mean(axis=0))[np.linspace(0, len(embeddings) - 1, len(LABELS)).astype(int)]
+    texts /= np.linalg.norm(texts, axis=-1, keepdims=True)
+    monkeypatch.setattr(model, "embed_labels", lambda labels, *_: texts[: len(labels)])
+    varied = 0
+    for options in OPTIONS:
         expected = model.segment(image, LABELS, **options).label_map
         actual = np.asarray(model.segment_fn(size, LABELS, **options)(image[None])[0])
         np.testing.assert_array_equal(actual, expected)
+        varied += len(np.unique(expected)) > 1
+    assert varied >= 6
 
 
 @pytest.mark.end_to_end

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from zeroseg_jax.ops.guided_filter import CELLS, apply, fit
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.pamr import pamr
-from zeroseg_jax.segment.labelling.enlarge import enlarge_columns, enlarge_rows, nearest_patches
+from zeroseg_jax.segment.labelling.enlarge import enlarge_columns, enlarge_rows
 from zeroseg_jax.segment.labelling.groupvit_background import critical_threshold, last_threshold
 from zeroseg_jax.segment.labelling.scoring import (
     PADDING,
@@ -32,19 +32,6 @@ from zeroseg_jax.segment.options import Labelling
 
 ROWS = 16
 """Number of pixel rows that are labelled at once. The scores of all rows of a large image would not fit into memory."""
-
-
-class Labelled(NamedTuple):
-    """Label maps at the size of the output."""
-
-    label_map: Int32[Array, "b y x"]
-    segments: Int32[Array, "b y x"]
-    scores: Float[Array, "b s c"]
-    """Cosine of each segment of each window with each text."""
-    probability: Float[Array, "b y x"] | None
-    """Probability of the best label of each pixel. The pixel is background if the threshold is higher. With GroupViT's
-    rule it is the highest threshold at which the pixel keeps its label (`last_threshold`). None without a threshold;
-    SCLIP's rule always has it."""
 
 
 class Guide(NamedTuple):
@@ -86,7 +73,7 @@ class Prepared(NamedTuple):
     critical: Float[Array, "b t"] | None
     """`groupvit_background.critical_threshold` of each segment. None if the probability does not come from them."""
     cosines: Float[Array, "b s c"] | None
-    """`Labelled.scores`."""
+    """Cosine of each segment of each window with each text."""
 
 
 class Place(NamedTuple):
@@ -115,11 +102,16 @@ def label_pixels(
     options: Labelling,
     threshold: bool,
     picture: Picture | None = None,
-) -> Labelled:
-    """Scores the segments, mixes the scores over the patches, enlarges them, and takes the best label of each pixel.
+) -> tuple[Array, ...]:
+    """Labels whole images of one size inside one jitted function, which `segment_fn` and `export` need.
+
+    `tiles.Labeller` labels images of any size with functions that are compiled once. Both are made of `prepare`,
+    `widen` and `finish` (with PAMR `label_whole`), and their label maps are equal.
 
     The scores of several views, and of windows that overlap, are averaged. With a `guide` the enlarged maps follow its
     edges (`guided_filter.fit`). `options.pamr` needs a `picture`. `threshold` says whether `texts.threshold` counts.
+
+    Returns the arrays (b, y, x) of `finish`.
     """
     prepared = prepare(views, texts, Cells(guide.small) if guide else None, options, threshold)
     if guide:
@@ -138,18 +130,9 @@ def label_pixels(
         return jnp.moveaxis(x.reshape(b, -1, ROWS, *x.shape[2:]), 1, 0)
 
     if options.pamr and picture is not None:
-        labels, *maps = label_whole(prepared, texts, place, picture, options)
-    else:
-        blocks = jax.lax.map(block, jax.tree.map(in_blocks, (place.rows, place.pixels)))
-        labels, *maps = (jnp.moveaxis(x, 0, 1).reshape(b, -1, x.shape[-1])[:, :y] for x in blocks)
-    dense = views[0].encoding.assignment is None
-    if dense:
-        guide_matrices = (guide.rows, guide.columns) if guide else None
-        segments = jax.vmap(nearest_patches)(views[0].rows, views[0].columns, guide_matrices)
-    else:
-        segments = maps.pop(0)
-    assert prepared.cosines is not None
-    return Labelled(labels, segments.astype(jnp.int32), prepared.cosines, maps[0] if maps else None)
+        return label_whole(prepared, texts, place, picture, options)
+    blocks = jax.lax.map(block, jax.tree.map(in_blocks, (place.rows, place.pixels)))
+    return tuple(jnp.moveaxis(x, 0, 1).reshape(b, -1, x.shape[-1])[:, :y] for x in blocks)
 
 
 def prepare(
@@ -233,8 +216,9 @@ def finish(
 ) -> tuple[Array, ...]:
     """Enlarges the maps along the rows and takes the best label of each pixel.
 
-    Returns arrays (b, y, x): int32 labels; int32 segments, unless the segments are the patches; and the probability, if
-    there is one.
+    Returns arrays (b, y, x): int32 labels; int32 segments, unless the segments are the patches; and the probability of
+    the best label, if there is one. A pixel is background if the threshold is higher than its probability. With
+    GroupViT's rule the probability is the highest threshold at which the pixel keeps its label (`last_threshold`).
     """
     return decide(enlarge(prepared, wide, rows, colours), prepared, texts, options)
 

@@ -7,7 +7,6 @@ b images; i x j windows of each; h x w patches of a window; y x x pixels; c valu
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,9 +41,11 @@ def enlarge_rows(rows: Sequence[Float[Array | np.ndarray, "b y _ _"]], wide: Seq
 
 
 def nearest_patches(
-    rows: Float[Any, "y i h"], columns: Float[Any, "x j w"], guide: tuple[Any, Any] | None = None
-) -> Int32[Any, "_ _"]:
-    """(y, x): for each pixel, the patch with the largest weight, of all windows. Takes arrays of numpy or of JAX.
+    rows: Float[np.ndarray, "y i h"],
+    columns: Float[np.ndarray, "x j w"],
+    guide: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Int32[np.ndarray, "_ _"]:
+    """(y, x): for each pixel, the patch with the largest weight, of all windows.
 
     `guide` has the matrices from cells to pixels, if `rows` and `columns` enlarge to cells.
     """

@@ -84,7 +84,7 @@ def score(
 
 
 def tells_probability(options: Labelling, dense: bool) -> bool:
-    """Whether a threshold gives `Labelled.probability`. If not, the threshold is only applied to the label maps.
+    """Whether a threshold gives a probability (`decode.finish`). If not, it is only applied to the label maps.
 
     GroupViT's rule has no probability in two cases. If every patch is a segment (`dense`), there are too many. If maps
     are refined, shares may be below 0, and then a higher threshold may hide less.
@@ -151,18 +151,30 @@ def eligible_texts(labels: Sequence[str], background: Sequence[str]) -> Bool[np.
     return np.array([[*(label.strip() not in phrases for label in labels), *(True for _ in background)]])
 
 
+def large_texts(
+    pixels: Int[Array | np.ndarray, "b c"], texts: Texts, area: float, won: Int[Array | np.ndarray, "b 1"]
+) -> Bool[Array | np.ndarray, "b c"]:
+    """`Texts.eligible` by `Options.area`. Takes arrays of numpy or of JAX.
+
+    Args:
+        pixels: for each text, the pixels that its class wins without the option and without a threshold.
+        won: the pixels that all labels win together.
+    """
+    is_label = np.arange(pixels.shape[1]) < texts.labels
+    large = pixels > area * won
+    # If no label is large and there is no phrase for background, all labels stay.
+    some_left = large.any(axis=1, keepdims=True) | (texts.total > texts.labels)
+    large = large | ~some_left | ~is_label
+    return large if texts.eligible is None else large & texts.eligible
+
+
 def large_classes(
     label_map: Int32[np.ndarray, "y x"], texts: Texts, classes: Int[np.ndarray, " l"], area: float
 ) -> Bool[np.ndarray, "1 c"]:
-    """`Texts.eligible` by `Options.area`.
-
-    `label_map` has the labels that win without the option and without a threshold; `classes` has the class of each.
-    """
+    """`large_texts` for the label map of one image. `classes` has the class of each label."""
     wins = np.bincount(classes[label_map[label_map >= 0]], minlength=classes.max() + 1)
-    large, eligible = (wins > area * wins.sum())[classes], np.array(texts.eligible)
-    if large.any() or int(texts.total) > int(texts.labels):  # something must be left to win
-        eligible[:, : len(classes)] &= large
-    return eligible
+    pixels = np.pad(wins[classes], (0, len(texts.embeddings) - len(classes)))
+    return np.asarray(large_texts(pixels[None], texts, area, wins.sum(keepdims=True)[None]))
 
 
 def make_texts(

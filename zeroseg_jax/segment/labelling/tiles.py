@@ -2,7 +2,7 @@
 
 The image is padded (`padding`), prepared once (`decode.prepare_windows`), and then labelled in tiles of TILE x TILE
 pixels. Up to TILES tiles go into one call. All images share the function that labels tiles, because its shapes do not
-depend on the size of the image.
+depend on the size of the image. `decode.label_pixels` labels whole images inside a function that is jitted already.
 
 Example: a portrait of 300 x 400 pixels is turned on its side, so it has 300 rows of 400 pixels. These are 3 rows of 4
 tiles, of which the last ones hang over the edge. One call labels the 12 tiles. Their maps are put together, cut to the
