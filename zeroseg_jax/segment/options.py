@@ -162,9 +162,8 @@ class Options:
         '"groupvit" scores as GroupViT\'s authors do in their evaluation (`labelling.groupvit_background`): each'
         " pixel (at the image's size in the model) belongs to one segment, and a segment as a whole is background or"
         ' not. `mix` and `scale` have no effect then. "sclip" enlarges the cosines to the image\'s size before it takes'
-        " the softmax of `scale` x cosine over all prompts. A threshold for background needs this softmax. If `scale` is"
-        " 0, CLIP's"
-        " own is taken.",
+        " the softmax of `scale` x cosine over all prompts. A threshold for background needs this softmax. If `scale`"
+        " is 0, CLIP's own is taken.",
     )
     area: float = _option(
         0.0,
