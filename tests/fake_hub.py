@@ -45,7 +45,7 @@ class FakeHub:
 
     def fetched(self, method: str = "GET") -> list[str]:
         """The names of the files that were sent, or asked for by another method, in order."""
-        paths = [path for asked, path, _ in self.requests if asked == method and "/resolve/" in path]
+        paths = [path for used, path, _ in self.requests if used == method and "/resolve/" in path]
         return [re.split("/resolve/(?:refs/pr/)?[^/]+/", path)[1] for path in paths]
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ def test_a_photograph_in_a_browser(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     elsewhere: list[str] = []
 
-    def answer(route):
+    def serve(route):
         url = route.request.url
         if url.startswith(cdn):
             kind = "application/wasm" if url.endswith(".wasm") else "text/javascript"
@@ -64,7 +64,7 @@ def test_a_photograph_in_a_browser(tmp_path):
         with playwright.sync_playwright() as tool:
             browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page()
-            page.route("**/*", answer)
+            page.route("**/*", serve)
             page.goto(f"http://127.0.0.1:{server.server_address[1]}/browser.html")
             message = page.locator("#message")
             page.set_input_files("#photo", str(tmp_path / "scene.png"))
@@ -73,7 +73,7 @@ def test_a_photograph_in_a_browser(tmp_path):
             playwright.expect(message).to_contain_text("Choose both files together")
             page.set_input_files("#model", [str(tmp_path / f"segment.onnx{ending}") for ending in ("", ".json")])
             playwright.expect(message).to_contain_text("Segmented in", timeout=120_000)
-            found = np.array(page.evaluate("window.labelMap")).reshape(pixels.shape[:2])
+            label_map = np.array(page.evaluate("window.labelMap")).reshape(pixels.shape[:2])
             legend = page.locator("#legend").inner_text()
             (tmp_path / "text.png").write_text("no picture")
             page.set_input_files("#photo", str(tmp_path / "text.png"))
@@ -83,6 +83,6 @@ def test_a_photograph_in_a_browser(tmp_path):
         server.shutdown()
         server.server_close()
     expected = np.asarray(model.segment_fn(96, LABELS, background=0.3)(pixels[None]))[0]
-    assert (found == expected).mean() >= 0.995 and len(np.unique(expected)) > 1
-    assert all((label in legend) == (found == i).any() for i, label in enumerate(LABELS))
+    assert (label_map == expected).mean() >= 0.995 and len(np.unique(expected)) > 1
+    assert all((label in legend) == (label_map == i).any() for i, label in enumerate(LABELS))
     assert elsewhere == [] or elsewhere == [url for url in elsewhere if url.endswith("favicon.ico")]

@@ -171,7 +171,7 @@ def test_the_loop_does_not_wait_for_the_device(tiny_config, tmp_path, monkeypatc
         jax.config.update("jax_transfer_guard", "allow")
     # a step is told of when the next one is under way
     last = tiny_config.steps
-    assert order == ["step", *(each for step in range(1, last) for each in ("step", step)), last]
+    assert order == ["step", *(event for step in range(1, last) for event in ("step", step)), last]
 
 
 KILLED = """

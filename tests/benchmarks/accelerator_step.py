@@ -119,10 +119,10 @@ def main() -> None:
             continue
         reached = row["flops"] / row["seconds"]
         row["of_product_rate"] = reached / rate
-        shown = f"{1e3 * row['seconds']:.1f}", f"{row['images_per_second']:.0f}", f"{reached / 1e12:.0f}"
+        cells = f"{1e3 * row['seconds']:.1f}", f"{row['images_per_second']:.0f}", f"{reached / 1e12:.0f}"
         memory = f"{row['peak_bytes'] / 2**30:.2f}", f"{row['compile_seconds']:.0f}"
-        table.add_row(changes or "as it is", *shown, f"{reached / rate:.0%}", *memory)
-        print(changes or "as it is", *shown, *memory, file=sys.stderr, flush=True)
+        table.add_row(changes or "as it is", *cells, f"{reached / rate:.0%}", *memory)
+        print(changes or "as it is", *cells, *memory, file=sys.stderr, flush=True)
     table.caption = f"one product of {SIDE} x {SIDE} numbers reaches {rate / 1e12:.0f} TFLOP/s"
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = {"device": device, "devices": jax.device_count(), "jax": jax.__version__, "product_rate": rate}

@@ -55,16 +55,16 @@ class Side:
         )
         outputs = folder / f"{name} {row}.npz"
         self.first = self.run(0, str(outputs))
-        with np.load(outputs) as found:
-            self.outputs = dict(found)
+        with np.load(outputs) as saved:
+            self.outputs = dict(saved)
 
     def run(self, index: int, outputs: str = "") -> dict[str, float]:
         """One repeat: its CPU-seconds and seconds."""
-        asked: IO[str] = self._process.stdin
-        print(index, outputs, file=asked, flush=True)
-        if not (answer := self._process.stdout.readline()):
+        pipe: IO[str] = self._process.stdin
+        print(index, outputs, file=pipe, flush=True)
+        if not (line := self._process.stdout.readline()):
             raise RuntimeError(f"{self.name} ended with status {self._process.wait()}; its error is above")
-        return json.loads(answer)
+        return json.loads(line)
 
     def close(self) -> None:
         self._process.stdin.close()

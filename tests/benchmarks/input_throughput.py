@@ -139,9 +139,9 @@ def main() -> None:
     table = Table(title=f"images per CPU-second on one core, median (best) of {arguments.repeats} turns")
     for column in ("loader", "images / CPU s", f"{sides[0]} / this"):
         table.add_column(column, justify="left" if column == "loader" else "right")
-    medians = {side: float(np.median(found)) for side, found in speeds.items()}
-    for side, found in speeds.items():
-        table.add_row(side, f"{medians[side]:.0f} ({max(found):.0f})", f"{medians[sides[0]] / medians[side]:.2f}")
+    medians = {side: float(np.median(rates)) for side, rates in speeds.items()}
+    for side, rates in speeds.items():
+        table.add_row(side, f"{medians[side]:.0f} ({max(rates):.0f})", f"{medians[sides[0]] / medians[side]:.2f}")
     if not arguments.stored:
         table.caption = f"the goal is {GOAL:g} times torchvision's loader"
     result = {"size": arguments.size, "images_per_cpu_second": speeds, "median": medians}

@@ -62,12 +62,12 @@ class Images:
     def __call__(self, rng: random.Random) -> str:
         good = rng.choice(self.good)
         try:
-            found = decode_image(change_bytes(good, rng), "a")
+            actual = decode_image(change_bytes(good, rng), "a")
         except BrokenImage as error:
             check_sentence(error)
             return "skipped"
-        assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3
-        return "right" if np.array_equal(found, decode_image(good, "a")) else "other"
+        assert actual.dtype == np.uint8 and actual.ndim == 3 and actual.shape[2] == 3
+        return "right" if np.array_equal(actual, decode_image(good, "a")) else "other"
 
 
 class Tars:
@@ -100,16 +100,16 @@ class Tars:
         good = rng.choice(list(self.good))
         data = self._change_header(good, rng) if rng.random() < 0.5 else change_bytes(good, rng)
         (self.folder / "x.tar").write_bytes(data)
-        found = read_all(TarSource(self.folder))
-        if found == self.good[good]:
+        actual = read_all(TarSource(self.folder))
+        if actual == self.good[good]:
             return "right"
-        return "skipped" if None in found else "other"
+        return "skipped" if None in actual else "other"
 
     def _change_header(self, data: bytes, rng: random.Random) -> bytes:
-        found = bytearray(data)
-        starts = [i for i in range(0, len(found), 512) if found[i + 257 : i + 262] == b"ustar"]
+        changed = bytearray(data)
+        starts = [i for i in range(0, len(changed), 512) if changed[i + 257 : i + 262] == b"ustar"]
         start = rng.choice(starts)
-        header = found[start : start + 512]
+        header = changed[start : start + 512]
         for _ in range(rng.choice((1, 2))):
             place, length = rng.choice(
                 ((0, 100), (100, 8), (124, 12), (156, 1), (157, 100), (257, 8), (345, 155), (482, 30))
@@ -121,8 +121,8 @@ class Tars:
             header[place : place + len(new)] = new
         header[148:156] = b" " * 8
         header[148:156] = b"%06o\0 " % (sum(header) & 0o777777)
-        found[start : start + 512] = header
-        return bytes(found)
+        changed[start : start + 512] = header
+        return bytes(changed)
 
 
 class Metadata:
@@ -146,12 +146,12 @@ class Metadata:
         before = (self.folder / "metadata.jsonl").read_bytes()
         (self.folder / "metadata.jsonl").write_bytes(data)
         try:
-            found = read_all(FolderSource(self.folder))
+            actual = read_all(FolderSource(self.folder))
         finally:
             (self.folder / "metadata.jsonl").write_bytes(before)
-        if found == self.good:
+        if actual == self.good:
             return "right"
-        return "skipped" if None in found else "other"
+        return "skipped" if None in actual else "other"
 
 
 class Records:
@@ -168,10 +168,10 @@ class Records:
     def __call__(self, rng: random.Random) -> str:
         changed = change_bytes(self.data, rng) if rng.random() < 0.5 else change_bytes(self.used, rng)
         self.path.write_bytes(changed)
-        found = read_all(ArrayRecordSource(self.folder))
-        if found == self.good:
+        actual = read_all(ArrayRecordSource(self.folder))
+        if actual == self.good:
             return "right"
-        return "skipped" if None in found else "other"
+        return "skipped" if None in actual else "other"
 
 
 class FuzzedPictures(tfds.core.GeneratorBasedBuilder):
@@ -212,13 +212,13 @@ class Prepared:
             changed = changed.replace(b"tensorflow_datasets.core.features.image_feature", b"this", 1)
         path.write_bytes(changed or change_bytes(data, rng))
         try:
-            found = read_all(PreparedSource("fuzzed_pictures", self.folder))
+            actual = read_all(PreparedSource("fuzzed_pictures", self.folder))
         finally:
             path.write_bytes(data)
             assert "this" not in set(sys.modules) - before
-        if found == self.good:
+        if actual == self.good:
             return "right"
-        return "skipped" if None in found else "other"
+        return "skipped" if None in actual else "other"
 
 
 KINDS: dict[str, Callable[[Path], Callable[[random.Random], str]]] = {

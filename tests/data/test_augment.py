@@ -21,7 +21,7 @@ def picture(height: int, width: int) -> Picture:
     return Picture(noise(height, width), (height, width), 1)
 
 
-def shown(augmentation: Augmentation, image: Picture, epoch: int, index: int) -> tuple[np.ndarray, bool]:
+def augmented(augmentation: Augmentation, image: Picture, epoch: int, index: int) -> tuple[np.ndarray, bool]:
     """The image as the pipeline shows it in `epoch`, and whether it is mirrored."""
     box, flip = augmentation.draw(image.extent, epoch, index)
     pixels = augmentation.crop(image, box)
@@ -39,11 +39,11 @@ def reused(augmentation: Augmentation, image: Picture) -> Picture:
 def test_same_seed_epoch_and_index_give_the_same():
     image = picture(50, 70)
     augmentation = Augmentation(16, seed=3)
-    first, flip = shown(augmentation, image, 2, 7)
-    again, same_flip = shown(Augmentation(16, seed=3), image, 2, 7)
+    first, flip = augmented(augmentation, image, 2, 7)
+    again, same_flip = augmented(Augmentation(16, seed=3), image, 2, 7)
     assert np.array_equal(first, again) and flip == same_flip
     for seed, epoch, index in [(4, 2, 7), (3, 1, 7), (3, 2, 8)]:
-        assert not np.array_equal(first, shown(Augmentation(16, seed=seed), image, epoch, index)[0])
+        assert not np.array_equal(first, augmented(Augmentation(16, seed=seed), image, epoch, index)[0])
 
 
 def test_without_crop_only_the_flip_is_random():
@@ -52,11 +52,11 @@ def test_without_crop_only_the_flip_is_random():
     whole = resize(noise(50, 70), 16)
     flips = []
     for index in range(400):
-        pixels, flip = shown(augmentation, prepared, 0, index)
+        pixels, flip = augmented(augmentation, prepared, 0, index)
         assert np.array_equal(pixels, whole[:, ::-1] if flip else whole)
         flips.append(flip)
     assert 0.4 < np.mean(flips) < 0.6
-    assert not any(shown(Augmentation(16, augment="none", flip=False), prepared, 0, i)[1] for i in range(20))
+    assert not any(augmented(Augmentation(16, augment="none", flip=False), prepared, 0, i)[1] for i in range(20))
 
 
 def largest_centred_square(pixels: np.ndarray) -> Image.Image:
@@ -82,9 +82,9 @@ def test_center_is_pillows_resize_of_the_largest_centred_square(height, width):
     assert np.array_equal(image.pixels[top:bottom, left:right], square)
     prepared = reused(augmentation, image)
     for epoch, index in [(0, 0), (3, 5)]:
-        actual, flip = shown(augmentation, prepared, epoch, index)
+        actual, flip = augmented(augmentation, prepared, epoch, index)
         assert not flip
-        again, _ = shown(augmentation, image, epoch, index)  # from the whole picture
+        again, _ = augmented(augmentation, image, epoch, index)  # from the whole picture
         assert np.array_equal(actual, again)
         # Pillow may look at pixels beside the square too, which `crop` would hide from it
         expected = Image.fromarray(image.pixels).resize(
@@ -98,7 +98,7 @@ def test_center_is_pillows_resize_of_the_largest_centred_square(height, width):
 def test_center_flips_where_asked():
     augmentation = Augmentation(16, augment="center")
     upright = reused(augmentation, picture(50, 70))
-    flips = [shown(augmentation, upright, 0, index) for index in range(40)]
+    flips = [augmented(augmentation, upright, 0, index) for index in range(40)]
     assert {flip for _, flip in flips} == {True, False}
     assert all(np.array_equal(pixels[:, ::-1] if flip else pixels, upright.pixels) for pixels, flip in flips)
 
@@ -112,7 +112,7 @@ def test_a_centre_crop_decodes_at_a_fraction():
         square = largest_centred_square(EncodedImage(data, "a").decode().pixels)
         assert square.size == (501, 501)
         expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), float)
-        actual = shown(augmentation, reused(augmentation, reduced), 0, 0)[0].astype(float)
+        actual = augmented(augmentation, reused(augmentation, reduced), 0, 0)[0].astype(float)
         assert np.abs(actual - expected).mean() < 2
         error = {dx: np.square(actual - np.roll(expected, dx, 1))[2:-2, 2:-2].mean() for dx in (-1, 0, 1)}
         assert error[0] < 0.2 * min(error[-1], error[1])
@@ -120,13 +120,15 @@ def test_a_centre_crop_decodes_at_a_fraction():
 
 def test_stored_crops_come_again_whatever_the_seed():
     image = picture(50, 70)
-    crops = [shown(Augmentation(16, flip=False, seed=s, stored_crops=3), image, e, 7)[0] for e, s in enumerate([0] * 6)]
+    crops = [
+        augmented(Augmentation(16, flip=False, seed=s, stored_crops=3), image, e, 7)[0] for e, s in enumerate([0] * 6)
+    ]
     assert all(np.array_equal(crops[e], crops[e + 3]) for e in range(3))
     assert len({crop.tobytes() for crop in crops}) == 3
     other = Augmentation(16, seed=5, stored_crops=3)
     flips = set()
     for epoch in range(0, 30, 3):
-        pixels, flip = shown(other, image, epoch, 7)
+        pixels, flip = augmented(other, image, epoch, 7)
         assert np.array_equal(pixels[:, ::-1] if flip else pixels, crops[0])
         flips.add(flip)
     assert flips == {True, False}
@@ -136,8 +138,8 @@ def photo(height: int, width: int, **options) -> bytes:
     """A JPEG with edges and texture at several scales, with little power in the finest, as photographs have."""
     rng = np.random.default_rng(3)
     layers = [Image.fromarray(rng.integers(0, 256, (n, n, 3), dtype=np.uint8)) for n in (4, 8, 16, 32, 64, 128)]
-    sizes = [np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC), float) for layer in layers]
-    mixed = sum(0.6**i * layer for i, layer in enumerate(sizes)) / sum(0.6**i for i in range(6))
+    reductions = [np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC), float) for layer in layers]
+    mixed = sum(0.6**i * layer for i, layer in enumerate(reductions)) / sum(0.6**i for i in range(6))
     pixels = (mixed + 60 * (np.hypot(*np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]) < 0.6)[..., None]).clip(
         0, 255
     )
@@ -149,19 +151,19 @@ def photo(height: int, width: int, **options) -> bytes:
 def test_a_reduced_decode_is_close_to_the_full_one():
     """As close as another resampling filter: a level or two of 255 on average, nowhere shifted."""
     data, augmentation = photo(501, 703), Augmentation(64, flip=False)
-    full, seen = EncodedImage(data, "a").decode(), set()
+    full, reductions = EncodedImage(data, "a").decode(), set()
     for index in range(12):
         box, _ = augmentation.draw((501, 703), 0, index)
         reduced = EncodedImage(data, "a").decode(augmentation.reduction(box))
         assert reduced.extent == full.extent == (501, 703)
         assert reduced.pixels.shape[1] == -(-703 // reduced.reduction)
-        seen.add(reduced.reduction)
-        expected, actual = (shown(augmentation, p, 0, index)[0].astype(float) for p in (full, reduced))
+        reductions.add(reduced.reduction)
+        expected, actual = (augmented(augmentation, p, 0, index)[0].astype(float) for p in (full, reduced))
         assert np.abs(actual - expected).mean() < 2
         inner = actual[4:-4, 4:-4]
         error = {dx: np.square(inner - np.roll(expected, dx, 1)[4:-4, 4:-4]).mean() for dx in (-1, 0, 1)}
         assert error[0] < 0.2 * min(error[-1], error[1])
-    assert len(seen) > 1 and max(seen) > 2
+    assert len(reductions) > 1 and max(reductions) > 2
 
 
 def test_what_is_turned_or_no_jpeg_is_decoded_whole():

@@ -119,7 +119,7 @@ def test_cmyk():
 
 
 def test_transparency_is_laid_on_white():
-    seen = np.array([[[10, 20, 30], [255, 255, 255]]], np.uint8)
+    expected = np.array([[[10, 20, 30], [255, 255, 255]]], np.uint8)
     rgba = np.array([[[10, 20, 30, 255], [90, 90, 90, 0]]], np.uint8)
     half = to_pixels(np.array([[[10, 20, 30, 128]]], np.uint8))
     assert half.tolist() == [[[132, 137, 142]]]
@@ -128,7 +128,7 @@ def test_transparency_is_laid_on_white():
     images = [rgba, rgba / 255, Image.fromarray(rgba), encoded(Image.fromarray(rgba), "PNG")]
     images += [encoded(palette, "PNG", transparency=b"\xff\x00"), encoded(palette, "GIF", transparency=1)]
     for image in images:
-        np.testing.assert_array_equal(to_pixels(image), seen)
+        np.testing.assert_array_equal(to_pixels(image), expected)
 
 
 def test_a_turned_photograph():

@@ -122,15 +122,15 @@ class TestFeatures:
         """Every place in which a name of a class may stand."""
         legacy = {"type": self.CLASS, "content": {"shape": [None, None, 3]}}
         whole = {"type": "tensorflow_datasets.core.features.features_dict.FeaturesDict", "content": {"image": legacy}}
-        own = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
-        found = [good | {"pythonClassName": self.CLASS}, legacy, whole]
+        allowed = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+        variants = [good | {"pythonClassName": self.CLASS}, legacy, whole]
         for key in ("pythonClassName", "python_class_name"):
             features = dict(good["featuresDict"]["features"])
             features["image"] = {key: self.CLASS, "image": {}}
-            found.append(good | {"featuresDict": {"features": features}})
-        found.append({"pythonClassName": own, "jsonFeature": {"json": json.dumps({"image": legacy})}})
-        found.append({"python_class_name": own, "json_feature": {"json": json.dumps({"image": legacy})}})
-        return found
+            variants.append(good | {"featuresDict": {"features": features}})
+        variants.append({"pythonClassName": allowed, "jsonFeature": {"json": json.dumps({"image": legacy})}})
+        variants.append({"python_class_name": allowed, "json_feature": {"json": json.dumps({"image": legacy})}})
+        return variants
 
     def test_the_attack_works(self, prepared, imported):
         folder, good, replace = prepared

@@ -126,17 +126,17 @@ def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, gui
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     options = {"rule": "groupvit", "guide": guide}
     segmenter = Segmenter(model.method, model.clip, options=Options(**options))
-    answer = protocol.predictor(segmenter)([image], None)[DEFAULT][0]
+    prediction = protocol.predictor(segmenter)([image], None)[DEFAULT][0]
 
     def hidden(threshold: float) -> np.ndarray:
         result = model.segment(image, protocol.labels, templates=protocol.templates, background=threshold, **options)
         return result.label_map < 0
 
-    np.testing.assert_array_equal(answer.classes == 9, hidden(0.4))
+    np.testing.assert_array_equal(prediction.classes == 9, hidden(0.4))
     # one pass tells of every threshold, but not where every patch is a segment or where maps are guided
-    assert (answer.probability is not None) == (segments and not guide)
-    if answer.probability is not None:
-        critical = np.unique(answer.probability[answer.probability < 1])
+    assert (prediction.probability is not None) == (segments and not guide)
+    if prediction.probability is not None:
+        critical = np.unique(prediction.probability[prediction.probability < 1])
         assert len(critical)
         for threshold in np.array([critical - 1e-4, critical + 1e-4]).ravel().tolist():
-            np.testing.assert_array_equal(answer.probability < np.float32(threshold), hidden(threshold))
+            np.testing.assert_array_equal(prediction.probability < np.float32(threshold), hidden(threshold))

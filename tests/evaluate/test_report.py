@@ -85,18 +85,18 @@ def test_the_page_stands_alone_and_escapes_names(images, results, tmp_path):
     assert counts.image_iou[worst[0]] == counts.image_iou.min()
     assert counts.image_iou[best[0]] == counts.image_iou.max()
 
-    def show(i):
+    def report_image(i):
         truth, prediction = images[i]
         example = Example(np.zeros((*truth.shape, 3), np.uint8), truth, f"{i}<script>")
-        seen = page.ImagePrediction(float(counts.image_iou[i]), prediction, prediction % 2 if i % 2 else None)
-        return page.ReportImage(example, {"model": seen, "runs/other": seen})
+        shared = page.ImagePrediction(float(counts.image_iou[i]), prediction, prediction % 2 if i % 2 else None)
+        return page.ReportImage(example, {"model": shared, "runs/other": shared})
 
-    shown = {title: [show(i) for i in group] for title, group in groups.items()}
+    pages = {title: [report_image(i) for i in group] for title, group in groups.items()}
     results["baselines"] = {"sliding windows": results["compare"]["runs/other"]}
     losses = [{"step": step, "loss": 3.0 / step, "mae": 1.0} for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(loss) + "\n" for loss in losses) + '{"step": 4, "lo')
     page.write_page(
-        results, class_rows(counts, NAMES), shown, NAMES, tmp_path, {"sliding windows": "What <windows> are."}
+        results, class_rows(counts, NAMES), pages, NAMES, tmp_path, {"sliding windows": "What <windows> are."}
     )
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; *dog*" in html

@@ -55,8 +55,8 @@ def options(tmp_path_factory, tiny_clip):
     # a threshold that half of the pixels pass
     benchmark = open_benchmark(config.eval)
     images = [benchmark[i].image for i in range(16)]
-    seen = load(tiny_clip).segment_batch(images, benchmark.classes[1:], background=0.01, readout="maskclip")
-    config.eval.background = f"{np.median([np.median(result.probability) for result in seen]):.6f}"
+    results = load(tiny_clip).segment_batch(images, benchmark.classes[1:], background=0.01, readout="maskclip")
+    config.eval.background = f"{np.median([np.median(result.probability) for result in results]):.6f}"
     return config
 
 

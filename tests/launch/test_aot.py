@@ -27,7 +27,7 @@ pytestmark = [
 def fitted(config: str, topology: str, *overrides: str, program: Path | None = None) -> dict:
     """What launch/fit.py prints; the compiled program goes to a file."""
     command = [sys.executable, ROOT / "launch/fit.py", f"--config={ROOT / 'configs' / config}.py"]
-    command += [f"--topology={topology}", "--json", *(f"--config.{each}" for each in overrides)]
+    command += [f"--topology={topology}", "--json", *(f"--config.{override}" for override in overrides)]
     command += [f"--program={program}"] if program else []
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -68,7 +68,7 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-def own(parts, i):
+def self_similarity(parts, i):
     return parts[i] @ parts[i].T / np.sqrt(parts[i].shape[-1])
 
 
@@ -79,17 +79,17 @@ def by_hand(n: Numpy, readout: str, image: int) -> np.ndarray:
     if readout == "maskclip":
         return n.finish(n.attend(x, lambda i: np.eye(len(x)))[1:])
     if readout == "sclip":
-        y = tokens + n.attend(x, lambda i: softmax(own(query, i)) + softmax(own(key, i)))
+        y = tokens + n.attend(x, lambda i: softmax(self_similarity(query, i)) + softmax(self_similarity(key, i)))
         return n.finish((y + n.mlp(n.norm(y, n.block["norm2"])))[1:])
     if readout == "clearclip":
-        return n.finish(n.attend(x, lambda i: softmax(own(query, i)))[1:])
+        return n.finish(n.attend(x, lambda i: softmax(self_similarity(query, i)))[1:])
     if readout == "naclip":
         near = np.zeros((len(x), len(x)))
         for i in range(len(x) - 1):
             for j in range(len(x) - 1):
                 (a, b), (c, d) = divmod(i, n.grid[1]), divmod(j, n.grid[1])
                 near[i + 1, j + 1] = np.exp(-((a - c) ** 2 + (b - d) ** 2) / 50)
-        return n.finish(n.attend(x, lambda i: softmax(own(key, i) + near))[1:])
+        return n.finish(n.attend(x, lambda i: softmax(self_similarity(key, i) + near))[1:])
     if readout == "pearl":
         return n.finish(n.attend(x, lambda i: pearl_shares(query[i], key[i]))[1:])
     return n.finish(sc_clip(n, image))
@@ -149,7 +149,7 @@ def sc_clip(n: Numpy, image: int) -> np.ndarray:
     def attention(x):
         x = n.norm(x, n.block["norm1"])
         key = n.heads_of("key", x)
-        return n.attend(x, lambda i: (half + softmax(own(key, i))) / 2)
+        return n.attend(x, lambda i: (half + softmax(self_similarity(key, i))) / 2)
 
     coarse = joining(cosines(block[4][1:]))
     x = joining(similarity) @ repair(patches)

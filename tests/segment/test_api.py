@@ -75,9 +75,9 @@ def test_copies_segment_and_pickles_say_what_to_do(model, image):
     other.define("cat", ["photo"])
     assert not np.allclose(other.embed_labels(LABELS), model.embed_labels(LABELS))
     assert copy.deepcopy(model.clip).model is not model.clip.model
-    for thing in (model, model.clip, model.encode(image)):
+    for value in (model, model.clip, model.encode(image)):
         with pytest.raises(InputError, match="a model cannot be pickled; save it with model"):
-            pickle.dumps(thing)
+            pickle.dumps(value)
 
 
 def test_label_embeddings_are_kept_for_the_last_lists(model, monkeypatch):

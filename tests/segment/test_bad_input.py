@@ -51,9 +51,9 @@ def assert_one_sentence(error: InputError, words: str) -> None:
     ],
 )
 def test_labels(model, labels, words):
-    for ask in (model.segment, model.segment_fn, model.segment_batch):
+    for call in (model.segment, model.segment_fn, model.segment_batch):
         with pytest.raises(InputError) as caught:
-            ask(16 if ask == model.segment_fn else [GOOD] if ask == model.segment_batch else GOOD, labels)
+            call(16 if call == model.segment_fn else [GOOD] if call == model.segment_batch else GOOD, labels)
         assert_one_sentence(caught.value, words)
 
 

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from zeroseg_jax import InputError, draw
 from zeroseg_jax.segment import SegmentResult
-from zeroseg_jax.segment.result import check_count, is_own
+from zeroseg_jax.segment.result import check_count, is_output
 
 MAP = np.array([[0, 0, 1], [-1, 1, 1]], np.int32)
 
@@ -70,8 +70,8 @@ def test_home_folders_and_whose_pictures_they_are(tmp_path, monkeypatch):
     result().save_mask("~/new/y.png")
     result().save("~/new/x.jpg")
     Image.new("RGB", (2, 2)).save(tmp_path / "new/other.png")
-    own = {path.name for path in (tmp_path / "new").iterdir() if is_own(path)}
-    assert own == {"x.png", "y.png"}
+    written = {path.name for path in (tmp_path / "new").iterdir() if is_output(path)}
+    assert written == {"x.png", "y.png"}
 
 
 def test_a_file_that_cannot_be_written(tmp_path):

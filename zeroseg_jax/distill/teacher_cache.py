@@ -110,7 +110,7 @@ def open_cache(teacher: Teacher, source: ImageSource, config: ConfigDict, workdi
     shards = _shards(folder, len(source))
     if (folder / "manifest.json").exists():
         _check_manifest(_read_manifest(folder), wanted, folder)
-    missing = _missing(_own(shards))
+    missing = _missing(_of_this_process(shards))
     if _anywhere(bool(missing) or not (folder / "manifest.json").exists()):
         check_sample(source, config.data.max_broken_share)
         with hold(folder, "stores the teacher's embeddings"):
@@ -233,7 +233,7 @@ def _shards(folder: AnyPath, images: int) -> list[AnyPath]:
     return [folder / f"embeddings-{i:05d}-of-{count:05d}.array_record" for i in range(count)]
 
 
-def _own(shards: list[AnyPath]) -> list[AnyPath]:
+def _of_this_process(shards: list[AnyPath]) -> list[AnyPath]:
     """The shards of this process."""
     return shards[jax.process_index() :: jax.process_count()]
 

@@ -41,7 +41,7 @@ from zeroseg_jax.segment.formats.writer import FORMATS, Writer, read_formats
 from zeroseg_jax.segment.io import load
 from zeroseg_jax.segment.options import FIELDS, Flag, description, from_text
 from zeroseg_jax.segment.prompts import TEMPLATES
-from zeroseg_jax.segment.result import check_count, is_own
+from zeroseg_jax.segment.result import check_count, is_output
 from zeroseg_jax.segment.segmenter import Segmenter
 from zeroseg_jax.storage import disk_path
 
@@ -133,7 +133,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[st
         else:
             raise InputError(f"there is no image or folder {source}")
         for file, name in files:
-            if file.stem.endswith(OUTPUTS) and is_own(file):
+            if file.stem.endswith(OUTPUTS) and is_output(file):
                 outputs += 1
             else:
                 images.setdefault(file.resolve(), (file, name))

@@ -100,7 +100,7 @@ def _save(model: Segmenter, folder: Path, name: str) -> None:
     if isinstance(method, StudentMethod):
         config = {"model_type": "zeroseg", "student": dataclasses.asdict(method.config)}
         student = nnx.merge(nnx.graphdef(method.student), method.params["student"])
-        write_folder(folder, config, dump_weights(student, _own_names(student)))
+        write_folder(folder, config, dump_weights(student, _saved_names(student)))
         model.clip.save(folder / "clip")
     elif isinstance(method, DenseClipMethod | GroupViTMethod):
         model.clip.save(folder)
@@ -173,7 +173,7 @@ def _load_exported(folder: ModelFolder, raw: dict[str, Any], dtype: Any) -> Segm
     def make() -> Student:
         return Student(config, rngs=nnx.Rngs(0), dtype=dtype)
 
-    student = load_weights(make, folder.tensors(), _own_names(nnx.eval_shape(make)), folder.name)
+    student = load_weights(make, folder.tensors(), _saved_names(nnx.eval_shape(make)), folder.name)
     clip = load_clip(folder.sub("clip"), dtype)
     return Segmenter(StudentMethod(student, clip), clip, **_defaults(folder, raw))
 
@@ -214,7 +214,7 @@ def _about(folder: Path, config: ConfigDict) -> dict[str, Any]:
     return about
 
 
-def _own_names(student: Student) -> Table:
+def _saved_names(student: Student) -> Table:
     """The weight table of our own files: every parameter by its path."""
     return Table(tuple(Entry(path, path, SAME) for path in flat(nnx.state(student))))
 
@@ -318,6 +318,6 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items())
     if isinstance(value, list | tuple):
-        shown = ", ".join(f"`{part}`" if isinstance(part, str) else str(part) for part in value[:8])
-        return f"{shown}, and {len(value) - 8} more" if len(value) > 8 else shown
+        parts = ", ".join(f"`{part}`" if isinstance(part, str) else str(part) for part in value[:8])
+        return f"{parts}, and {len(value) - 8} more" if len(value) > 8 else parts
     return str(value).replace("|", "\\|") if value not in ("", None) else "none"

@@ -73,9 +73,9 @@ class StudentMethod:
         boxes, present = segment_boxes(output.assignment, grid, size, options.rename_margin)
         crops = self._normalise(crop_boxes(pixels, boxes, self._teacher_size))
         teacher = nnx.merge(self._teacher, params["teacher"])
-        seen = unit(teacher.vision(crops.reshape(-1, *crops.shape[2:])).reshape(embeddings.shape))
+        renamed = unit(teacher.vision(crops.reshape(-1, *crops.shape[2:])).reshape(embeddings.shape))
         weight = jnp.where(present, options.rename_weight, 0.0)[..., None]
-        return Encoding(unit((1 - weight) * embeddings + weight * seen), output.assignment, whole)
+        return Encoding(unit((1 - weight) * embeddings + weight * renamed), output.assignment, whole)
 
 
 class DenseClipMethod:

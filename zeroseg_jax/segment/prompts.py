@@ -156,7 +156,7 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
     names = tuple(labels)
     if not names:
         raise InputError(f"the list of {what}s is empty; give at least one")
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for label in names:
         if not isinstance(label, str):
             raise InputError(f"the {what} {label!r} is not a text; every {what} is a text")
@@ -164,9 +164,9 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
             raise InputError(f"the {what} {label!r} is empty; every {what} needs a name")
         if not is_text(label):
             raise InputError(f"the {what} {label!r} has bytes that are not UTF-8; type it again")
-        if label.strip() in seen:
+        if label.strip() in earlier:
             raise InputError(f"the {what} {label!r} is there twice; give each {what} once")
-        seen.add(label.strip())
+        earlier.add(label.strip())
     return names
 
 

@@ -149,7 +149,7 @@ def check_count(labels: int) -> None:
         raise InputError(f"a mask of 16 bits tells 65535 labels apart, not {labels}; give fewer")
 
 
-def is_own(path: Path) -> bool:
+def is_output(path: Path) -> bool:
     """Whether a PNG was written here. Its text says so."""
     try:
         with open_picture(path, ("PNG",)) as picture:

@@ -58,12 +58,12 @@ def test_polygons_fill_to_the_mask_again(seed):
 def test_yolo_lines(result):
     lines = result.to_yolo().splitlines()
     assert [line.split()[0] for line in lines] == ["0", "1", "1", "2"]
-    found = np.full(result.label_map.shape, -1)
+    drawn = np.full(result.label_map.shape, -1)
     for line in lines:
         values = np.array(line.split()[1:], float)
         assert values.min() >= 0 and values.max() <= 1
-        found[fill([values.reshape(-1, 2) * (40, 30)], (30, 40))] = int(line.split()[0])
-    np.testing.assert_array_equal(found, result.label_map)
+        drawn[fill([values.reshape(-1, 2) * (40, 30)], (30, 40))] = int(line.split()[0])
+    np.testing.assert_array_equal(drawn, result.label_map)
 
 
 def test_yolo_as_supervision_reads_it(result, tmp_path):
@@ -79,10 +79,10 @@ def test_yolo_as_supervision_reads_it(result, tmp_path):
     assert read.classes == result.labels
     (_, _, detections), *_ = read
     for i in range(3):
-        found, expected = detections.mask[detections.class_id == i].any(axis=0), result.label_map == i
+        actual, expected = detections.mask[detections.class_id == i].any(axis=0), result.label_map == i
         grown = ndimage.binary_dilation(expected, np.ones((3, 3)))
-        assert (found >= expected).all() and (
-            found <= grown
+        assert (actual >= expected).all() and (
+            actual <= grown
         ).all()  # its polygons have the pixels that they run through
 
 

@@ -71,8 +71,10 @@ def test_seams_do_not_show(make_raster, tmp_path):
             demo, source, out, labels, window=128, overlap=overlap, report=lambda *count: calls.append(count)
         )
         with rasterio.open(out) as written:
-            found = written.read(1)
-        across = np.stack([(found[:, 1:] != found[:, :-1]).mean(axis=0), (found[1:] != found[:-1]).mean(axis=1)])
+            label_map = written.read(1)
+        across = np.stack(
+            [(label_map[:, 1:] != label_map[:, :-1]).mean(axis=0), (label_map[1:] != label_map[:-1]).mean(axis=1)]
+        )
         begun = starts(320, 128, overlap)
         borders = sorted({end - 1 for start in begun for end in (start, start + 128) if 0 < end < 320})
         changes[overlap] = across[:, borders].mean()
@@ -86,12 +88,12 @@ def test_missing_pixels_sixteen_bits_and_bands(model, image, make_raster, tmp_pa
     four = np.concatenate([deep[..., :1] * 0 + 9, deep], axis=-1)
     segment_geotiff(model, make_raster(four, nodata=0), tmp_path / "out.tif", LABELS, bands=(2, 3, 4))
     with rasterio.open(tmp_path / "out.tif") as written:
-        found = written.read(1)
+        label_map = written.read(1)
     low, high = (np.percentile(deep[deep[..., 0] > 0], q, axis=0) for q in (2, 98))
     stretched = (255 * ((deep - low) / (high - low)).clip(0, 1)).round().astype(np.uint8)
     expected = model.segment(stretched, LABELS).label_map
     expected[:5, :7] = 255  # missing in the bands that count, though band 1 has values
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(label_map, expected)
 
 
 def test_many_labels_have_sixteen_bits(model, image, make_raster, tmp_path):

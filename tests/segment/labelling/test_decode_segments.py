@@ -13,7 +13,7 @@ from zeroseg_jax.segment.options import Labelling
 label_pixels = jax.jit(decode.label_pixels, static_argnums=(3, 4))
 score = jax.jit(scoring.score, static_argnums=(3, 4))
 likeliest = jax.jit(scoring.likeliest, static_argnums=2)
-own_pixels = jax.jit(scoring.own_pixels)
+assign_pixels = jax.jit(scoring.assign_pixels)
 
 
 EMBEDDINGS = jnp.asarray([[1.0, 0.0], [0.6, 0.8]])
@@ -108,7 +108,7 @@ def test_groupvits_pixels_belong_to_one_segment():
     """Two patches of four pixels side by side: shares of 1 and 0.2 in the first segment are even past the middle."""
     assignment = jnp.asarray([[[[1.0, 0.0], [0.2, 0.8]]]])
     view = View(Encoding(jnp.eye(2)[None, None], assignment), np.eye(4)[None, :, None], np.eye(8)[None, :, None])
-    owner = np.asarray(own_pixels(view).assignment)[0, 0].reshape(4, 8, 2)
+    owner = np.asarray(assign_pixels(view).assignment)[0, 0].reshape(4, 8, 2)
     # of the first segment pixel 4 has 1 - 0.8 x 0.625 = 0.5, by a hair
     assert (owner[:, :4, 0] == 1).all() and (owner[:, 5:, 1] == 1).all() and (owner.sum(axis=-1) == 1).all()
     # the first segment is sure, the second is background, whatever the steep scores of mixed pixels would be

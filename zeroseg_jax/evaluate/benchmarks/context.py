@@ -150,12 +150,12 @@ def _read_boxes(path: Path) -> list[tuple[str, tuple[slice, slice]]]:
     """Class and box of each object of VOC's classes in an annotation file, without difficult objects."""
     try:
         boxes = []
-        for thing in ElementTree.parse(path).findall("object"):
-            name = thing.findtext("name", "").strip()
+        for element in ElementTree.parse(path).findall("object"):
+            name = element.findtext("name", "").strip()
             name = SAME.get(name, name)
-            sides = [float(thing.findtext(f"bndbox/{side}", "1")) for side in ("ymin", "ymax", "xmin", "xmax")]
+            sides = [float(element.findtext(f"bndbox/{side}", "1")) for side in ("ymin", "ymax", "xmin", "xmax")]
             top, bottom, left, right = (max(round(side), 0) for side in sides)
-            if thing.findtext("difficult", "0").strip() != "1" and name in VOC_FIRST:
+            if element.findtext("difficult", "0").strip() != "1" and name in VOC_FIRST:
                 boxes.append((name, (slice(max(top - 1, 0), bottom), slice(max(left - 1, 0), right))))
         return boxes
     except (ElementTree.ParseError, OSError, ValueError, OverflowError, LookupError) as error:

@@ -75,11 +75,11 @@ def make_study(
 
     key: dict[str, Any] = {**models, "seed": seed, "background": background, "raters": raters}
     if isinstance(labels, Path):
-        shown = [{"image": name, "labels": words} for (_, name), words in zip(files, image_labels, strict=True)]
+        pairs = [{"image": name, "labels": words} for (_, name), words in zip(files, image_labels, strict=True)]
     else:
         key["labels"] = list(labels)
-        shown = [{"image": name} for _, name in files]
-    key["trials"] = [trial | {"left": side} for trial, side in zip(shown, left, strict=True)]
+        pairs = [{"image": name} for _, name in files]
+    key["trials"] = [trial | {"left": side} for trial, side in zip(pairs, left, strict=True)]
     # The id depends on the pictures too, because answers belong to the pictures that were seen.
     study = hashlib.sha256(json.dumps([key, trials]).encode()).hexdigest()[:16]
     page = (

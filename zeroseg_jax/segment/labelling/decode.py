@@ -22,8 +22,8 @@ from zeroseg_jax.segment.labelling.scoring import (
     Maps,
     Texts,
     View,
+    assign_pixels,
     join,
-    own_pixels,
     score,
     tells_probability,
 )
@@ -142,7 +142,7 @@ def prepare(
     cosines = [_cosines(view.encoding.embeddings, texts) for view in views]
     dense = views[0].encoding.assignment is None
     if options.rule == "groupvit" and not dense:
-        views = tuple(view._replace(encoding=own_pixels(view)) for view in views)
+        views = tuple(view._replace(encoding=assign_pixels(view)) for view in views)
     scores = [score(c, view.encoding, texts, options, threshold) for c, view in zip(cosines, views, strict=True)]
     ruled, joined = options.rule == "groupvit", join(cosines)
 

@@ -47,7 +47,7 @@ def score_image(model: "Segmenter", image: "EncodedImage", words: Words) -> Floa
     """
     with jax.default_device(model.device):
         maps = model.labeller.score(image, words.texts, words.threshold > 0, words.options)
-    return np.concatenate([each[..., : words.total] for each in maps], axis=-1)
+    return np.concatenate([of_texts[..., : words.total] for of_texts in maps], axis=-1)
 
 
 def label_scores(scores: Float32[np.ndarray, "h w k"], words: Words) -> Int32[np.ndarray, "h w"]:

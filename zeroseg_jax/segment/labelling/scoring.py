@@ -116,7 +116,7 @@ def whole_image(encoding: Encoding) -> Float[Array | np.ndarray, "*b d"]:
     return unit(jnp.einsum("...s,...sd->...d", weights, encoding.embeddings, precision="highest"))
 
 
-def own_pixels(view: View) -> Encoding:
+def assign_pixels(view: View) -> Encoding:
     """The assignment of single pixels. Each pixel belongs to the segment with the highest enlarged share.
 
     `view.rows` and `view.columns` begin at pixels (`windows.Inside`)."""
