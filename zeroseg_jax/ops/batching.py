@@ -1,8 +1,12 @@
 """Cuts items into batches of a few sizes, so that few shapes are compiled."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 BATCHES = (1, 4, 16)
 """Batches are padded to one of these sizes, so each input shape compiles at most three times."""
@@ -32,3 +36,27 @@ def padded(batch: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
 def sizes_for(patches: int, sizes: tuple[int, ...] = BATCHES) -> tuple[int, ...]:
     """The batch sizes of `sizes` that are small enough for images with `patches` patches."""
     return tuple(size for size in sizes if size == 1 or size * patches**2 <= BATCHES[-1] * PATCHES**2)
+
+
+def map_first(function: Callable[[Any], Any], items: Any, count: Int[Array, ""]) -> Any:
+    """Applies `function` to the first `count` items, one after the other. The other results are zero.
+
+    `count` is known only at run time, so that one compiled function serves any number.
+
+    Args:
+        function: takes one item, and returns one result. Both are trees of arrays whose first axis has length 1.
+        items: a tree of arrays. Their first axis has one entry for each item.
+
+    Returns:
+        A tree of arrays. Their first axis has one entry for each item.
+    """
+
+    def result(k: Array | int) -> Any:
+        return function(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(jnp.asarray(x), k, 1), items))
+
+    def put(k: Array, results: Any) -> Any:
+        return jax.tree.map(lambda x, y: x.at[k].set(y[0]), results, result(k))
+
+    length = jax.tree.leaves(items)[0].shape[0]
+    empty = jax.tree.map(lambda x: jnp.zeros((length, *x.shape[1:]), x.dtype), jax.eval_shape(result, 0))
+    return jax.lax.fori_loop(0, count, put, empty)

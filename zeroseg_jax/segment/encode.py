@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
-from zeroseg_jax.ops.batching import BATCHES, padded, sizes_for
+from zeroseg_jax.ops.batching import BATCHES, map_first, padded, sizes_for
 from zeroseg_jax.segment.labelling.scoring import whole_image
 from zeroseg_jax.segment.methods import Encoding, Method
 from zeroseg_jax.segment.options import ModelOptions, Options
@@ -97,15 +97,7 @@ def encode_windows(
             return encoding._replace(embeddings=jax.vmap(canvas.add_padding)(jnp.asarray(encoding.embeddings)))
         return encoding._replace(assignment=jax.vmap(canvas.add_padding)(jnp.asarray(encoding.assignment)))
 
-    def encode_one(k: Array, encodings: Encoding) -> Encoding:
-        encoding = encode_batch(jax.lax.dynamic_slice_in_dim(windows, k, 1))
-        return jax.tree.map(lambda x, y: x.at[k].set(y[0]), encodings, encoding)
-
-    if len(windows) == FULL:
-        encodings = encode_batch(windows)
-    else:
-        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode_batch, windows))
-        encodings = jax.lax.fori_loop(0, count, encode_one, empty)
+    encodings = encode_batch(windows) if len(windows) == FULL else map_first(encode_batch, windows, count)
     return tuple(jax.tree.map(lambda x, k=k: x[k], encodings) for k in range(len(windows)))
 
 

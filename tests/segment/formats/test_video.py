@@ -27,14 +27,16 @@ def frames() -> list[np.ndarray]:
 
 def test_labels_come_from_the_mean_of_the_last_frames(model, frames):
     words = embed_words(model, LABELS, None, None, {})
-    scores = [score_image(model, model.encode(frame), words) for frame in frames]
+    scores = [score_image(model, model.encode(frame), words).pixels for frame in frames]
     for i, result in enumerate(segment_frames(model, frames, LABELS, steady=3)):
         expected = np.mean(scores[max(0, i - 2) : i + 1], axis=0, dtype=np.float32)
         assert (result.label_map == expected.argmax(axis=-1)).mean() > 0.999  # of equal means either may win
         np.testing.assert_array_equal(result.image, frames[i])
-    alone = [model.segment(frame, LABELS, background=0.4).label_map for frame in frames]
+    alone = [model.segment(frame, LABELS, background=0.4) for frame in frames]
     for result, expected in zip(segment_frames(model, frames, LABELS, steady=1, background=0.4), alone, strict=True):
-        np.testing.assert_array_equal(result.label_map, expected)
+        np.testing.assert_array_equal(result.label_map, expected.label_map)
+        np.testing.assert_array_equal(result.segments, expected.segments)
+        np.testing.assert_array_equal(result.scores, expected.scores)
 
 
 def test_steady_labels_flicker_less(model, frames):

@@ -17,19 +17,22 @@ def test_the_labels_are_those_of_segment(model, background, options, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     words = embed_words(model, LABELS, None, background, options)
     encoded = model.encode(image, **{name: value for name, value in options.items() if name == "flip"})
-    scores = score_image(model, encoded, words)
-    expected = model.segment(image, LABELS, background=background, **options).label_map
-    np.testing.assert_array_equal(label_scores(scores, words), expected)
+    scored = score_image(model, encoded, words)
+    expected = model.segment(image, LABELS, background=background, **options)
+    np.testing.assert_array_equal(label_scores(scored.pixels, words), expected.label_map)
+    np.testing.assert_array_equal(scored.segments, expected.segments)
+    np.testing.assert_array_equal(scored.scores, expected.scores)
 
 
 def test_a_clip(tiny_clip):
     model = load(tiny_clip)
     image = np.random.default_rng(0).integers(0, 256, (50, 34, 3), dtype=np.uint8)
     words = embed_words(model, LABELS, "name", None, {})
-    scores = score_image(model, model.encode(image), words)
-    assert scores.shape == (50, 34, 3)
-    expected = model.segment(image, LABELS, templates="name").label_map
-    np.testing.assert_array_equal(label_scores(scores, words), expected)
+    scored = score_image(model, model.encode(image), words)
+    assert scored.pixels.shape == (50, 34, 3)
+    expected = model.segment(image, LABELS, templates="name")
+    np.testing.assert_array_equal(label_scores(scored.pixels, words), expected.label_map)
+    np.testing.assert_array_equal(scored.segments, expected.segments)
 
 
 @pytest.mark.parametrize("option", [{"rule": "groupvit"}, {"area": 0.1}, {"pamr": 3}], ids=str)

@@ -102,7 +102,7 @@ def _segment_rows(
         for j, left in enumerate(lefts):
             pixels, valid = _read(raster, Window(left, top, size_x, size_y), bands, limits)
             if valid.any():
-                part = score_image(model, model.encode(pixels, **encoding), words)
+                part = score_image(model, model.encode(pixels, **encoding), words).pixels
                 weight = (ramp(size_y, overlap)[:, None] * ramp(size_x, overlap))[..., None]
                 scores[:, left : left + size_x] += weight * part
                 weights[:, left : left + size_x] += weight

@@ -55,14 +55,13 @@ def segment_frames(
     encoding = {name: value for name, value in options.items() if encodes(name)}
     last: deque[np.ndarray] = deque(maxlen=steady)
     for frame in frames:
-        encoded = model.encode(to_pixels(frame), **encoding)
-        scores = score_image(model, encoded, words)
-        if last and last[0].shape != scores.shape:
+        pixels = to_pixels(frame)
+        scored = score_image(model, model.encode(pixels, **encoding), words)
+        if last and last[0].shape != scored.pixels.shape:
             last.clear()
-        last.append(scores)
-        (result,) = model.label([encoded], labels, templates=templates, background=background, **options)
+        last.append(scored.pixels)
         label_map = label_scores(np.mean(np.stack(last), axis=0), words)
-        yield SegmentResult(result.image, label_map, result.segments, result.scores, labels)
+        yield SegmentResult(pixels, label_map, scored.segments, scored.scores, labels)
 
 
 def read_video(path: str | Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:

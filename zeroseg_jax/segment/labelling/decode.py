@@ -4,7 +4,7 @@ b images; i x j windows of each (v = i j), below and beside each other; n = h x 
 c texts, d the width of CLIP's space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from zeroseg_jax.ops.batching import map_first
 from zeroseg_jax.ops.guided_filter import CELLS, apply, fit
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.pamr import pamr
@@ -292,21 +293,7 @@ def label_tiles(
     def tile(place: Place) -> tuple[Array, ...]:
         return finish(prepared, widen(prepared, place.columns), place.rows, place.pixels, texts, options)
 
-    return map_tiles(tile, tiles, count)
-
-
-def map_tiles(function: Callable[[Place], tuple[Array, ...]], tiles: Place, count: Int[Array, ""]) -> tuple[Array, ...]:
-    """The maps (t, y, x, ...) that `function` makes of each of the first `count` tiles. The others are zero."""
-
-    def tile(k: Array | int) -> tuple[Array, ...]:
-        return function(jax.tree.map(lambda x: jnp.asarray(x)[k][None], tiles))
-
-    def put(k: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(x.at[k].set(y[0]) for x, y in zip(maps, tile(k), strict=True))
-
-    length = tiles.rows[0].shape[0]
-    empty = tuple(jnp.zeros((length, *x.shape[1:]), x.dtype) for x in jax.eval_shape(tile, 0))
-    return jax.lax.fori_loop(0, count, put, empty)
+    return map_first(tile, tiles, count)
 
 
 def _cosines(embeddings: Float[Array | np.ndarray, "b v s d"], texts: Texts) -> Float[Array, "b v s c"]:

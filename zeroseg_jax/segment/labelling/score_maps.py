@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.segment.labelling.decode import Place, Prepared, Texts, enlarge, map_tiles, widen
+from zeroseg_jax.ops.batching import map_first
+from zeroseg_jax.segment.labelling.decode import Place, Prepared, Texts, enlarge, widen
 from zeroseg_jax.segment.labelling.scoring import pad_texts
 from zeroseg_jax.segment.options import Labelling, Options
 
@@ -40,14 +42,25 @@ def embed_words(model: "Segmenter", labels: Any, templates: Any, background: Any
     return Words(pad_texts(texts), count, total, float(texts.threshold), chosen)
 
 
-def score_image(model: "Segmenter", image: "EncodedImage", words: Words) -> Float32[np.ndarray, "h w k"]:
-    """The scores of every pixel for every text, and with a threshold the probabilities of the texts behind them.
+class ScoredImage(NamedTuple):
+    """What a `SegmentResult` needs except for the label map, which `label_scores` makes."""
 
-    `label_scores` makes labels of them, or of a mean of several.
-    """
+    pixels: Float32[np.ndarray, "h w k"]
+    """The scores of each pixel for the labels and phrases. With a threshold their probabilities follow."""
+    segments: Int32[np.ndarray, "h w"]
+    """`SegmentResult.segments`."""
+    scores: Float32[np.ndarray, "s l"]
+    """`SegmentResult.scores`."""
+
+
+def score_image(model: "Segmenter", image: "EncodedImage", words: Words) -> ScoredImage:
+    """Scores every pixel. `label_scores` makes labels of the scores, or of a mean of several images' scores."""
     with jax.default_device(model.device):
         maps = model.labeller.score(image, words.texts, words.threshold > 0, words.options)
-    return np.concatenate([of_texts[..., : words.total] for of_texts in maps], axis=-1)
+    pixels = [x[..., : words.total] for x in (maps.pixels, maps.probability) if x is not None]
+    return ScoredImage(
+        np.concatenate(pixels, axis=-1), maps.segments, np.ascontiguousarray(maps.scores[:, : words.labels])
+    )
 
 
 def label_scores(scores: Float32[np.ndarray, "h w k"], words: Words) -> Int32[np.ndarray, "h w"]:
@@ -62,13 +75,15 @@ def label_scores(scores: Float32[np.ndarray, "h w k"], words: Words) -> Int32[np
 def score_tiles(
     prepared: Prepared, texts: Texts, tiles: Place, count: Int[Array, ""], options: Labelling
 ) -> tuple[Array, ...]:
-    """The score maps of the first `count` tiles of one image, (t, y, x, c); then their probabilities, if there are any.
+    """`decode.label_tiles` without the decision.
 
-    It is `decode.label_tiles` without the decision.
+    Returns the scores (t, y, x, c) of the first `count` tiles of one image; their probabilities, if there are any; and
+    the segment of each pixel (t, y, x), unless the segments are the patches.
     """
 
     def tile(part: Place) -> tuple[Array, ...]:
         large = enlarge(prepared, widen(prepared, part.columns), part.rows, part.pixels)
-        return tuple(large[name] for name in ("score", "probability") if name in large)
+        maps = tuple(large[name] for name in ("score", "probability") if name in large)
+        return (*maps, jnp.argmax(large["segment"], axis=-1)) if "segment" in large else maps
 
-    return map_tiles(tile, tiles, count)
+    return map_first(tile, tiles, count)

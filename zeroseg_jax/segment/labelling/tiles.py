@@ -56,6 +56,18 @@ class LabelMaps(NamedTuple):
     probability: Float32[np.ndarray, "h w"] | None
 
 
+class ScoreMaps(NamedTuple):
+    """The scores of the pixels of an image. The texts include phrases for background, and padding."""
+
+    pixels: Float32[np.ndarray, "h w c"]
+    probability: Float32[np.ndarray, "h w c"] | None
+    """Of each text. None without a threshold."""
+    segments: Int32[np.ndarray, "h w"]
+    """As in `LabelMaps`."""
+    scores: Float32[np.ndarray, "s c"]
+    """As in `LabelMaps`."""
+
+
 class Part(NamedTuple):
     """The maps of one part of an image, such as a tile. The part may hang over the lower and the right edge."""
 
@@ -103,25 +115,16 @@ class Labeller:
         ready, cosines = self._ready(encoded, texts, threshold, options)
         parts = [self._whole(ready)] if options.pamr else self._tiles(self._label_tiles, ready)
         label_map, *others = _assemble(parts, ready.image.pixels.shape[:2], ready.image.turned)
-
-        dense, views = encoded.views[0].windows[0].assignment is None, ready.image.views
-        starts = np.cumsum([0, *(view.length for view in views)])
-        order = np.concatenate([view.order + start for view, start in zip(views, starts, strict=False)])
-        if dense:
-            segments = _nearest_patches(encoded, options)
-        else:
-            without_padding = np.zeros(starts[-1], np.int32)
-            without_padding[order] = np.arange(len(order))
-            segments = without_padding[others.pop(0)]
+        segments, scores = _without_padding(encoded, ready, cosines, others.pop(0) if _has_segments(encoded) else None)
         probability = others[0] if others and threshold else None
-        return LabelMaps(label_map, segments, np.asarray(cosines)[0, order], probability)
+        return LabelMaps(label_map, segments, scores, probability)
 
-    def score(
-        self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options
-    ) -> list[Float32[np.ndarray, "h w c"]]:
-        """The scores of every pixel for every text, and with a threshold their probabilities too."""
-        ready, _ = self._ready(encoded, texts, threshold, options)
-        return _assemble(self._tiles(self._score_tiles, ready), ready.image.pixels.shape[:2], ready.image.turned)
+    def score(self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options) -> ScoreMaps:
+        """The scores of every pixel for every text, without the decision."""
+        ready, cosines = self._ready(encoded, texts, threshold, options)
+        maps = _assemble(self._tiles(self._score_tiles, ready), ready.image.pixels.shape[:2], ready.image.turned)
+        segments, scores = _without_padding(encoded, ready, cosines, maps.pop() if _has_segments(encoded) else None)
+        return ScoreMaps(maps[0], maps[1] if threshold else None, segments, scores)
 
     def _ready(
         self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options
@@ -212,6 +215,32 @@ def _assemble(parts: Iterable[Part], shape: Sequence[int], turned: bool) -> list
             area = target[part.top : part.top + x.shape[0], part.left : part.left + x.shape[1]]
             area[:] = x[: area.shape[0], : area.shape[1]]
     return [np.ascontiguousarray(x.swapaxes(0, 1)) if turned else x for x in whole]
+
+
+def _has_segments(encoded: EncodedImage) -> bool:
+    """False if every patch is a segment."""
+    return encoded.views[0].windows[0].assignment is not None
+
+
+def _without_padding(
+    encoded: EncodedImage,
+    ready: PreparedImage,
+    cosines: Float32[jax.Array, "1 s c"],
+    segments: Int32[np.ndarray, "h w"] | None,
+) -> tuple[Int32[np.ndarray, "h w"], Float32[np.ndarray, "_ c"]]:
+    """The segment of each pixel, and the cosines of each segment, without those that only fill up the padded grids.
+
+    `segments` is None if every patch is a segment.
+    """
+    views = ready.image.views
+    starts = np.cumsum([0, *(view.length for view in views)])
+    order = np.concatenate([view.order + start for view, start in zip(views, starts, strict=False)])
+    scores = np.asarray(cosines)[0, order]
+    if segments is None:
+        return _nearest_patches(encoded, ready.options), scores
+    numbers = np.zeros(starts[-1], np.int32)
+    numbers[order] = np.arange(len(order))
+    return numbers[segments], scores
 
 
 def _nearest_patches(encoded: EncodedImage, options: Options) -> Int32[np.ndarray, "h w"]:
