@@ -5,9 +5,8 @@
         --config.eval.dataset=voc --config.eval.root=VOCdevkit/VOC2012 --config.eval.split=val
 
 prints the table of the model and its baselines and writes results.json, results.md, per_class.csv, gallery.png and
-report.html into runs/eval (`--workdir`). `--config.eval.compare=runs/a,openai/clip-vit-base-patch16` asks other models
-about the same images; the table then has their differences with paired intervals.
-Without a model it evaluates the shipped teacher.
+report.html into runs/eval (`--workdir`). `--config.eval.compare=runs/a,runs/b` evaluates other models on the same
+images. The table then has their differences, with paired intervals. Without a model it evaluates the shipped teacher.
 """
 
 from ml_collections import ConfigDict

@@ -76,7 +76,7 @@ class Slice(NamedTuple):
 
 
 def parse_topology(name: str) -> Slice:
-    """ "v5e:4x4" -> the slice; raises InputError for what is none of `SHAPES`."""
+    """ "v5e:4x4" -> the slice; raises InputError for a name that is not in `SHAPES`."""
     kind, _, shape = name.partition(":")
     valid = [f"{k}:{s}" for k, shapes in SHAPES.items() for s in shapes]
     if name not in valid:

@@ -56,7 +56,7 @@ SMALL_PART = 16
 """Images; smaller parts are not proposed before recomputation is. Parts of 16 and of 64 images take 10.0 and 9.5
 million cycles an image on v5e, by the compiler's count; one part of 256 with `dots` takes 10.1."""
 KEPT = {"none": 1.0, "dots": 0.25, "full": 0.12}
-"""What recomputation leaves of the activations, roughly: 37.6, 8.0 and 3.1 GiB of 256 images on v5e."""
+"""About the share of the activations that recomputation leaves: 37.6, 8.0 and 3.1 GiB of 256 images on v5e."""
 MARGIN = 0.9
 """The part of a chip's memory that proposed settings may fill, since what they save is only estimated."""
 
@@ -208,7 +208,7 @@ def flops_of_image(config: ConfigDict) -> float:
 
 
 def advice(config: ConfigDict, peak: float, fixed: float, limit: float, images: int) -> str:
-    """The settings that should fit, by what they are expected to save: what slows the step least comes first.
+    """The settings that should fit, by their estimated savings. Those that slow the step least come first.
 
     `peak`, `fixed` and `limit` are bytes of one chip: those of the present settings, those that stay whatever is set,
     and those that there are. A chip has `images` a step.

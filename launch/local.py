@@ -3,9 +3,9 @@
     python launch/local.py 2 -- main.py --config=configs/demo.py --workdir=runs/two
     python launch/local.py 4 --devices=2 -- main.py ...      # two CPU devices in each process
 
-Each line of a process begins with its number. SIGTERM and Ctrl-C go on to all of them. When one fails the others end by
-themselves within a minute; what does not is killed. When this starter is killed, so are they (on Linux). The exit
-status is that of the first failure (128 + the signal that killed it), or 0.
+Each line of a process begins with its number. SIGTERM and Ctrl-C go on to all of them. When one fails, the others end
+by themselves within a minute. Those that do not are killed. If this starter is killed, its processes are killed too (on
+Linux). The exit status is that of the first failure (128 + the signal that killed it), or 0.
 """
 
 import argparse

@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Distil a student
 #
-# A *student* learns to segment images. It sees no mask and no caption. A frozen CLIP, the *teacher*, is all it learns
-# from. This notebook shows each part of the method with a picture, then trains a small student.
+# A *student* learns to segment images. It sees no mask and no caption. It learns from a frozen CLIP, the
+# *teacher*. This notebook shows each part of the method with a picture, then trains a small student.
 
 # %%
 # Installs the package where it is missing: from this clone of the project, or else from the package index.
@@ -102,7 +102,7 @@ for axis, view, name in zip(axes.flat, views, nearest, strict=True):
 # 3. Its *segment tokens* share the patches among themselves. A token and its patches are a *segment*.
 # 4. An MLP gives each segment, and the image as a whole, a feature in the teacher's space.
 #
-# ## What each loss asks for
+# ## What each loss compares
 #
 # | loss | what it compares | from |
 # |---|---|---|

@@ -90,7 +90,7 @@ for word, share in out.areas().items():
 out
 
 # %% [markdown]
-# ## Encode once, ask often
+# ## Encode once, label often
 #
 # The model sees the image once. Other words then cost little.
 
@@ -131,7 +131,7 @@ for axis, word, scores in zip(axes, result.labels, result.scores.T, strict=True)
 
 # %%
 scenes = [scene(seed, "test") for seed in range(SCENES)]
-images = np.stack([each.image for each in scenes])
+images = np.stack([drawn.image for drawn in scenes])
 find_materials = scenes_model.segment_fn(images.shape[1:3], MATERIALS)
 print(find_materials)
 materials = np.asarray(find_materials(images))
@@ -143,8 +143,8 @@ materials = np.asarray(find_materials(images))
 # A student that was distilled from this CLIP draws far better: see `distill.ipynb`.
 
 # %%
-words = [list(dict.fromkeys([*(thing.name for thing in each.objects), *each.materials])) for each in scenes]
-results = [scenes_model.segment(each.image, names) for each, names in zip(scenes, words, strict=True)]
+words = [list(dict.fromkeys([*(shape.name for shape in drawn.objects), *drawn.materials])) for drawn in scenes]
+results = [scenes_model.segment(drawn.image, names) for drawn, names in zip(scenes, words, strict=True)]
 
 
 def paint(label_map, labels):
@@ -156,7 +156,7 @@ rows = [
     images,
     [paint(label_map, MATERIALS) for label_map in materials],
     [paint(result.label_map, result.labels) for result in results],
-    [paint(each.mask, NAMES) for each in scenes],
+    [paint(drawn.mask, NAMES) for drawn in scenes],
 ]
 legend = [(name, tuple(colour)) for name, colour in zip(NAMES, draw.palette(len(NAMES)), strict=True)]
 draw.gallery([", ".join(names) for names in words], rows, legend, cell=120)

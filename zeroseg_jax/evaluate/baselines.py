@@ -177,7 +177,7 @@ def check_baselines(options: ConfigDict) -> None:
 def make_baselines(
     model: Segmenter, benchmark: Benchmark, protocol: EvaluationProtocol, options: ConfigDict
 ) -> dict[str, Predict]:
-    """The baselines that `options.baselines` names, by their titles. What the teacher does not have is left out."""
+    """The baselines that `options.baselines` names, by their titles, without those that the teacher does not have."""
     check_baselines(options)
     names, clip = options.baselines, model.clip
     input_size = clip.model.config.vision.image_size
@@ -210,7 +210,7 @@ def best_of_teacher(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, str
     """The titles of the teacher's best baselines: `best` of all, and `best_readout` of its training-free readouts.
 
     `baselines` are the figures of an evaluation by title, as in results.json. A student beats its teacher only if it
-    beats the best. What was not evaluated is left out, so that the result may be empty.
+    beats the best. Baselines that were not evaluated are left out, so the result may be empty.
     """
     readouts = [title for title in (*TITLES.values(), SIGLIP_TITLE) if title in baselines]
     all_titles = [*readouts, *(title for title in (CELLS_TITLE, WINDOWS_TITLE) if title in baselines)]

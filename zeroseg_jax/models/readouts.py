@@ -116,7 +116,7 @@ READOUTS = (*LAST_BLOCK, "sc_clip")
 
 
 def readouts_of_depth(depth: int) -> tuple[str, ...]:
-    """The readouts of a CLIP with so many blocks: `sc_clip` needs two at least."""
+    """The readouts of a CLIP with this many blocks. `sc_clip` needs at least two."""
     return READOUTS if depth > 1 else tuple(LAST_BLOCK)
 
 

@@ -29,7 +29,7 @@ from zeroseg_jax.storage import is_remote, to_path, written_locally
 
 
 def load(source: str | Path, dtype: Any = None, *, readout: str | None = None) -> Segmenter:
-    """Loads a model that segments. The contents of `source` decide of which kind it is.
+    """Loads a model that segments. The contents of `source` say which kind it is.
 
     Args:
         source: the workdir of a distillation run (its newest checkpoint, with the teacher that its config names), a
@@ -40,8 +40,8 @@ def load(source: str | Path, dtype: Any = None, *, readout: str | None = None) -
             model was saved, or else the default. A SigLIP has "maskclip" only, read from its pooling head.
 
     Raises:
-        InputError: `source` is out of reach, none of these, its weights do not fit its configuration, or it has no
-            such readout.
+        InputError: `source` cannot be reached or is none of these, its weights do not fit its configuration, or it has
+            no such readout.
     """
     model = _load(source, dtype)
     if readout is not None:
@@ -80,10 +80,11 @@ def _load(source: str | Path, dtype: Any) -> Segmenter:
 def save(model: Segmenter, folder: str | Path, name: str | None = None) -> None:
     """Writes a model with its defaults and its text encoder as one folder, which `load` reads.
 
-    The folder has config.json, model.safetensors and the model's card, README.md. That of a CLIP or a GroupViT is one
-    in Hugging Face form; that of a student has its CLIP below, in `clip`. `name` is the model's name in the card, by
-    default that of the folder. `folder` may be gs://... Raises InputError for any other address, and for a method that
-    is only a baseline of the evaluation.
+    The folder has config.json, model.safetensors and the model's card, README.md. For a CLIP or a GroupViT it is in
+    Hugging Face form. For a student, its folder `clip` has the CLIP. `name` is the model's name in the card, by default
+    that of the folder. `folder` may be gs://...
+
+    Raises InputError for any other address, and for a method that is only a baseline of the evaluation.
     """
     name = name or (str(folder) if is_remote(folder) else to_path(folder).resolve().name)
     with written_locally(folder) as local:
@@ -142,8 +143,8 @@ def push_to_hub(model: Segmenter, repo_id: str, *, private: bool = False, token:
 
 
 def write_defaults(folder: Path, defaults: Mapping[str, Any]) -> None:
-    """Adds to the config.json of `folder` how its model segments, for `load`: any of `templates`, `options`, `about`
-    and, for a CLIP, `image_size`."""
+    """Adds to the config.json of `folder` the defaults of segmentation, which `load` reads: any of `templates`,
+    `options`, `about` and, for a CLIP, `image_size`."""
     config = read_json_object(folder / "config.json") | {"segmenter": dict(defaults)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -179,7 +180,7 @@ def _load_exported(folder: ModelFolder, raw: dict[str, Any], dtype: Any) -> Segm
 
 
 def _defaults(folder: ModelFolder, raw: dict[str, Any]) -> dict[str, Any]:
-    """What `write_defaults` wrote beside the model itself; nothing for a folder that comes from elsewhere."""
+    """The defaults that `write_defaults` wrote into the folder. A folder that comes from elsewhere has none."""
     values = raw.get("segmenter", {})
     try:
         saved_options = values.get("options", values.get("readout", {}))  # "readout" is the name that version 0.1 wrote
@@ -191,7 +192,7 @@ def _defaults(folder: ModelFolder, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _about(folder: Path, config: ConfigDict) -> dict[str, Any]:
-    """What a model card says of the student in a workdir; folders of this machine are not named in full."""
+    """What a model card says of the student in a workdir. It does not give full paths of folders on this machine."""
     teacher = config.teacher.path
     about: dict[str, Any] = {"teacher": Path(teacher).name if Path(teacher).exists() else teacher}
     about["training"] = {

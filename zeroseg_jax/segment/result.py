@@ -37,7 +37,7 @@ class SegmentResult:
     label_map: Int32[np.ndarray, "h w"]
     """For each pixel, the index into `labels`. -1 is background, if there is one."""
     segments: Int32[np.ndarray, "h w"]
-    """For each pixel, the segment with the largest share. A CLIP has no segments: it is the patch of the pixel."""
+    """For each pixel, the segment with the largest share. For a CLIP, which has no segments, the patch of the pixel."""
     scores: Float32[np.ndarray, "s c"]
     """Cosine of each segment (or patch) with each label, in [-1, 1]."""
     labels: list[str]

@@ -308,7 +308,7 @@ def _of_encoding(options: dict[str, Any]) -> dict[str, Any]:
 def _check_readout(readout: Any, method: Method) -> None:
     """Raises InputError for the name of a readout that the model does not have, with those that it has.
 
-    None and "" stand for the model's default. What is no text is left to `options.change`.
+    None and "" stand for the model's default. `options.change` refuses values that are not texts.
     """
     if not readout or not isinstance(readout, str):
         return

@@ -26,7 +26,7 @@ def check(config: ConfigDict) -> dict[str, Any]:
         sentence for each unusable image; `notes`: other remarks of the reader, such as the order of the classes.
 
     Raises:
-        InputError: the dataset cannot be opened, or has problems. All problems are printed before.
+        InputError: the dataset cannot be opened, or has problems. All problems are printed first.
     """
     from zeroseg_jax.evaluate.benchmarks import open_benchmark  # which imports this module
 

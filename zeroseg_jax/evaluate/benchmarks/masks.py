@@ -124,7 +124,7 @@ class MaskPairs:
         return [path for pair in self.pairs for path in (pair.image, pair.mask) if not path.is_file()]
 
     def misfits(self) -> Iterator[str]:
-        """A sentence for each mask that has not the size of its image, by the headers of the files."""
+        """A sentence for each mask whose size is not that of its image. Only the headers of the files are read."""
         with ThreadPoolExecutor(8) as pool:  # The threads mostly wait for files.
             yield from filter(None, pool.map(_misfit, self.pairs))
 

@@ -100,7 +100,7 @@ def _row(method: dict[str, Any], weights: Weights, data: Data, figure: float) ->
 
 
 def choose_rows(rows: Sequence[Row], names: str) -> list[Row]:
-    """The rows that `names` lists, with commas between and * for any text; "" are those with a published figure.
+    """The rows that `names` lists, with commas between and * for any text; "" gives all with a published figure.
 
     Raises:
         InputError: a name that fits no row.

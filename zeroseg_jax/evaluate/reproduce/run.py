@@ -26,7 +26,7 @@ from zeroseg_jax.segment.windows import lay_out
 CLOSE = 0.5
 """Points of mean IoU within which a figure is reproduced."""
 EFFICIENCY = 0.4
-"""Share of a large matrix product's FLOP/s that an image tower reaches, roughly."""
+"""About the share that an image tower reaches of the FLOP/s of a large matrix product."""
 STATE = "row.json"
 """File in a row's folder that says that the row is finished, and with which settings."""
 
@@ -93,7 +93,7 @@ def find_weights(row: Row, root: Path, download: bool) -> str | None:
 
 
 def needs(row: Row, root: Path, download: bool = False) -> dict[str, str]:
-    """What the row lacks: a sentence on where it comes from and where to put it, by its name. {} if it can run."""
+    """What the row lacks, by name, each with a sentence: where it comes from and where to put it. {} if it can run."""
     if row.missing:
         return {"not built": f"{row.method}: {row.missing}"}
     lacking = {}
