@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bucket import emulated_bucket
 from fake_hub import FakeHub
 from flax import nnx
 from ml_collections import ConfigDict
@@ -161,3 +162,10 @@ def _tiny_config(tiny_student: dict[str, Any], tiny_clip: Path, pictures: Path) 
     config.optimizer.warmup_steps = 2
     config.eval.dataset = ""
     return config
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of an emulated bucket."""
+    with emulated_bucket() as address:
+        yield address

@@ -1,19 +1,8 @@
-"""Runs whose workdir is in a bucket of Google Cloud Storage; an emulator on loopback stands in for it."""
+"""Files, models and checkpoints in a bucket of Google Cloud Storage."""
 
-import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import tarfile
-import time
-from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
-from types import SimpleNamespace
 
-import fsspec
 import jax
 import numpy as np
 import pytest
@@ -21,15 +10,11 @@ from array_records import write_records
 from flax import nnx
 from ml_collections import ConfigDict
 
-from zeroseg_jax import lease, storage
-from zeroseg_jax.checkpoint import Checkpoints, find_damage
-from zeroseg_jax.checksums import read_sums
-from zeroseg_jax.config import to_json
-from zeroseg_jax.data.convert import main as convert
+from zeroseg_jax import storage
+from zeroseg_jax.checkpoint import Checkpoints
 from zeroseg_jax.data.sources.array_record import ArrayRecordSource
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.zero_shot import load_compared
-from zeroseg_jax.lease import hold_object
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.models.student_config import make_student_config
@@ -37,125 +22,6 @@ from zeroseg_jax.segment.io import load, load_earlier_student
 from zeroseg_jax.segment.methods import StudentMethod
 from zeroseg_jax.segment.segmenter import Segmenter
 from zeroseg_jax.storage import LineWriter, check_paths, disk_path, local_copy, to_path, upload, walk, write_text
-
-ROOT = Path(__file__).parents[1]
-
-EMULATOR = """
-import sys
-from gcp_storage_emulator.handlers import objects
-from gcp_storage_emulator.server import HANDLERS, create_server
-
-original = objects.download
-
-def download(request, response, storage):
-    # the store knows Range: bytes=-1000, the last 1000 bytes, as ArrayRecord asks for them; the emulator does not
-    last = request.get_header("range", "").removeprefix("bytes=-")
-    if last.isdecimal():
-        whole = storage.get_file(request.params["bucket_name"], request.params["object_id"])
-        request._request_handler.headers.replace_header("range", f"bytes={max(len(whole) - int(last), 0)}-")
-    original(request, response, storage)
-
-objects.download = download
-for _, by_method in HANDLERS:
-    if by_method.get("GET") is original:
-        by_method["GET"] = download
-
-create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
-sys.stdin.read()  # until the test ends
-import os
-os._exit(0)
-"""
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket in an emulator; the environment leads the three clients there, also those of subprocesses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([sys.executable, "-c", EMULATOR, str(port)], stdin=subprocess.PIPE, **silent)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL", "CLOUD_STORAGE_EMULATOR_ENDPOINT"):
-            patch.setenv(name, f"http://127.0.0.1:{port}")
-        patch.setenv("GOOGLE_CLOUD_PROJECT", "test")
-        patch.setenv("FSSPEC_GS_TOKEN", "anon")
-        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
-        patch.setenv("ZEROSEG_LEASE_SECONDS", "0.5")
-        patch.setattr(lease, "RENEW_SECONDS", 0.5)
-        end = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < end and server.poll() is None
-                time.sleep(0.1)
-        fsspec.filesystem("gs").clear_instance_cache()
-        yield "gs://bucket"
-    server.kill()
-    server.wait()
-
-
-def run(config: Path, workdir: str, *more: str) -> subprocess.Popen:
-    """A run of two processes."""
-    command = [sys.executable, "launch/local.py", "2", "--", "main.py", f"--config={config}", f"--workdir={workdir}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    return subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def metrics(workdir: str) -> list[dict]:
-    path = to_path(workdir) / "metrics.jsonl"
-    names = ("step", "loss")
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [{name: line[name] for name in names} for line in lines]
-
-
-@pytest.mark.end_to_end
-def test_a_run_in_a_bucket_stops_and_goes_on_as_one_on_the_disk(bucket, tiny_config, tmp_path):
-    """Two processes with stored embeddings; SIGTERM comes when the metrics of the first steps can be read."""
-    tiny_config.steps, tiny_config.checkpoint_every, tiny_config.profile_steps = 60, 7, "58:59"
-    tiny_config.teacher.source, tiny_config.data.augment = "cache", "center"
-    values = tmp_path / "values.json"
-    values.write_text(json.dumps(to_json(tiny_config)))
-    config = tmp_path / "tiny.py"
-    config.write_text(
-        "import json\nfrom pathlib import Path\nfrom zeroseg_jax.config import from_json\n\n"
-        f"def get_config():\n    return from_json(json.loads(Path({str(values)!r}).read_text()))\n"
-    )
-    workdir = f"{bucket}/runs/one"
-    stopped = run(config, workdir)
-    end = time.monotonic() + 300
-    while not metrics(workdir) and stopped.poll() is None:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    stopped.send_signal(signal.SIGTERM)
-    _, said = stopped.communicate(timeout=300)
-    assert stopped.returncode == 0, said
-    assert "stopped by SIGTERM after step" in said
-    before = metrics(workdir)
-    assert 0 < len(before) < 60
-
-    resumed = run(config, workdir)
-    _, said = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, said
-    assert "resumed at step" in said
-    local = run(config, str(tmp_path / "local"))
-    _, said = local.communicate(timeout=300)
-    assert local.returncode == 0, said
-    assert metrics(workdir) == metrics(str(tmp_path / "local")) and len(metrics(workdir)) == 60
-
-    names = set(walk(to_path(workdir)))
-    assert {"config.json", "metrics.jsonl", "student.json", "teacher_cache/manifest.json"} <= names
-    assert any(name.startswith("events.out.tfevents") for name in names)
-    assert any(fnmatch(name, "profile/plugins/profile/*/*.xplane.pb") for name in names)
-    assert ".lock" not in names  # given back
-    assert sorted(read_sums(to_path(workdir) / "checkpoints/60/SHA256SUMS").values())[-1].startswith("crc32c:")
-    checkpoint = to_path(workdir) / "checkpoints/60"
-    assert find_damage(checkpoint) == ""
-    damaged = next(name for name in sorted(walk(checkpoint)) if name.startswith("state/"))
-    (checkpoint / damaged).write_bytes(b"?")
-    assert find_damage(checkpoint) == f"the checksum of {damaged} differs"
 
 
 class TestPaths:
@@ -258,52 +124,6 @@ def test_a_large_checkpoint(bucket):
     assert position == {"next_index": 3} and np.array_equal(restored["kernel"], state["kernel"])
 
 
-class TestConvert:
-    @pytest.fixture
-    def archive(self, bucket, pictures, tmp_path) -> str:
-        """A tar file in the bucket, with a file that is no image."""
-        path = tmp_path / "train-0.tar"
-        with tarfile.open(path, "w") as archive:
-            for file in sorted(pictures.rglob("*.png"))[:5]:
-                archive.add(file, file.name)
-            archive.addfile(tarfile.TarInfo("zz.png"))
-        upload(path, to_path(f"{bucket}/tar/{path.name}"))
-        return f"{bucket}/tar"
-
-    @pytest.mark.parametrize("root", ["", "/train-0.tar"])
-    def test_from_a_bucket_to_a_bucket(self, archive, root, capsys):
-        out = f"{archive}{root}.shards"
-        command = ["--source", "tar", "--root", archive + root, "--out", out, "--images-per-shard", "2"]
-        assert convert([*command]) == 0
-        said = capsys.readouterr()
-        assert f"5 images are in {out}; train on them" in said.out and f"{out}/train-broken.txt names" in said.err
-        names = [f"train-0000{i}-of-00003.array_record" for i in range(3)]
-        assert sorted(walk(to_path(out))) == [*names, "train-broken.txt", "train-source.json"]
-        assert len(ArrayRecordSource(out)) == 5
-        second = to_path(out) / names[1]
-        before = second.read_bytes()
-        second.unlink()
-        assert convert([*command]) == 0 and second.read_bytes() == before
-        assert convert([*command, "--center_crop=8"]) == 2
-        assert f"{out} holds a conversion of something else" in capsys.readouterr().err
-
-    def test_of_the_one_data_set_of_a_tfds_folder(self, bucket, tmp_path, capsys):
-        command = ["--source", "tfds:none:1.0.0", "--root", f"{bucket}/tfds", "--out", str(tmp_path)]
-        assert convert(command) == 2
-        assert f"there is nothing at {bucket}/tfds/none; check" in capsys.readouterr().err
-
-    def test_refusals(self, bucket, tmp_path, monkeypatch, capsys):
-        for words in (["--root", "s3://a/b", "--out", str(tmp_path)], ["--root", str(tmp_path), "--out", "s3://a"]):
-            assert convert(["--source", "folder", *words]) == 2
-            assert "cannot be reached; give a path on the disk, or gs://" in capsys.readouterr().err
-        assert convert(["--source", "hf:gs://a", "--out", str(tmp_path)]) == 2
-        assert "must be on the disk" in capsys.readouterr().err
-        write_text(to_path(f"{bucket}/big/a"), "1234")
-        monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: SimpleNamespace(free=3))
-        with pytest.raises(InputError, match=r"gs://bucket/big holds 0\.0 GB, and .* let TMPDIR name"):
-            local_copy(to_path(f"{bucket}/big"))
-
-
 def test_models_are_saved_to_a_bucket(bucket, tiny_clip, tiny_config, pictures):
     """A student and a CLIP; `eval.compare` and `init.student` take them from there."""
     clip = load_clip(tiny_clip)
@@ -327,37 +147,3 @@ def test_models_are_saved_to_a_bucket(bucket, tiny_clip, tiny_config, pictures):
     for save in (student.save, clip.save):
         with pytest.raises(InputError, match="s3://a/b cannot be reached"):
             save("s3://a/b")
-
-
-class TestLease:
-    def test_one_at_a_time(self, bucket):
-        path = to_path(f"{bucket}/held/.lock")
-        with (
-            hold_object(path, "process 7", "in use by {holder}"),
-            pytest.raises(InputError, match="in use by process 7"),
-            hold_object(path, "me", "in use by {holder}"),
-        ):
-            pass
-        assert not path.exists()
-        with hold_object(path, "process 8", "in use by {holder}"):
-            assert path.read_text().startswith("process 8\n")
-
-    def test_of_a_writer_that_was_killed(self, bucket):
-        path = to_path(f"{bucket}/killed/.lock")
-        write_text(path, "process 7\nold\n3\n")
-        with hold_object(path, "process 8", "in use by {holder}"):
-            assert path.read_text().startswith("process 8\n")
-
-    def test_of_another_that_was_faster(self, bucket, monkeypatch):
-        """The store refuses to create what is there; the emulator does not, so the refusal is made here."""
-
-        class Store:
-            def pipe_file(self, name: str, data: bytes, mode: str) -> None:
-                assert mode == "create"
-                write_text(path, "process 9\n")
-                raise FileExistsError(name)
-
-        path = to_path(f"{bucket}/raced/.lock")
-        monkeypatch.setattr(lease, "store", Store)
-        with pytest.raises(InputError, match="in use by process 9"), hold_object(path, "me", "in use by {holder}"):
-            pass

@@ -110,7 +110,7 @@ class MaskPairs:
     def __getitem__(self, i: int) -> Example:
         name, image_path, mask_path = self.pairs[i]
         if not image_path.is_file():
-            raise InputError(f"there is no image {show(image_path)}, but a mask may be; complete the dataset")
+            raise InputError(f"there is no image {show(image_path)}; complete the dataset")
         data = read_file(image_path, show(image_path))
         return make_example(readable(name), data, show(image_path), self.read(mask_path), show(mask_path))
 
