@@ -1,9 +1,11 @@
 """What `import zeroseg_jax` shows, and how it is installed."""
 
+import ast
 import os
 import subprocess
 import sys
 from configparser import ConfigParser
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,36 @@ print(*(name for name in sys.modules if name.startswith(("zeroseg_jax.distill", 
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
+
+
+def imports(path: Path, modules: set[str]) -> set[str]:
+    """The modules of the package that a file imports when it is imported itself."""
+    names: set[str] = set()
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
+                submodule = f"{statement.module}.{alias.name}"
+                names.add(submodule if submodule in modules else str(statement.module))
+    return names & modules
+
+
+def test_layers():
+    """No circle of imports, and no training among what segmenting, models and `ops` import."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "zeroseg_jax").rglob("*.py")
+    }
+    graph = {name: imports(path, set(paths)) for name, path in paths.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+    inference, reached = ("zeroseg_jax.segment", "zeroseg_jax.models", "zeroseg_jax.ops"), set[str]()
+    waiting = [name for name in graph if name.startswith(inference)]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += graph[name]
+    assert "zeroseg_jax.data.decode" in reached
+    assert not [name for name in reached if name.startswith(("zeroseg_jax.distill", "zeroseg_jax.train"))]

@@ -1,7 +1,7 @@
 """From images to the embeddings of segments. Each kind of model has a method, a pure function for `jax.jit`.
 
-b images, n patches, s segments, d the width of CLIP's space. An image is encoded once, without labels. The labels are
-used in `decode.label_pixels`, so other labels for the same image cost little.
+b images, n patches, s segments, d the width of CLIP's space. An image is encoded once, without labels. The labels
+are used in `labelling`, so other labels for the same image cost little.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable

@@ -15,9 +15,9 @@ def _noise(rng: np.random.Generator, size: int, rows: int, columns: int) -> np.n
     return np.asarray(Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _tint(rng: np.random.Generator, colour: tuple[int, int, int], spread: float = 16) -> np.ndarray:
+def _tint(rng: np.random.Generator, colour: tuple[int, int, int], deviation: float = 16) -> np.ndarray:
     """The colour of the material in the light of one scene."""
-    return (np.array(colour) + rng.normal(0, spread, 3)) * rng.uniform(0.82, 1.15)
+    return (np.array(colour) + rng.normal(0, deviation, 3)) * rng.uniform(0.82, 1.15)
 
 
 def _shaded(tint: np.ndarray, shade: np.ndarray) -> np.ndarray:

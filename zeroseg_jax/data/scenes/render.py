@@ -76,8 +76,8 @@ def scene(seed: int, split: str = "train") -> Scene:
     for placed in objects:
         _draw(rng, image, mask, placed)
     image = image * rng.uniform(0.85, 1.1) + rng.normal(0, 2.5, image.shape)
-    things = " and ".join(article(o.name) for o in objects)
-    caption = f"{things} on {' and '.join(materials)}"
+    nouns = " and ".join(article(o.name) for o in objects)
+    caption = f"{nouns} on {' and '.join(materials)}"
     return Scene(np.clip(image, 0, 255).astype(np.uint8), mask, caption, objects, materials)
 
 
