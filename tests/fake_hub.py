@@ -66,10 +66,10 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_HEAD(self) -> None:
-            self.answer(body=False)
+            self.respond(body=False)
 
         def do_GET(self) -> None:
-            self.answer(body=True)
+            self.respond(body=True)
 
         def refuse(self, status: int, code: str = "", commit: str = "") -> None:
             self.send_response(status)
@@ -79,7 +79,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def answer(self, body: bool) -> None:
+        def respond(self, body: bool) -> None:
             path = urllib.parse.unquote(self.path)
             hub.requests.append((self.command, path, self.headers.get("Range", "")))
             if hub.busy > 0:
@@ -89,7 +89,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 return self.refuse(404)
             name, rest = path.lstrip("/").split("/resolve/")
             if name not in hub.models:
-                return self.refuse(401, "RepoNotFound")  # as the real one answers who is not logged in
+                return self.refuse(401, "RepoNotFound")  # as the real one does without a login
             if name in hub.gated:
                 return self.refuse(403, "GatedRepo")
             for revision, files in hub.models[name].items():

@@ -111,8 +111,8 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(config_file, tmp_path):
     where = [f"--config={config_file}", f"--workdir={tmp_path}/run", "--config.data.workers=1"]
     start = [sys.executable, "main.py", *where, "--config.steps=100000", "--config.checkpoint_every=100000"]
     # in a group of its own, all of which a terminal's Ctrl-C reaches
-    own_group = {"start_new_session": True, "preexec_fn": listen_to_ctrl_c}
-    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, cwd=ROOT, **own_group) as running:
+    new_group = {"start_new_session": True, "preexec_fn": listen_to_ctrl_c}
+    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, cwd=ROOT, **new_group) as running:
         metrics = tmp_path / "run/metrics.jsonl"
         while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
             assert running.poll() is None

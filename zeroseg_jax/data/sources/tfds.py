@@ -91,7 +91,7 @@ class PreparedSource:
 def _open(folder: Path) -> tfds.core.DatasetBuilder:
     """TFDS's reader of a prepared dataset. Raises InputError if its files are damaged or cannot be trusted."""
     path = folder / "features.json"
-    names = _own_features()
+    names = _tfds_features()
     for name in _class_names(read_json(path, "description of the features of a dataset"), path):
         if name not in names:
             raise InputError(
@@ -140,7 +140,7 @@ def _no_split(builder: tfds.core.DatasetBuilder, split: str) -> InputError:
     return InputError(f"the dataset in {builder.data_dir} has no split {split!r}; it has {known}")
 
 
-def _own_features() -> set[str]:
+def _tfds_features() -> set[str]:
     """The names of the classes of TFDS's own features, and their former names."""
     classes = [c for c in vars(tfds.features).values() if isinstance(c, type)]
     features = [c for c in classes if issubclass(c, tfds.features.FeatureConnector)]
