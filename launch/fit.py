@@ -96,8 +96,8 @@ def describe(where: Slice) -> Sequence[jax.Device]:
         if "lockfile" not in str(error):
             raise
         raise InputError(
-            "another process uses the TPU's compiler (libtpu), and only one at a time can; wait until it ends, or remove"
-            " /tmp/libtpu_lockfile if there is no such process"
+            "another process uses the TPU's compiler (libtpu), and only one at a time can; wait until it ends, or"
+            " remove /tmp/libtpu_lockfile if there is no such process"
         ) from error
 
 
