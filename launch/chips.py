@@ -76,13 +76,20 @@ class Slice(NamedTuple):
 
 
 def parse_topology(name: str) -> Slice:
-    """ "v5e:4x4" -> the slice; raises InputError for a name that is not in `SHAPES`."""
+    """ "v5e:4x4" -> the slice. A kind alone, such as "l4", is one chip of it.
+
+    Raises InputError for what is none of `SHAPES`, and for a shape without a kind.
+    """
     kind, _, shape = name.partition(":")
+    if kind in SHAPES and not shape:
+        shape = SHAPES[kind][0]
     valid = [f"{k}:{s}" for k, shapes in SHAPES.items() for s in shapes]
-    if name not in valid:
+    if f"{kind}:{shape}" not in valid:
+        kinds = ", ".join(SHAPES)
         if kind in SHAPES:
             raise InputError(f"--topology={name} is not a slice; {kind} has {', '.join(SHAPES[kind])}")
-        kinds = ", ".join(SHAPES)
+        if any(name in shapes for shapes in SHAPES.values()):
+            raise InputError(f"--topology={name} names no chip; write KIND:{name}, where KIND is one of {kinds}")
         raise InputError(f"--topology={name} is not a slice of {kinds}; did you mean {nearest(name, valid)}?")
     sizes = tuple(int(n) for n in shape.split("x"))
-    return Slice(name, kind, sizes, CHIPS[kind], math.prod(sizes))
+    return Slice(f"{kind}:{shape}", kind, sizes, CHIPS[kind], math.prod(sizes))

@@ -46,7 +46,7 @@ from zeroseg_jax.models.siglip import SiglipConfig
 from zeroseg_jax.models.student_config import make_student_config, with_teacher_sizes
 
 TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4, v5p:2x2x4, h100:2x8 or rtx4090:1x1"
+    "topology", "v5e:4x4", "kind and shape of the slice, such as v5e:4x4 or h100:2x8; a kind alone is one chip"
 )
 PROGRAM = flags.DEFINE_string("program", "", "file for the text of the compiled program")
 JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the table")
@@ -139,7 +139,7 @@ def fit(config: ConfigDict, topology: str, program_file: str = "") -> dict[str, 
 
     The compiled program's text goes to `program_file`, if there is one.
     """
-    config = with_teacher_sizes(config)
+    config = with_teacher_sizes(config, clip_sizes(config))
     validate(config)
     where = parse_topology(topology)
     mesh = topology_mesh(where, config.mesh)
@@ -204,7 +204,7 @@ def flops_of_image(config: ConfigDict) -> float:
     """What the model should cost for one image, by its sizes."""
     clip = clip_sizes(config)
     boxes = view_boxes(config.views.grids, config.views.windows)
-    return image_flops(config, make_student_config(config, clip.embed_dim), clip, boxes)
+    return image_flops(config, make_student_config(config, clip.embed_dim, clip), clip, boxes)
 
 
 def advice(config: ConfigDict, peak: float, fixed: float, limit: float, images: int) -> str:

@@ -72,7 +72,7 @@ def train(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any] | None:
     teacher = load_teacher(config)
     done = max(saved_steps(checkpoint_folder(workdir)), default=0)
     if config.init.mae and config.student.encoder != "clip" and not done:
-        check_mae(make_student_config(config, teacher.embed_dim), config.init.mae)
+        check_mae(make_student_config(config, teacher.embed_dim, teacher.sizes), config.init.mae)
     if config.eval.dataset:  # mistakes here are found before the training, not after it
         open_benchmark(config.eval)
         if config.eval.readout:

@@ -45,14 +45,31 @@ def test_the_step_has_the_flops_of_the_model(name):
     assert matmul_flops(traced.jaxpr) / 16 / fit.flops_of_image(config) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_student_with_the_teachers_tower_needs_no_download(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = load_config(CONFIGS / "vitb16_grounded.py")
+    config.batch_size = 1
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
+    _, plan = fit.trace_step(config, mesh)
+    assert plan.student.tower == fit.clip_sizes(config).vision
+    assert fit.flops_of_image(config) > 0
+
+
 def test_slices():
     assert parse_topology("v5e:4x4")[1:] == ("v5e", (4, 4), CHIPS["v5e"], 16)
     assert parse_topology("rtx4090:1x1").chips == 1
+    assert parse_topology("l4") == parse_topology("l4:1x1")
+    assert parse_topology("v5p").shape == (1, 1, 1)
     for kind, shapes in SHAPES.items():
         counts = [parse_topology(f"{kind}:{shape}").chips for shape in shapes]
         assert counts == sorted(counts) and counts[0] == 1 and counts[-1] == 256
     assert GPUS.keys() < SHAPES.keys()
-    for wrong, told in {"v5e": "v5e has", "v5e:3x5": "v5e has 1x1, 2x2", "v9:4x4": "did you mean v5e:4x4"}.items():
+    wrongs = {
+        "v5e:3x5": "v5e has 1x1, 2x2",
+        "v9:4x4": "did you mean v5e:4x4",
+        "1x1": "names no chip; write KIND:1x1, where KIND is one of v5e, v5p, v6e, a100, h100, h200, l4, rtx4090",
+    }
+    for wrong, told in wrongs.items():
         with pytest.raises(InputError, match=told):
             parse_topology(wrong)
 

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
 def make_plan(config: ConfigDict, teacher: Teacher, mesh: Mesh) -> Plan:
     """Describes the run of `config`; raises InputError where the student's sizes do not fit each other."""
-    sizes = make_student_config(config, teacher.embed_dim)
+    sizes = make_student_config(config, teacher.embed_dim, teacher.sizes)
     optimizer = make_optimizer(config.optimizer, config.steps)
 
     def make() -> Student:
