@@ -107,10 +107,15 @@ def test_a_run_leaves_what_it_should(tiny_config, tmp_path, caplog, wandb):
 def test_an_encoder_from_the_teacher_starts_with_all_its_digits(tiny_config, tmp_path):
     tiny_config.student.encoder, tiny_config.dtype = "clip", "bfloat16"  # the teacher's own kernels are bfloat16 then
     tiny_config.steps, tiny_config.optimizer.lr = 1, 0.0
+    tiny_config.student.segment_feature = "mask_class_token"
     train(tiny_config, tmp_path)
-    actual = nnx.to_pure_dict(nnx.state(load_student(tmp_path)[0].encoder.tower))
-    expected = nnx.to_pure_dict(nnx.state(load_clip(tiny_config.teacher.path).model.vision_tower))
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    student, teacher = load_student(tmp_path)[0], load_clip(tiny_config.teacher.path).model
+    for part, expected in (
+        (student.encoder.tower, teacher.vision_tower),
+        (student.visual_projection, teacher.visual_projection),
+    ):
+        states = nnx.to_pure_dict(nnx.state(part)), nnx.to_pure_dict(nnx.state(expected))
+        jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 @pytest.mark.end_to_end

@@ -133,6 +133,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.augment": ("crop", "center", "none"),
     "student.assignment": ("soft", "hard"),
     "student.encoder": ("mae", "clip"),
+    "student.segment_feature": ("mlp", "mask_class_token"),
     "student.remat": ("none", "dots", "full"),
     "loss.distance": ("l1", "cosine"),
     "loss.ground_pool": ("unit", "raw"),

@@ -34,6 +34,7 @@ from zeroseg_jax.evaluate.baselines import check_baselines
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
 from zeroseg_jax.evaluate.photo_gallery import draw_photo_gallery, read_gallery_labels
 from zeroseg_jax.log import RunLog, start_wandb
+from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student
 from zeroseg_jax.models.student_config import make_student_config, with_teacher_sizes
@@ -216,10 +217,13 @@ def first_state(config: ConfigDict, plan: Plan, earlier: Student | None) -> Trai
         state["params"] = jax.device_put(nnx.to_pure_dict(nnx.state(earlier)), plan.shardings["params"])
         logging.info("started from the student %s", config.init.student)
     elif config.student.encoder == "clip":
-        place = plan.shardings["params"]["encoder"]["tower"]
-        # read again, because `teacher.params` may not be float32
-        tower = nnx.state(load_clip(config.teacher.path).model.vision_tower)
-        state["params"]["encoder"]["tower"] = jax.device_put(nnx.to_pure_dict(tower), place)
+        params, places = state["params"], plan.shardings["params"]
+        teacher = load_clip(config.teacher.path).model  # read again, because `teacher.params` may not be float32
+        tower = nnx.to_pure_dict(nnx.state(teacher.vision_tower))
+        params["encoder"]["tower"] = jax.device_put(tower, places["encoder"]["tower"])
+        if "visual_projection" in params and isinstance(teacher, CLIP):
+            projection = nnx.to_pure_dict(nnx.state(teacher.visual_projection))
+            params["visual_projection"] = jax.device_put(projection, places["visual_projection"])
     elif config.init.mae:
         student = nnx.merge(plan.graphdef, state["params"])
         parts = load_mae(student, config.init.mae)

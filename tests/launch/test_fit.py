@@ -45,6 +45,7 @@ def test_the_step_has_the_flops_of_the_model(name):
     assert matmul_flops(traced.jaxpr) / 16 / fit.flops_of_image(config) == pytest.approx(1, abs=1e-4)
 
 
+
 def test_a_student_with_the_teachers_tower_needs_no_download(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = load_config(CONFIGS / "vitb16_grounded.py")
@@ -53,6 +54,16 @@ def test_a_student_with_the_teachers_tower_needs_no_download(monkeypatch):
     _, plan = fit.trace_step(config, mesh)
     assert plan.student.tower == fit.clip_sizes(config).vision
     assert fit.flops_of_image(config) > 0
+
+
+@pytest.mark.end_to_end
+def test_mask_class_tokens_have_the_flops_of_the_model():
+    config, mesh = load_config(CONFIGS / "demo.py"), Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
+    counted, expected = [], []
+    for config.student.segment_feature in ("mlp", "mask_class_token"):
+        counted.append(matmul_flops(fit.trace_step(config, mesh)[0].jaxpr) / config.batch_size)
+        expected.append(fit.flops_of_image(config))
+    assert np.diff(counted) == pytest.approx(np.diff(expected), rel=0.01)
 
 
 def test_slices():

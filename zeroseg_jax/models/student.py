@@ -3,7 +3,9 @@
 The paper is "Exploring Open-Vocabulary Semantic Segmentation from CLIP Vision Encoder Distillation Only" (ZeroSeg, ICCV
 2023). Its segmentation head has two layers, a grouping block with 32 segments, two layers, a grouping block with 8
 segments, and one layer over the 8 segment tokens. An MLP makes the image feature from their mean. The paper does not
-say how a segment token becomes a feature in CLIP's space. Here the same MLP does it, after the last layer.
+say how a segment token becomes a feature in CLIP's space. Here the same MLP does it, after the last layer. A student
+whose encoder is CLIP's image tower has another way, which is ours: CLIP's own class token looks at each segment
+(`mask_class_token`).
 """
 
 from collections.abc import Mapping
@@ -17,10 +19,11 @@ from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.config_ranges import check_ranges, check_whole_patches
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip import VisionConfig, VisionTower
+from zeroseg_jax.models.clip import TowerOutput, VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, Keys, compose_assignments
-from zeroseg_jax.models.layers import MLP, Attention, AttentionKind, Remat, Transformer
+from zeroseg_jax.models.layers import MLP, Attention, AttentionKind, Remat, Transformer, linear
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
+from zeroseg_jax.models.mask_class_token import mask_class_tokens
 from zeroseg_jax.models.preprocessing import Preprocessing
 from zeroseg_jax.ops.layer_norm import layer_norm
 
@@ -71,6 +74,9 @@ class StudentConfig:
     """Attention heads of the segmentation head."""
     projection_width: int = 4096
     """Hidden width of the MLP to the teacher's space. The paper does not give it; this is ours."""
+    segment_feature: str = "mlp"
+    """The feature of a segment: "mlp" makes it from the segment token. With "mask_class_token" the class token of
+    CLIP's image tower looks at the segment's patches; this needs `encoder="clip"`."""
     embed_dim: int = 768
     """Width of the teacher's embedding space."""
     assignment: str = "hard"
@@ -113,6 +119,11 @@ class StudentConfig:
                 f" encoder of a student of width {self.width} and patches of {self.patch_size}; its patches must be a"
                 " multiple of the tower's"
             )
+        if self.segment_feature == "mask_class_token" and not self.tower:
+            raise InputError(
+                "student.segment_feature is 'mask_class_token', which needs CLIP's image tower; set"
+                " student.encoder='clip', or student.segment_feature='mlp'"
+            )
         patches = (self.image_size // self.patch_size) ** 2
         if int(patches * (1 - self.mask_ratio)) == 0:
             raise InputError(
@@ -136,11 +147,15 @@ class TowerEncoder(nnx.Module):
         self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
     ) -> Float[Array, "b m d"]:
         """Normed class token and visible patches, m = 1 + k. `images` are in [0, 1]."""
+        return self.tower.post_norm(self.run_tower(images, visible).tokens)
+
+    def run_tower(self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None) -> TowerOutput:
+        """The tower's output for the class token and the visible patches. `images` are in [0, 1]."""
         pixels = Preprocessing().normalise(images)
         b, height, width, _ = pixels.shape
         s = self.shrink
         pixels = pixels.reshape(b, height // s, s, width // s, s, 3).mean(axis=(2, 4))
-        return self.tower.post_norm(self.tower(pixels, visible).tokens)
+        return self.tower(pixels, visible)
 
 
 class StudentOutput(NamedTuple):
@@ -191,6 +206,11 @@ class Student(nnx.Module):
         self.pool = Transformer(*pool, **options) if config.pool_depth else None
         self.norm = layer_norm(config.width, config.norm_eps, dtype=dtype, rngs=rngs)
         self.projection = MLP(config.width, config.projection_width, out=config.embed_dim, dtype=dtype, rngs=rngs)
+        self.visual_projection = (
+            linear(config.width, config.embed_dim, bias=False, dtype=dtype, rngs=rngs)
+            if config.segment_feature == "mask_class_token"
+            else None
+        )
         self.set_attributes(Attention, implementation=attention)
 
     def __call__(
@@ -217,7 +237,12 @@ class Student(nnx.Module):
         masking = self._masking(noise, images, n)
         pixels = images.astype(jnp.float32)
         pixels = normalise(pixels) if self.config.tower is None else pixels
-        tokens = self.encoder(pixels, None if noise is None else masking.visible)
+        visible = None if noise is None else masking.visible
+        if isinstance(self.encoder, TowerEncoder):
+            of_tower = self.encoder.run_tower(pixels, visible)
+            tokens = self.encoder.tower.post_norm(of_tower.tokens)
+        else:
+            tokens = self.encoder(pixels, visible)
         reconstruction = None
         if self.decoder is not None and noise is not None and reconstruct:
             reconstruction = self.decoder(tokens, masking, grid)
@@ -230,13 +255,18 @@ class Student(nnx.Module):
         if self.pool is not None:
             segments, _ = self.pool(segments)
 
-        segments = self.norm(segments)
-        with_mean = jnp.concatenate([segments, segments.mean(axis=1, keepdims=True)], axis=1)
-        projected = self.projection(with_mean).astype(jnp.float32)
+        segments, assignment = self.norm(segments), compose_assignments(assignments)
+        mean = segments.mean(axis=1, keepdims=True)
+        if isinstance(self.encoder, TowerEncoder) and self.visual_projection is not None:
+            features = self.visual_projection(mask_class_tokens(self.encoder.tower, of_tower, assignment))
+            image = self.projection(mean)
+        else:
+            projected = self.projection(jnp.concatenate([segments, mean], axis=1))
+            features, image = projected[:, :-1], projected[:, -1:]
         return StudentOutput(
-            segments=projected[:, :-1],
-            image=projected[:, -1],
-            assignment=compose_assignments(assignments),
+            segments=features.astype(jnp.float32),
+            image=image[:, 0].astype(jnp.float32),
+            assignment=assignment,
             visible=masking.visible,
             mask=masking.mask,
             reconstruction=reconstruction,
