@@ -4,8 +4,8 @@
 
 draws the scenes, embeds their views with the shipped teacher, distils and evaluates: minutes on two CPU cores.
 runs/demo then holds results.json and gallery.png. The recipe is `grounded`: the view grounding loss instead of nearest
-matching, soft assignment, and an encoder that starts from the teacher's image tower (docs/results.md says what each
-is worth). configs/demo_paper.py is the paper's recipe at this size.
+matching, soft assignment, an encoder that starts from the teacher's image tower, and segments that its class token
+embeds (docs/results.md says what each is worth). configs/demo_paper.py is the paper's recipe at this size.
 """
 
 from ml_collections import ConfigDict
@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.teacher.chunk = 1  # what fits a CPU's cache is fastest
 
     config.student.encoder = "clip"
+    config.student.segment_feature = "mask_class_token"
     config.student.patch_size = 8
     config.student.mask_ratio = 0.25  # higher ones hide small objects
     config.student.remat = "dots"  # less memory traffic: a fifth faster on a CPU

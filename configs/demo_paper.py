@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config = load_config(Path(__file__).with_name("demo.py"))
     config.views.grids = (1, 2, 3, 4)
     config.student.mask_ratio = 0.6
+    config.student.segment_feature = "mlp"
     config.student.segment_tokens = (16, 8)
     config.student.segment_depths = (2, 2)
     config.student.pool_depth = 1

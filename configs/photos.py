@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     config.teacher.chunk = 4
 
     config.student.encoder = "clip"
+    config.student.segment_feature = "mask_class_token"
     config.student.patch_size = 0  # as the teacher's
     config.student.mask_ratio = 0.25
     config.student.decoder_width = 256

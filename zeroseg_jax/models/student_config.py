@@ -45,7 +45,7 @@ def make_student_config(config: ConfigDict, embed_dim: int, teacher: TeacherSize
         if isinstance(teacher, SiglipConfig):
             raise InputError(
                 f"student.encoder is 'clip', but the teacher {config.teacher.path} is a SigLIP, whose image tower has"
-                " no class token; set student.encoder='mae'"
+                " no class token; set student.encoder='mae' and student.segment_feature='mlp'"
             )
         tower = teacher.vision
         sizes |= {"tower": tower, "width": tower.width, "depth": tower.depth, "heads": tower.heads}
