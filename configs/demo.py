@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.student.decoder_width = 48
     config.student.decoder_depth = 1
     config.student.decoder_heads = 4
-    config.student.segment_tokens = (8,)
+    config.student.segment_tokens = (16,)
     config.student.segment_depths = (1,)
     config.student.pool_depth = 0
     config.student.segment_heads = 4
@@ -65,5 +65,7 @@ def get_config() -> ConfigDict:
     # chosen on validation scenes
     config.eval.templates = ("a {}", "{}")
     config.eval.scale = 14.0
+    config.eval.flip = True
     config.eval.rename = "teacher"
+    config.eval.rename_weight = 0.5
     return config
