@@ -20,6 +20,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark, Scenes
 from zeroseg_jax.evaluate.colour_rules import fit_colours, predict_by_pixels
 from zeroseg_jax.evaluate.protocol import EvaluationProtocol, Predict
+from zeroseg_jax.models.clip import CLIP
 from zeroseg_jax.models.clip_encoder import ClipEncoder
 from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.readouts import READOUTS
@@ -157,12 +158,18 @@ class TiledDenseClip:
 
 
 def untrained(model: Segmenter, seed: int = 1) -> Segmenter:
-    """The student of `model` before training, from another seed. An encoder that is a CLIP tower is the teacher's."""
+    """The student of `model` before training, from another seed.
+
+    An encoder that is a CLIP tower has the teacher's weights, and so has the projection of mask class tokens.
+    """
     method = model.method
     assert isinstance(method, StudentMethod)
     state = jax.jit(lambda: nnx.state(Student(method.config, rngs=nnx.Rngs(seed))))()
+    teacher = model.clip.model
     if method.config.tower is not None:
-        state["encoder"]["tower"] = nnx.state(model.clip.model.vision_tower)
+        state["encoder"]["tower"] = nnx.state(teacher.vision_tower)
+    if "visual_projection" in state and isinstance(teacher, CLIP):
+        state["visual_projection"] = nnx.state(teacher.visual_projection)
     place = jax.tree.map(lambda leaf: leaf.sharding, method.params["student"])
     return model.with_params(method.params | {"student": jax.device_put(state, place)})
 
@@ -267,6 +274,7 @@ def averaged(
         for name, scale in scales.items()
     }
     options = Options(
+        flip=model.options.flip,
         slide=0.0,
         normalise_prompts=model.options.normalise_prompts,
         readout=readout if method.readouts else "",
