@@ -8,7 +8,7 @@ photographs are kept out of the training. At the end runs/photos/gallery.png sho
 the words in FOLDER/labels.txt (one on each line) or in `--config.eval.labels="cat,grass,the sky"`.
 
 The run says at the start how much it has to compute. With CLIP ViT-B/16 a photograph costs 0.5 TFLOP once, and the 600
-steps cost about 1,000 TFLOP together: minutes on a GPU, hours on a laptop. `--config.teacher.path=demo` is a trial in
+steps cost about 1,900 TFLOP together: minutes on a GPU, hours on a laptop. `--config.teacher.path=demo` is a trial in
 minutes on any computer; the tiny teacher knows only drawn things.
 
 The recipe is `grounded` (docs/results.md), which is ours. It was chosen on drawn scenes and on 319 photographs with a

@@ -23,8 +23,18 @@ def tower(filled) -> VisionTower:
 
 
 @pytest.fixture(scope="module")
-def output(tower):
-    return nnx.jit(lambda tower, x: tower(x))(tower, jax.random.normal(jax.random.key(1), (2, 12, 12, 3)))
+def pixels():
+    return jax.random.normal(jax.random.key(1), (2, 12, 12, 3))
+
+
+@pytest.fixture(scope="module")
+def output(tower, pixels):
+    return nnx.jit(lambda tower, x: tower(x))(tower, pixels)
+
+
+@pytest.fixture(scope="module")
+def context(tower, pixels):
+    return nnx.jit(lambda tower, x: tower.with_keys_and_values(x))(tower, pixels)[1]
 
 
 look = nnx.jit(mask_class_tokens)
@@ -61,9 +71,9 @@ def reference(tower: VisionTower, inputs: list[np.ndarray], shares: np.ndarray) 
     return norm(tower.post_norm, token)
 
 
-def test_equal_to_a_plain_implementation(tower, output):
+def test_equal_to_a_plain_implementation(tower, output, context):
     shares = jax.nn.softmax(3 * jax.random.normal(jax.random.key(2), (2, 9, 4)), axis=-1)
-    actual = look(tower, output, shares)
+    actual = look(tower, context, shares)
     for image in range(2):
         inputs = [np.asarray(output.embedded[image]), *np.asarray(output.layers[:-1, image])]
         for segment in range(4):
@@ -71,18 +81,17 @@ def test_equal_to_a_plain_implementation(tower, output):
             np.testing.assert_allclose(actual[image, segment], expected, atol=1e-5)
 
 
-def test_a_segment_of_all_patches_is_the_image(tower, output):
+def test_a_segment_of_all_patches_is_the_image(tower, output, context):
     """The class token reads the same patches and itself, so the result is the pooled class token."""
-    actual = look(tower, output, jnp.ones((2, 9, 1)) - SMALLEST_SHARE)
+    actual = look(tower, context, jnp.ones((2, 9, 1)) - SMALLEST_SHARE)
     np.testing.assert_allclose(actual[:, 0], output.pooled, atol=1e-5)
 
 
-def test_patches_without_a_share_hardly_count(tower, output):
-    embedded, layers = output.embedded.at[:, 5:].add(1.0), output.layers.at[:, :, 5:].add(1.0)
-    other = output._replace(embedded=embedded, layers=layers)
+def test_patches_without_a_share_hardly_count(tower, context):
+    values = context.values.at[:, :, 4:].add(1.0)
 
     def change(shares):
-        return np.abs(look(tower, output, shares) - look(tower, other, shares)).max()
+        return np.abs(look(tower, context, shares) - look(tower, context._replace(values=values), shares)).max()
 
     first_four = jnp.zeros((2, 9, 1)).at[:, :4].set(1.0)
     assert change(first_four) < 0.02 * change(jnp.ones((2, 9, 1)))
@@ -111,9 +120,8 @@ def test_the_student_embeds_its_segments_in_this_way():
     student = Student(SIZES, rngs=nnx.Rngs(0))
     images = jax.random.uniform(jax.random.key(0), (2, 24, 24, 3))
     output = student(images, noise=jax.random.uniform(jax.random.key(1), (2, 9)))
-    tokens = mask_class_tokens(
-        student.encoder.tower, student.encoder.run_tower(images, output.visible), output.assignment
-    )
+    _, context = student.encoder.with_patch_context(images, output.visible)
+    tokens = mask_class_tokens(student.encoder.tower, context, output.assignment)
     np.testing.assert_allclose(output.segments, student.visual_projection(tokens), atol=1e-5)
     assert output.image.shape == (2, 8)
 

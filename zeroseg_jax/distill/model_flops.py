@@ -84,9 +84,9 @@ def student_flops(config: StudentConfig, reconstruct: bool) -> int:
         tokens = before = segments
     total += config.pool_depth * _block(tokens, width, 4 * width)
     if config.segment_feature == "mask_class_token":
-        # keys and values of the patches once more, and the blocks for the segments' class tokens
-        total += config.depth * (_attention(tokens, tokens, width) + _mlp(tokens, width, hidden, width))
-        total += config.depth * (2 * _linear(visible, width, width) + 2 * _linear(tokens, visible, width))
+        # in each block the four projections of the class tokens, the attention to the patches and the MLP
+        block = 4 * _linear(tokens, width, width) + 2 * _linear(tokens, visible, width)
+        total += config.depth * (block + _mlp(tokens, width, hidden, width))
         total += _linear(tokens, width, config.embed_dim)
         tokens = 0
     total += _mlp(tokens + 1, width, config.projection_width, config.embed_dim)

@@ -136,6 +136,17 @@ class TowerOutput(NamedTuple):
     """Output of every block."""
 
 
+class PatchContext(NamedTuple):
+    """What mask class tokens attend to (`mask_class_token`), from the pass of an image through the tower."""
+
+    class_token: Float[Array, "b d"]
+    """The input of the first block for the class token."""
+    keys: Float[Array, "l b k d"]
+    """The keys of the patches in the attention of every block."""
+    values: Float[Array, "l b k d"]
+    """Their values."""
+
+
 class VisionTower(nnx.Module):
     """CLIP's image transformer.
 
@@ -186,6 +197,14 @@ class VisionTower(nnx.Module):
         embedded = self.embed(pixels, visible)
         tokens, layers = self.transformer(embedded)
         return TowerOutput(self.post_norm(tokens[:, 0]), tokens, embedded, layers)
+
+    def with_keys_and_values(
+        self, pixels: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
+    ) -> tuple[Float[Array, "b n d"], PatchContext]:
+        """`TowerOutput.tokens`, and what mask class tokens need."""
+        embedded = self.embed(pixels, visible)
+        tokens, (keys, values) = self.transformer.with_keys_and_values(embedded)
+        return tokens, PatchContext(embedded[:, 0], keys[:, :, 1:], values[:, :, 1:])
 
     def pool(self, pixels: Float[Array, "b y x 3"]) -> Float[Array, "b d"]:
         """Only `pooled`. The last block is computed for the class token alone, which saves most of its work."""

@@ -22,6 +22,7 @@ from zeroseg_jax.ops.layer_norm import layer_norm
 Activation = Callable[[Array], Array]
 Remat = Literal["none", "dots", "full"]
 AttentionKind = Literal["plain", "cudnn"]
+KeysAndValues = tuple[Float[Array, "b m d"], Float[Array, "b m d"]]
 _DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
@@ -127,14 +128,26 @@ class Attention(nnx.Module):
         mask: Bool[Array, "..."] | None = None,
     ) -> Float[Array, "b n d"]:
         """`mask` is broadcast to (b, heads, n, m); True means "may attend"."""
-        context = x if context is None else context
+        return self.attend(x, *self.keys_and_values(x if context is None else context), mask)
 
-        def split(y: Array) -> Array:
-            return y.reshape(*y.shape[:2], self.heads, -1)
+    def keys_and_values(self, context: Float[Array, "b m d"]) -> KeysAndValues:
+        return self.key(context), self.value(context)
 
+    def attend(
+        self,
+        x: Float[Array, "b n d"],
+        keys: Float[Array, "b m d"],
+        values: Float[Array, "b m d"],
+        mask: Bool[Array, "..."] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """The attention of `x` to tokens whose keys and values are known."""
         attend_by = flash_attend if self.implementation == "cudnn" else attend
-        y = attend_by(split(self.query(x)), split(self.key(context)), split(self.value(context)), mask)
+        y = attend_by(self.split(self.query(x)), self.split(keys), self.split(values), mask)
         return self.out(y.reshape(x.shape))
+
+    def split(self, y: Float[Array, "b n d"]) -> Float[Array, "b n h c"]:
+        """The part of each head, c = d / h."""
+        return y.reshape(*y.shape[:2], self.heads, -1)
 
 
 class Block(nnx.Module):
@@ -157,8 +170,16 @@ class Block(nnx.Module):
         self.mlp = MLP(width, mlp_width, activation=activation, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None) -> Float[Array, "b n d"]:
-        x = x + self.attention(self.norm1(x), mask=mask)
-        return x + self.mlp(self.norm2(x))
+        return self.with_keys_and_values(x, mask)[0]
+
+    def with_keys_and_values(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None
+    ) -> tuple[Float[Array, "b n d"], KeysAndValues]:
+        """The output, and the keys and values of its attention."""
+        normed = self.norm1(x)
+        keys, values = self.attention.keys_and_values(normed)
+        x = x + self.attention.attend(normed, keys, values, mask)
+        return x + self.mlp(self.norm2(x)), (keys, values)
 
     def at(self, x: Float[Array, "b n d"], token: Int[Array, " b"], mask: Bool[Array, "n n"] | None = None) -> Array:
         """The output (b, d) for one token of each sequence; of the others only keys and values are computed."""
@@ -208,6 +229,17 @@ class Transformer(nnx.Module):
         graphdef, state = nnx.split(self.blocks)
         return jax.lax.scan(lambda x, block: self._apply(graphdef, block, x, mask), x, state)
 
+    def with_keys_and_values(
+        self, x: Float[Array, "b n d"]
+    ) -> tuple[Float[Array, "b n d"], tuple[Float[Array, "l b n d"], Float[Array, "l b n d"]]]:
+        """The output of the last block, and the keys and the values of every block's attention."""
+        graphdef, state = nnx.split(self.blocks)
+
+        def apply(x: Array, block: Any) -> tuple[Array, KeysAndValues]:
+            return nnx.merge(graphdef, block).with_keys_and_values(x)
+
+        return jax.lax.scan(self._rematerialised(apply), x, state)
+
     def before_last(
         self, x: Float[Array, "b n d"], mask: Bool[Array, "..."] | None = None
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"], Block]:
@@ -226,10 +258,13 @@ class Transformer(nnx.Module):
         def apply(x: Array, block: Any) -> Array:
             return nnx.merge(graphdef, block)(x, mask)
 
-        if self.remat != "none":
-            apply = jax.checkpoint(apply, policy=_DOTS if self.remat == "dots" else None)
-        x = apply(x, block)
+        x = self._rematerialised(apply)(x, block)
         return x, x
+
+    def _rematerialised(self, apply: Callable[..., Any]) -> Callable[..., Any]:
+        if self.remat == "none":
+            return apply
+        return jax.checkpoint(apply, policy=_DOTS if self.remat == "dots" else None)
 
 
 def sincos_positions(

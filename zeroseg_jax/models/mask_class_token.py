@@ -12,14 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from zeroseg_jax.models.clip import TowerOutput, VisionTower
+from zeroseg_jax.models.clip import PatchContext, VisionTower
 from zeroseg_jax.models.layers import Block
 
 SMALLEST_SHARE = 1e-4
 """Added to the shares, whose logarithm would be minus infinity at 0."""
 
 
-def mask_class_tokens(tower: VisionTower, output: TowerOutput, shares: Float[Array, "b k s"]) -> Float[Array, "b s d"]:
+def mask_class_tokens(
+    tower: VisionTower, context: PatchContext, shares: Float[Array, "b k s"]
+) -> Float[Array, "b s d"]:
     """The normed class token of each segment, before CLIP's projection.
 
     In every block a token attends to itself and to the patches as the image's own pass left them. The logarithm of a
@@ -28,35 +30,36 @@ def mask_class_tokens(tower: VisionTower, output: TowerOutput, shares: Float[Arr
 
     Args:
         tower: the image tower.
-        output: what it gave for the images, for a class token and k patches.
+        context: what its `with_keys_and_values` gave for the images.
         shares: share of each patch in each segment, in [0, 1].
     """
     graphdef, blocks = nnx.split(tower.transformer.blocks)
-    inputs = jnp.concatenate([output.embedded[None], output.layers[:-1]])
     logarithms = jnp.log(shares.astype(jnp.float32).swapaxes(1, 2) + SMALLEST_SHARE)
-    first = output.embedded[:, :1]
-    tokens = jnp.broadcast_to(first, (first.shape[0], shares.shape[2], first.shape[2]))
+    (b, d), s = context.class_token.shape, shares.shape[2]
+    tokens = jnp.broadcast_to(context.class_token[:, None], (b, s, d))
 
-    def one_block(tokens: Array, block_and_input: tuple[Any, Array]) -> tuple[Array, None]:
-        state, x = block_and_input
-        return _attend_and_mix(nnx.merge(graphdef, state), tokens, x[:, 1:], logarithms), None
+    def apply(tokens: Array, block: Any) -> tuple[Array, None]:
+        state, keys, values = block
+        return _block(nnx.merge(graphdef, state), tokens, keys, values, logarithms), None
 
-    tokens, _ = jax.lax.scan(one_block, tokens, (blocks, inputs))
+    tokens, _ = jax.lax.scan(apply, tokens, (blocks, context.keys, context.values))
     return tower.post_norm(tokens)
 
 
-def _attend_and_mix(
-    block: Block, tokens: Float[Array, "b s d"], patches: Float[Array, "b k d"], logarithms: Float[Array, "b s k"]
+def _block(
+    block: Block,
+    tokens: Float[Array, "b s d"],
+    patch_keys: Float[Array, "b k d"],
+    patch_values: Float[Array, "b k d"],
+    logarithms: Float[Array, "b s k"],
 ) -> Float[Array, "b s d"]:
-    """`block` for mask class tokens; the patches are only read."""
+    """One block of the tower for mask class tokens."""
     attention = block.attention
-
-    def split(y: Array) -> Array:
-        return y.reshape(*y.shape[:2], attention.heads, -1)
-
-    normed, context = block.norm1(tokens), block.norm1(patches)
-    query, key, value = (split(layer(normed)) for layer in (attention.query, attention.key, attention.value))
-    patch_key, patch_value = split(attention.key(context)), split(attention.value(context))
+    normed = block.norm1(tokens)
+    query, key, value, patch_key, patch_value = (
+        attention.split(y)
+        for y in (attention.query(normed), attention.key(normed), attention.value(normed), patch_keys, patch_values)
+    )
     scale = query.shape[-1] ** -0.5
     to_itself = jnp.einsum("bshc,bshc->bhs", query, key, preferred_element_type=jnp.float32) * scale
     to_patches = jnp.einsum("bshc,bkhc->bhsk", query, patch_key, preferred_element_type=jnp.float32) * scale

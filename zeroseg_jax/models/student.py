@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.config_ranges import check_ranges, check_whole_patches
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip import TowerOutput, VisionConfig, VisionTower
+from zeroseg_jax.models.clip import PatchContext, VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, Keys, compose_assignments
 from zeroseg_jax.models.layers import MLP, Attention, AttentionKind, Remat, Transformer, linear
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
@@ -147,15 +147,21 @@ class TowerEncoder(nnx.Module):
         self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
     ) -> Float[Array, "b m d"]:
         """Normed class token and visible patches, m = 1 + k. `images` are in [0, 1]."""
-        return self.tower.post_norm(self.run_tower(images, visible).tokens)
+        return self.tower.post_norm(self.tower(self.pixels(images), visible).tokens)
 
-    def run_tower(self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None) -> TowerOutput:
-        """The tower's output for the class token and the visible patches. `images` are in [0, 1]."""
+    def with_patch_context(
+        self, images: Float[Array, "b y x 3"], visible: Int[Array, "b k"] | None = None
+    ) -> tuple[Float[Array, "b m d"], PatchContext]:
+        """The same, and what mask class tokens need."""
+        tokens, context = self.tower.with_keys_and_values(self.pixels(images), visible)
+        return self.tower.post_norm(tokens), context
+
+    def pixels(self, images: Float[Array, "b y x 3"]) -> Float[Array, "b h w 3"]:
+        """The tower's input, for images in [0, 1]."""
         pixels = Preprocessing().normalise(images)
         b, height, width, _ = pixels.shape
         s = self.shrink
-        pixels = pixels.reshape(b, height // s, s, width // s, s, 3).mean(axis=(2, 4))
-        return self.tower(pixels, visible)
+        return pixels.reshape(b, height // s, s, width // s, s, 3).mean(axis=(2, 4))
 
 
 class StudentOutput(NamedTuple):
@@ -238,9 +244,9 @@ class Student(nnx.Module):
         pixels = images.astype(jnp.float32)
         pixels = normalise(pixels) if self.config.tower is None else pixels
         visible = None if noise is None else masking.visible
-        if isinstance(self.encoder, TowerEncoder):
-            of_tower = self.encoder.run_tower(pixels, visible)
-            tokens = self.encoder.tower.post_norm(of_tower.tokens)
+        patch_context = None
+        if isinstance(self.encoder, TowerEncoder) and self.visual_projection is not None:
+            tokens, patch_context = self.encoder.with_patch_context(pixels, visible)
         else:
             tokens = self.encoder(pixels, visible)
         reconstruction = None
@@ -257,8 +263,9 @@ class Student(nnx.Module):
 
         segments, assignment = self.norm(segments), compose_assignments(assignments)
         mean = segments.mean(axis=1, keepdims=True)
-        if isinstance(self.encoder, TowerEncoder) and self.visual_projection is not None:
-            features = self.visual_projection(mask_class_tokens(self.encoder.tower, of_tower, assignment))
+        if patch_context is not None:
+            assert isinstance(self.encoder, TowerEncoder) and self.visual_projection is not None
+            features = self.visual_projection(mask_class_tokens(self.encoder.tower, patch_context, assignment))
             image = self.projection(mean)
         else:
             projected = self.projection(jnp.concatenate([segments, mean], axis=1))
