@@ -45,7 +45,6 @@ def test_the_step_has_the_flops_of_the_model(name):
     assert matmul_flops(traced.jaxpr) / 16 / fit.flops_of_image(config) == pytest.approx(1, abs=1e-4)
 
 
-
 def test_a_student_with_the_teachers_tower_needs_no_download(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = load_config(CONFIGS / "vitb16_grounded.py")
