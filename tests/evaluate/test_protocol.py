@@ -126,7 +126,7 @@ def test_groupvits_rule_applies_the_threshold(model, tiny_student, segments, gui
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     options = {"rule": "groupvit", "guide": guide}
     segmenter = Segmenter(model.method, model.clip, options=Options(**options))
-    prediction = protocol.predictor(segmenter)([image], None)[DEFAULT][0]
+    prediction = next(protocol.predictor(segmenter)([image], None)[DEFAULT])
 
     def hidden(threshold: float) -> np.ndarray:
         result = model.segment(image, protocol.labels, templates=protocol.templates, background=threshold, **options)

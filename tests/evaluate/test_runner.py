@@ -12,7 +12,7 @@ from PIL import Image
 
 from zeroseg_jax.config import default_config, to_json
 from zeroseg_jax.evaluate.benchmarks import open_benchmark
-from zeroseg_jax.evaluate.protocol import DEFAULT, Prediction
+from zeroseg_jax.evaluate.colour_rules import predict_by_pixels
 from zeroseg_jax.evaluate.runner import EvaluatedMethod, run_benchmark
 from zeroseg_jax.evaluate.zero_shot import evaluate
 from zeroseg_jax.segment import load
@@ -103,9 +103,7 @@ def test_what_is_expected_is_something(expected):
 
 def test_images_are_counted_in_order(options):
     benchmark = open_benchmark(options.eval)
-    method = EvaluatedMethod(
-        lambda images, device: {DEFAULT: [Prediction(np.zeros(i.shape[:2], np.int32)) for i in images]}
-    )
+    method = EvaluatedMethod(predict_by_pixels(lambda image: np.zeros(image.shape[:2], np.int32)))
     run_benchmark({"zeros": method}, benchmark)
     counted = method.best_counts.per_image.truth.sum(axis=1)
     np.testing.assert_array_equal(counted, [(benchmark[i].mask != 255).sum() for i in range(IMAGES)])

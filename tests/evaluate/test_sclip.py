@@ -108,7 +108,7 @@ def predict(clip, image, background, **options):
     labels = [(name, c) for c, names in enumerate(NAMES.values(), 1) for name in names]
     values = np.array([*(c for _, c in labels), 0], np.int32)
     protocol = EvaluationProtocol(tuple(n for n, _ in labels), background, model.templates, values)
-    return protocol.predictor(model)([image], None)[DEFAULT][0]
+    return next(protocol.predictor(model)([image], None)[DEFAULT])
 
 
 PROMPTS = [*WORDS, *(name for names in NAMES.values() for name in names)]

@@ -1,6 +1,6 @@
 """Rules that see the colour of each pixel and nothing else: how far colour alone goes on the scenes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int32, UInt8
@@ -9,6 +9,11 @@ from ml_collections import ConfigDict
 from zeroseg_jax.evaluate.benchmarks import Scenes
 from zeroseg_jax.evaluate.metrics import IGNORE
 from zeroseg_jax.evaluate.protocol import DEFAULT, Predict, Prediction
+from zeroseg_jax.segment.labelling.on_device import MapsOnDevice, padded_length
+from zeroseg_jax.segment.labelling.tiles import TILE
+
+CLASSES = np.array([*range(IGNORE), -1], np.int32)
+"""`Prediction.class_of_label` of a map that holds classes."""
 
 COLOUR_SCENES = 1000
 """Number of training scenes that the rules are fitted to."""
@@ -70,4 +75,13 @@ def fit_colours(options: ConfigDict) -> ColourRules:
 
 def predict_by_pixels(rule: Callable[[UInt8[np.ndarray, "h w 3"]], Int32[np.ndarray, "h w"]]) -> Predict:
     """A `Predict` of a rule in numpy, which needs no device."""
-    return lambda images, device: {DEFAULT: [Prediction(rule(image)) for image in images]}
+
+    def predictions(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[Prediction]:
+        for image in images:
+            label_map = rule(image)
+            shape = [padded_length(n, TILE) for n in label_map.shape]
+            padded = np.pad(label_map, [(0, n - m) for n, m in zip(shape, label_map.shape, strict=True)])
+            maps = MapsOnDevice(padded, None, (label_map.shape[0], label_map.shape[1]), turned=False)
+            yield Prediction(maps, CLASSES)
+
+    return lambda images, device: {DEFAULT: predictions(images)}

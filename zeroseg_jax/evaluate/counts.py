@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int32, Integer
+from jaxtyping import Float, Int, Int32, Integer
 
 from zeroseg_jax.evaluate.metrics import (
     Areas,
@@ -38,7 +38,10 @@ class PixelCounts:
     def add_image(self, truth: Integer[np.ndarray, "h w"], prediction: Int32[np.ndarray, "h w"]) -> None:
         """Counts one image. `metrics.confusion_matrix` says which values may occur."""
         confusion = confusion_matrix(truth, prediction, len(self.confusion))
-        boundary = np.stack(boundary_areas(truth, prediction, len(self.confusion)))
+        self.add_counts(confusion, np.stack(boundary_areas(truth, prediction, len(self.confusion))))
+
+    def add_counts(self, confusion: Int[np.ndarray, "c c+1"], boundary: Int[np.ndarray, "3 c"]) -> None:
+        """Adds the confusion matrix and the boundary areas of one image."""
         # Three numbers a class, not a matrix, are kept for each image: 5000 images of 171 classes take 10 MB.
         self.add_arrays({"confusion": confusion, "boundary": boundary, "per_image": np.stack(areas(confusion))[None]})
 

@@ -55,12 +55,25 @@ def confusion_matrix(
     if truth.shape != prediction.shape:
         raise ValueError(f"the truth is {truth.shape}, the prediction {prediction.shape}; they must agree")
     counted = truth != ignore
+    check_truth(truth, classes, ignore)
     rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    if rows.size and not 0 <= rows.min() <= rows.max() < classes:
-        raise ValueError(f"the truth holds values from {rows.min()} to {rows.max()}, but there are {classes} classes")
     columns = np.where((columns >= 0) & (columns < classes), columns, classes)
     counts = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
     return counts.astype(np.int64).reshape(classes, classes + 1)
+
+
+def check_truth(truth: Integer[np.ndarray, "*b h w"], classes: int, ignore: int = IGNORE) -> None:
+    """Raises ValueError if the truth holds a value that is neither a class nor `ignore`."""
+    values = truth[truth != ignore]
+    if values.size and not 0 <= values.min() <= values.max() < classes:
+        raise ValueError(
+            f"the truth holds values from {values.min()} to {values.max()}, but there are {classes} classes"
+        )
+
+
+def boundary_distance(shape: Sequence[int], dilation: float = DILATION) -> int:
+    """Largest distance of a pixel that is close to a border, in an image of this shape."""
+    return max(1, round(dilation * float(np.hypot(shape[0], shape[1]))))
 
 
 def areas(confusion: Int[np.ndarray, "c c+1"]) -> Areas:
@@ -109,7 +122,7 @@ def boundary_areas(
     is close if the distance in the maximum norm is at most `dilation` x the image's diagonal, and at least one pixel.
     The edge of the image is a border. Ignored pixels are not: neither the truth nor the prediction has a region there.
     """
-    distance = max(1, round(dilation * float(np.hypot(*truth.shape))))
+    distance = boundary_distance(truth.shape, dilation)
     ignored = truth == ignore
     # As int32, because a uint8 mask cannot hold -1.
     truth_border, prediction_border = (

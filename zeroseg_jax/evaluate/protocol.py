@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,9 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark
 from zeroseg_jax.evaluate.vocabularies import Vocabulary, choose_vocabulary
 from zeroseg_jax.segment.labelling.decode import tells_probability
+from zeroseg_jax.segment.labelling.on_device import MapsOnDevice
 from zeroseg_jax.segment.options import FIELDS, Options, change, from_config
 from zeroseg_jax.segment.prompts import Background, check_background
-from zeroseg_jax.segment.result import SegmentResult
 from zeroseg_jax.segment.segmenter import Segmenter
 
 BATCH = 16
@@ -30,19 +30,36 @@ DEFAULT = "default"
 
 
 class Prediction(NamedTuple):
-    """The predicted class of each pixel of an image."""
+    """The prediction for an image, on the device that made it. The properties copy it to the host."""
 
-    classes: Int32[np.ndarray, "h w"]
-    """Class indices; -1 for no class."""
-    best_class: Int32[np.ndarray, "h w"] | None = None
-    """Class of the best label, before a threshold for the background is applied. None without a threshold."""
-    probability: Float32[np.ndarray, "h w"] | None = None
-    """Probability of the best label, which the threshold is compared with. None without a threshold."""
+    maps: MapsOnDevice
+    class_of_label: Int[np.ndarray, " c"]
+    """`EvaluationProtocol.class_of_label`."""
+    threshold: float = 0.0
+    """The threshold for the background that `maps` do not have yet; 0 if there is none."""
+
+    @property
+    def classes(self) -> Int32[np.ndarray, "h w"]:
+        """Class indices; -1 for no class."""
+        if self.probability is None:
+            return self.best_class
+        return np.where(self.probability < np.float32(self.threshold), self.class_of_label[-1], self.best_class)
+
+    @property
+    def best_class(self) -> Int32[np.ndarray, "h w"]:
+        """Class of the best label, before a threshold for the background is applied."""
+        return np.asarray(self.class_of_label, np.int32)[self.maps.fetch(self.maps.label_map)]
+
+    @property
+    def probability(self) -> Float32[np.ndarray, "h w"] | None:
+        """Probability of the best label, which the threshold is compared with. None without a threshold."""
+        probability = self.maps.probability
+        return self.maps.fetch(probability) if self.threshold and probability is not None else None
 
 
-Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]], jax.Device | None], dict[str, list[Prediction]]]
-"""(images, device) -> the predictions of each variant of a method, one for each image. The device None is the one that
-holds the model."""
+Predict = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]], jax.Device | None], dict[str, Iterator[Prediction]]]
+"""(images, device) -> the predictions of each variant of a method, one for each image, made one after the other. The
+device None is the one that holds the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +101,7 @@ class EvaluationProtocol:
         def on_device(device: jax.Device | None) -> Segmenter:
             return segmenter if device is None else segmenter.on(device)
 
-        def predict(images: Sequence[np.ndarray], device: jax.Device | None = None) -> dict[str, list[Prediction]]:
+        def predict(images: Sequence[np.ndarray], device: jax.Device | None = None) -> dict[str, Iterator[Prediction]]:
             model = on_device(device)
             # The last batch is filled up, because to compile for another size takes longer than a few images.
             encoded = model.encode_batch([*images, *[images[0]] * (-len(images) % BATCH)])
@@ -95,20 +112,14 @@ class EvaluationProtocol:
                 background = [*phrases, LOWEST_THRESHOLD] if phrases else LOWEST_THRESHOLD
             arguments: dict[str, Any] = {"templates": self.templates, "background": background}
             arguments["groups"] = self.class_of_label[:-1].tolist()
-            results = {
-                name: model.label(encoded, self.labels, **arguments, **options) for name, options in options_of.items()
-            }
-            return {name: [self.prediction(result) for result in labelled] for name, labelled in results.items()}
+
+            def predictions(options: Mapping[str, Any]) -> Iterator[Prediction]:
+                for maps in model.label_on_device(encoded, self.labels, **arguments, **options):
+                    yield Prediction(maps, self.class_of_label, 0.0 if maps.probability is None else self.threshold)
+
+            return {name: predictions(options) for name, options in options_of.items()}
 
         return predict
-
-    def prediction(self, result: SegmentResult) -> Prediction:
-        """The classes of a segmented image. Applies the threshold for the background if the model has not."""
-        best_class = self.class_of_label[result.label_map]
-        if result.probability is None or not self.threshold:
-            return Prediction(best_class)
-        hidden = result.probability < np.float32(self.threshold)
-        return Prediction(np.where(hidden, self.class_of_label[-1], best_class), best_class, result.probability)
 
 
 def inference_options(benchmark: Benchmark, config: ConfigDict, default: Options) -> Options:

@@ -46,6 +46,11 @@ class ThresholdSweep:
         self._predicted += np.bincount(cells, minlength=self._predicted.size).reshape(shape)
         self._correct += np.bincount(cells[best_class == truth], minlength=self._correct.size).reshape(shape)
 
+    def add_counts(self, counts: Mapping[str, Any]) -> None:
+        """Adds one image by what `device_counts.count_image` counted."""
+        truth = counts["confusion"].sum(axis=1)
+        self.add_arrays({name: counts[name] for name in ("correct", "predicted", "background")} | {"truth": truth})
+
     @property
     def pixels(self) -> int:
         """Number of counted pixels; 0 for a model that applies the threshold itself."""

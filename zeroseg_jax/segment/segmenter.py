@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +20,7 @@ from zeroseg_jax.segment.encode import Encoder
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
 from zeroseg_jax.segment.labelling.decode import Texts
 from zeroseg_jax.segment.labelling.scoring import eligible_texts, large_classes, make_texts, pad_texts
-from zeroseg_jax.segment.labelling.tiles import Labeller, LabelMaps
+from zeroseg_jax.segment.labelling.tiles import Labeller, MapsOnDevice
 from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options, change, encodes
 from zeroseg_jax.segment.prompts import (
@@ -220,24 +220,53 @@ class Segmenter:
         for `Options.area`. None: each label is a class.
         """
         chosen, labels = self.changed(options), reusable(labels)
-        texts, threshold = self.texts_of(labels, templates, background, chosen)
-        texts = pad_texts(texts)
         names, results = list(labels), []
-        classes = np.arange(len(names)) if groups is None else np.asarray(groups)
-
-        def label(image: EncodedImage, texts: Texts) -> LabelMaps:
+        for image, texts, threshold in self._with_texts(images, names, templates, background, groups, chosen):
             with jax.default_device(self.device):
-                return self.labeller.label(image, texts, threshold, chosen)
-
-        for image in images:
-            allowed = texts
-            if chosen.area:
-                before = label(image, texts._replace(threshold=jnp.zeros_like(texts.threshold))).label_map
-                allowed = texts._replace(eligible=large_classes(before, texts, classes, chosen.area))
-            maps = label(image, allowed)
+                maps = self.labeller.label(image, texts, threshold, chosen)
             scores = np.ascontiguousarray(maps.scores[:, : len(names)])
             results.append(SegmentResult(image.pixels, maps.label_map, maps.segments, scores, names, maps.probability))
         return results
+
+    def label_on_device(
+        self,
+        images: Sequence[EncodedImage],
+        labels: Iterable[str],
+        *,
+        templates: Templates | None = None,
+        background: Background = None,
+        groups: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Iterator[MapsOnDevice]:
+        """The label maps of `label`, one after the other, left on the device. An evaluation counts them there."""
+        chosen, labels = self.changed(options), reusable(labels)
+        for image, texts, threshold in self._with_texts(images, labels, templates, background, groups, chosen):
+            with jax.default_device(self.device):
+                maps = self.labeller.label_on_device(image, texts, threshold, chosen)
+            yield maps
+
+    def _with_texts(
+        self,
+        images: Sequence[EncodedImage],
+        labels: Iterable[str],
+        templates: Templates | None,
+        background: Background,
+        groups: Sequence[int] | None,
+        chosen: Options,
+    ) -> Iterator[tuple[EncodedImage, Texts, bool]]:
+        """Each image with the texts that may win its pixels, and whether the background has a threshold."""
+        texts, threshold = self.texts_of(labels, templates, background, chosen)
+        texts = pad_texts(texts)
+        classes = np.arange(int(texts.labels)) if groups is None else np.asarray(groups)
+        without_threshold = texts._replace(threshold=jnp.zeros_like(texts.threshold))
+        for image in images:
+            allowed = texts
+            if chosen.area:
+                with jax.default_device(self.device):
+                    before = self.labeller.label_on_device(image, without_threshold, threshold, chosen)
+                    pixels = self.labeller.count_labels(before, len(classes))
+                allowed = texts._replace(eligible=large_classes(pixels, texts, classes, chosen.area))
+            yield image, allowed, threshold
 
     def with_params(self, params: Any) -> "Segmenter":
         """The same model with other weights (`method.params`). Both share their compiled functions."""

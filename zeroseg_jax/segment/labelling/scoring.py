@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int
 
 from zeroseg_jax.ops.normalise import unit
 from zeroseg_jax.ops.resize import resize_matrix
@@ -169,10 +169,11 @@ def large_texts(
 
 
 def large_classes(
-    label_map: Int32[np.ndarray, "y x"], texts: Texts, classes: Int[np.ndarray, " l"], area: float
+    label_pixels: Int[np.ndarray, " l"], texts: Texts, classes: Int[np.ndarray, " l"], area: float
 ) -> Bool[np.ndarray, "1 c"]:
-    """`large_texts` for the label map of one image. `classes` has the class of each label."""
-    wins = np.bincount(classes[label_map[label_map >= 0]], minlength=classes.max() + 1)
+    """`large_texts` for one image. `label_pixels` has the pixels that each label wins, `classes` the class of each."""
+    wins = np.zeros(classes.max() + 1, np.int64)
+    np.add.at(wins, classes, label_pixels)
     pixels = np.pad(wins[classes], (0, len(texts.embeddings) - len(classes)))
     return np.asarray(large_texts(pixels[None], texts, area, wins.sum(keepdims=True)[None]))
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from zeroseg_jax.ops.guided_filter import CELLS, mean_over_box
 from zeroseg_jax.ops.resize import resize_matrix
@@ -33,6 +33,13 @@ from zeroseg_jax.segment.labelling.decode import (
     prepare_windows,
 )
 from zeroseg_jax.segment.labelling.enlarge import nearest_patches
+from zeroseg_jax.segment.labelling.on_device import (
+    MapsOnDevice,
+    count_labels,
+    join_tiles,
+    pad_on_device,
+    padded_length,
+)
 from zeroseg_jax.segment.labelling.padding import PaddedView, pad, pad_view
 from zeroseg_jax.segment.labelling.score_maps import score_tiles
 from zeroseg_jax.segment.options import Options
@@ -109,20 +116,47 @@ class Labeller:
         self._label_tiles = jax.jit(label_tiles, static_argnums=4)
         self._label_whole = jax.jit(label_whole, static_argnums=4)
         self._score_tiles = jax.jit(score_tiles, static_argnums=4)
+        self._join_tiles, self._count_labels = jax.jit(join_tiles), jax.jit(count_labels, static_argnums=2)
 
     def label(self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options) -> LabelMaps:
         """The maps of one image. `threshold` says whether `texts.threshold` counts."""
         ready, cosines = self._ready(encoded, texts, threshold, options)
-        parts = [self._whole(ready)] if options.pamr else self._tiles(self._label_tiles, ready)
+        parts: Iterable[Part] = self._parts(self._label_tiles, ready)
+        if options.pamr:
+            parts = [Part(0, 0, [np.asarray(x[0]) for x in self._whole(ready)])]
         label_map, *others = _assemble(parts, ready.image.pixels.shape[:2], ready.image.turned)
         segments, scores = _without_padding(encoded, ready, cosines, others.pop(0) if _has_segments(encoded) else None)
         probability = others[0] if others and threshold else None
         return LabelMaps(label_map, segments, scores, probability)
 
+    def label_on_device(self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options) -> MapsOnDevice:
+        """The label map and the probability of one image, without a copy to the host and without waiting for them."""
+        ready, _ = self._ready(encoded, texts, threshold, options)
+        size = ready.image.pixels.shape[:2]
+        shape = tuple(padded_length(n, TILE) for n in size)
+        if options.pamr:
+            maps = [pad_on_device(x[0], shape) for x in self._whole(ready)]
+        else:
+            calls = [maps for _, maps in self._calls(self._label_tiles, ready)]
+            # As many calls as the padded image may take, so that its shape decides what is compiled.
+            calls += calls[-1:] * (-(-shape[0] * shape[1] // (TILES * TILE**2)) - len(calls))
+            down, across = (n // TILE for n in shape)
+            index = np.arange(down)[:, None] * -(-size[1] // TILE) + np.arange(across)
+            index = np.minimum(index, len(calls) * TILES - 1).astype(np.int32)
+            maps = [self._join_tiles(x, index) for x in zip(*calls, strict=True)]
+        others = maps[2:] if _has_segments(encoded) else maps[1:]
+        return MapsOnDevice(
+            maps[0], others[0] if others and threshold else None, (size[0], size[1]), ready.image.turned
+        )
+
+    def count_labels(self, maps: MapsOnDevice, labels: int) -> Int32[np.ndarray, " l"]:
+        """The number of pixels of each of the first `labels` labels."""
+        return np.asarray(self._count_labels(maps.label_map, np.array(maps.size, np.int32), labels))
+
     def score(self, encoded: EncodedImage, texts: Texts, threshold: bool, options: Options) -> ScoreMaps:
         """The scores of every pixel for every text, without the decision."""
         ready, cosines = self._ready(encoded, texts, threshold, options)
-        maps = _assemble(self._tiles(self._score_tiles, ready), ready.image.pixels.shape[:2], ready.image.turned)
+        maps = _assemble(self._parts(self._score_tiles, ready), ready.image.pixels.shape[:2], ready.image.turned)
         segments, scores = _without_padding(encoded, ready, cosines, maps.pop() if _has_segments(encoded) else None)
         return ScoreMaps(maps[0], maps[1] if threshold else None, segments, scores)
 
@@ -137,12 +171,9 @@ class Labeller:
         prepared, cosines = self._prepare(views, np.bool_(turned), texts, image.cells, options.labelling, threshold)
         return PreparedImage(image, prepared, texts, options), cosines
 
-    def _tiles(self, function: Callable[..., Any], ready: PreparedImage) -> Iterator[Part]:
-        """The maps of each tile by `function`. The next call computes while the maps of the last one are copied."""
-        pixels, options = ready.image.pixels, ready.options
-        down, across = (-(-n // TILE) for n in pixels.shape[:2])
-        rows = [_cut_into_tiles(matrix) for matrix in ready.image.rows]
-        columns = [_cut_into_tiles(matrix) for matrix in ready.image.columns]
+    def _parts(self, function: Callable[..., Any], ready: PreparedImage) -> Iterator[Part]:
+        """The maps of each tile by `function`. They are copied to the host while the next call computes."""
+        across = -(-ready.image.pixels.shape[1] // TILE)
         running: deque[tuple[range, Any]] = deque()
 
         def finished() -> Iterator[Part]:
@@ -151,21 +182,30 @@ class Labeller:
             for k, index in enumerate(indices):
                 yield Part(index // across * TILE, index % across * TILE, [x[k] for x in maps])
 
+        for call in self._calls(function, ready):
+            running.append(call)
+            if len(running) > 1:
+                yield from finished()
+        while running:
+            yield from finished()
+
+    def _calls(self, function: Callable[..., Any], ready: PreparedImage) -> Iterator[tuple[range, tuple[Array, ...]]]:
+        """Calls `function` for up to TILES tiles at a time. Yields the indices of the tiles, row by row, and their
+        maps on the device."""
+        pixels, options = ready.image.pixels, ready.options
+        down, across = (-(-n // TILE) for n in pixels.shape[:2])
+        rows = [_cut_into_tiles(matrix) for matrix in ready.image.rows]
+        columns = [_cut_into_tiles(matrix) for matrix in ready.image.columns]
         for start in range(0, down * across, TILES):
             indices = range(start, min(start + TILES, down * across))
             y, x = np.array([divmod(min(start + k, indices[-1]), across) for k in range(TILES)]).T
             colours = _colours_of_tiles(pixels, y, x, len(indices)) if options.guide else None
             tiles = Place(tuple(matrix[y] for matrix in rows), tuple(matrix[x] for matrix in columns), colours)
             count = np.int32(len(indices))
-            maps = function(ready.prepared, ready.texts, tiles, count, options.labelling)
-            running.append((indices, maps))
-            if len(running) > 1:
-                yield from finished()
-        while running:
-            yield from finished()
+            yield indices, function(ready.prepared, ready.texts, tiles, count, options.labelling)
 
-    def _whole(self, ready: PreparedImage) -> Part:
-        """Labels the image in one call."""
+    def _whole(self, ready: PreparedImage) -> tuple[Array, ...]:
+        """Labels the image in one call. The maps (1, y, x) are padded to multiples of STEP."""
         pixels, options = ready.image.pixels, ready.options
         height, width = (-(-n // STEP) * STEP for n in pixels.shape[:2])
         padded = pad(pixels, (height, width, 3))[None]
@@ -175,8 +215,8 @@ class Labeller:
             padded if options.guide else None,
         )
         picture = Picture(padded, np.array(pixels.shape[0]), np.array(pixels.shape[1]))
-        maps = self._label_whole(ready.prepared, ready.texts, place, picture, options.labelling)
-        return Part(0, 0, [np.asarray(x[0]) for x in maps])
+        maps: tuple[Array, ...] = self._label_whole(ready.prepared, ready.texts, place, picture, options.labelling)
+        return maps
 
 
 def _pad_plainly(encoded: EncodedImage, turned: bool, options: Options) -> PaddedImage:
