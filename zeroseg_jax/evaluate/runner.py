@@ -50,9 +50,10 @@ class EvaluatedMethod:
             for variant, predictions in self.predict([example.image for example in batch], device).items()
         }
         new = EvaluatedMethod(self.predict, sweep=self.sweep and self.sweep.new())
-        for variant, images in jax.device_get(on_device).items():
+        on_host = jax.device_get(on_device)
+        for variant in on_device:  # of equal variants the first one is the best, and device_get sorts them by name
             counts = new.counts.setdefault(variant, PixelCounts(classes))
-            for image in images:
+            for image in on_host[variant]:
                 counts.add_counts(image["confusion"], image["boundary"])
                 if new.sweep and "predicted" in image:
                     new.sweep.add_counts(image)
