@@ -1,6 +1,8 @@
 """docs/browser.html: an exported model in a real browser, with onnxruntime-web."""
 
 import functools
+import json
+import re
 import shutil
 import subprocess
 import threading
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from zeroseg_jax.data.scenes.render import scene
+from zeroseg_jax.draw import palette
 from zeroseg_jax.segment import load
 
 PAGE = Path(__file__).parents[1] / "docs/browser.html"
@@ -21,6 +24,11 @@ LABELS = ["ladybird", "bricks", "<b>grass</b> 草"]
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format, *arguments):
         pass
+
+
+def test_the_colours_are_those_of_pictures():
+    listed = re.search(r"const COLOURS = (\[.*?\]);", PAGE.read_text(), re.DOTALL).group(1)
+    assert json.loads(listed) == palette(24).tolist()
 
 
 @pytest.mark.end_to_end
@@ -84,5 +92,6 @@ def test_a_photograph_in_a_browser(tmp_path):
         server.server_close()
     expected = np.asarray(model.segment_fn(96, LABELS, background=0.3)(pixels[None]))[0]
     assert (label_map == expected).mean() >= 0.995 and len(np.unique(expected)) > 1
-    assert all((label in legend) == (label_map == i).any() for i, label in enumerate(LABELS))
+    shown = dict(enumerate(LABELS)) | {-1: "no label"}
+    assert all((label in legend) == (label_map == i).any() for i, label in shown.items())
     assert elsewhere == [] or elsewhere == [url for url in elsewhere if url.endswith("favicon.ico")]

@@ -30,6 +30,11 @@ def test_colours_stay_apart_for_every_eye():
     assert len(np.unique(draw.palette(72), axis=0)) == 72
 
 
+def test_no_colour_is_nearly_black():
+    lightness = np.cbrt((draw.palette(72) / 255.0) ** 2.2 @ LMS.T) @ LAB[0]  # from 0, black, to 1, white
+    assert lightness[:24].min() > 0.35 and lightness.min() > 0.25
+
+
 def test_paint_greys_what_is_no_label():
     painted = draw.paint(np.array([[0, 1], [-1, 255]]), 2)
     np.testing.assert_array_equal(painted[0], draw.palette(2))

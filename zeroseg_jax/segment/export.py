@@ -38,9 +38,9 @@ def export(
     """Writes the function of `Segmenter.segment_fn`, weights included.
 
     A `path` that ends in .onnx is written as ONNX, for batches of any size: uint8 (B, H, W, 3) -> int32 (B, H, W). The
-    input is named `images`, the output `label_map`. It runs in onnxruntime and in browsers (onnxruntime-web), and needs
-    neither JAX nor this package. It takes the images of a batch one after the other. The converter, jax2onnx, does not
-    read what JAX 0.12 traces, so it takes Python 3.11.
+    input is named `images`, and the output `label_map`. The file runs in onnxruntime and in browsers (onnxruntime-web),
+    without JAX and without this package. It takes the images of a batch one after the other. Writing it needs Python
+    3.11, because the converter, jax2onnx, cannot read what JAX 0.12 traces.
 
     Any other file is a `jax.export.Exported`, for batches of any size on CPU, GPU and TPU. It needs jax and flatbuffers
     but not this package:
@@ -48,11 +48,11 @@ def export(
         segment = jax.export.deserialize(open(path, "rb").read()).call
         label_map = segment(images)  # uint8 (B, H, W, 3) -> int32 (B, H, W)
 
-    Without `labels` the words stay open, and the function takes their embeddings (`Segmenter.embed_labels`) too:
+    Without `labels`, the function also takes the embeddings of the labels (`Segmenter.embed_labels`):
 
         label_map = segment(images, embeddings)  # float32 (C, D), for any number of labels
 
-    ONNX needs the labels. PATH.json tells the shapes, the labels and the options.
+    ONNX needs the labels. PATH.json lists the shapes, the labels and the options.
 
     Args:
         path: where it is written, such as "segment.jax" or "segment.onnx"; the folder must exist.
@@ -74,19 +74,20 @@ def export(
     labels, templates, background = reusable(labels), reusable(templates), reusable(background)
     phrases, threshold = check_background(background)
     prompts = templates, chosen.normalise_prompts
-    beside = model.embed_labels(phrases, *prompts) if phrases else np.zeros((0, model.clip.embed_dim), np.float32)
-    known = None if labels is None else model.embed_labels(labels, *prompts)
+    none = np.zeros((0, model.clip.embed_dim), np.float32)
+    phrase_embeddings = model.embed_labels(phrases, *prompts) if phrases else none
+    label_embeddings = None if labels is None else model.embed_labels(labels, *prompts)
     run = make_function(model.method, (height, width), chosen, threshold > 0)
 
     def segment(
         images: UInt8[Array, "b y x 3"], embeddings: Float[Array, "c d"] | None = None
     ) -> Int32[Array, "b y x"]:
-        of_labels = jnp.asarray(known) if embeddings is None else embeddings
-        texts = make_texts(of_labels, jnp.asarray(beside), chosen.scale, threshold, model.logit_scale)
+        embeddings = jnp.asarray(label_embeddings) if embeddings is None else embeddings
+        texts = make_texts(embeddings, jnp.asarray(phrase_embeddings), chosen.scale, threshold, model.logit_scale)
         return run(model.method.params, texts, images)
 
     inputs: dict[str, tuple[str, Any]] = {"images": (f"b, {height}, {width}, 3", np.uint8)}
-    if known is None:
+    if label_embeddings is None:
         inputs["embeddings"] = (f"c, {model.clip.embed_dim}", np.float32)
     about = {
         "jax": jax.__version__,
@@ -128,9 +129,9 @@ def _onnx(function: Callable[..., Any], height: int, width: int) -> bytes:
 
 
 def _over_batch(model: Any, height: int, width: int) -> Any:
-    """The ONNX model that runs `model`, for one image, over the first axis of a batch.
+    """The ONNX model that runs `model`, which takes one image, for each image of a batch.
 
-    jax2onnx does not convert the function for a batch of unknown size, so ONNX's own loop `Scan` goes around it.
+    jax2onnx cannot convert the function for a batch of unknown size. So ONNX's loop `Scan` is put around it.
     """
     from onnx import TensorProto, helper
 

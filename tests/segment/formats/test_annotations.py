@@ -94,7 +94,7 @@ def test_voc_masks(result, tmp_path):
     colours = np.array(mask.getpalette()).reshape(-1, 3)
     expected = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 20: (0, 64, 128), 255: (224, 224, 192)}
     assert {i: tuple(colours[i]) for i in expected} == expected
-    with pytest.raises(InputError, match="tell 254 labels apart, not 255"):
+    with pytest.raises(InputError, match="room for 254 labels, got 255"):
         make_result(np.zeros((2, 2), np.int32), [str(i) for i in range(255)]).save_voc(tmp_path / "b.png")
 
 

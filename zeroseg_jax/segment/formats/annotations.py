@@ -20,7 +20,7 @@ RUN_BITS = (3, 4, 8, 16)
 
 
 def mean_scores(result: "SegmentResult") -> Float32[np.ndarray, " c"]:
-    """For each label, the mean of its scores over its pixels, in [-1, 1]; 0 for a label that has none."""
+    """For each label, the mean of its scores over its pixels, in [-1, 1]; 0 for a label without pixels."""
     means = np.zeros(len(result.labels), np.float32)
     for i in range(len(result.labels)):
         region = result.label_map == i
@@ -32,8 +32,8 @@ def mean_scores(result: "SegmentResult") -> Float32[np.ndarray, " c"]:
 def yolo_lines(result: "SegmentResult") -> list[str]:
     """The lines of YOLO's segmentation format: `class x1 y1 x2 y2 ...`, with x and y as shares of the image.
 
-    Classes count from 0 as the labels do. Each part of a region that hangs together is a line. The format has no holes,
-    so a line leads from the outline to each hole and back (`polygons.join_holes`). Background has no line.
+    Classes count from 0 as the labels do. Each connected part of a region is a line. The format has no holes, so a
+    polygon goes from the outline to each hole and back (`polygons.join_holes`). Background has no line.
     """
     height, width = result.label_map.shape
     lines = []
@@ -54,9 +54,9 @@ def voc_colours() -> UInt8[np.ndarray, "256 3"]:
 
 
 def voc_mask(result: "SegmentResult") -> Image.Image:
-    """A mask as VOC's `SegmentationClass` has them, with VOC's palette: 0 is background, and label i is class i + 1.
+    """A mask as in VOC's folder `SegmentationClass`, with VOC's palette: 0 is background, and label i is class i + 1.
 
-    Raises InputError for more than 254 labels, since 255 means "not labelled" there.
+    Raises InputError for more than 254 labels, because 255 means "not labelled" in VOC.
     """
     check_voc(result.labels)
     mask = Image.fromarray((result.label_map + 1).astype(np.uint8))
@@ -65,9 +65,9 @@ def voc_mask(result: "SegmentResult") -> Image.Image:
 
 
 def check_voc(labels: Sequence[str]) -> None:
-    """Raises InputError for more labels than VOC's masks can tell apart."""
+    """Raises InputError for more labels than a VOC mask has room for."""
     if len(labels) > 254:
-        raise InputError(f"VOC's masks tell 254 labels apart, not {len(labels)}; give fewer, or take another format")
+        raise InputError(f"a VOC mask has room for 254 labels, got {len(labels)}; give fewer, or take another format")
 
 
 def coco_dataset(labels: Sequence[str], images: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def segment_geotiff(
     """Segments a raster of any size into a GeoTIFF with the same size, coordinate system and transform.
 
     Square windows are read one after the other. Where they overlap the scores are averaged, with weights that fall to
-    the borders of each window, so that seams do not show. In memory there is one row of windows: 4 bytes x `window` x
-    width x (labels + phrases for background); twice that with a threshold.
+    the borders of each window, so that seams do not show. One row of windows is kept in memory: 4 bytes x `window` x
+    width x (labels + phrases for background), and twice that with a threshold.
 
     A pixel of the result is the index of its label. Background, and pixels that the input marks as missing, have the
     value that the result declares as "nodata": 255, or 65535 with more than 255 labels. The names of the labels are in
@@ -89,7 +89,7 @@ def _segment_rows(
     encoding: dict[str, Any],
     report: Callable[[int, int], None],
 ) -> None:
-    """Segments one row of windows after the other. What two rows share is written with the second."""
+    """Segments one row of windows after the other. The pixels that two rows share are written with the second."""
     from rasterio.windows import Window
 
     size, overlap = sizes
@@ -163,7 +163,7 @@ def _limits(raster: Any, bands: tuple[int, ...]) -> Float32[np.ndarray, "b 2"] |
 def _read(
     raster: Any, window: Any, bands: tuple[int, ...], limits: Float32[np.ndarray, "b 2"] | None
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-    """The pixels of a window as RGB, and which of them are not missing."""
+    """The pixels of a window as RGB, and `_valid` of them."""
     values = raster.read(bands, window=window)
     if limits is not None:
         low, high = limits[:, :1, None], limits[:, 1:, None]
@@ -174,7 +174,7 @@ def _read(
 
 
 def _valid(raster: Any, window: Any, bands: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
-    """Pixels that at least one of the bands has."""
+    """True for pixels where at least one of the bands has a value."""
     valid: np.ndarray = (raster.read_masks(bands, window=window) > 0).any(axis=0)
     return valid
 

@@ -37,16 +37,17 @@ def segment_frames(
 ) -> Iterator[SegmentResult]:
     """Segments the frames of a video, one after the other.
 
-    The label of a pixel comes from the mean of its scores over the last `steady` frames, this one included. So single
-    frames do not flicker, and labels lag behind fast motion by about half as many frames. 1 labels every frame by
-    itself. A frame of another size starts anew. In memory there are `steady` times 4 bytes for each pixel and label.
+    The label of a pixel comes from the mean of its scores over the last `steady` frames, this one included. So labels
+    do not flicker, but they lag behind fast motion by about half as many frames. With `steady` of 1 every frame is
+    labelled by itself. A frame of another size starts a new mean. The scores of these frames are kept in memory: 4
+    bytes for each pixel, label and frame.
 
     `frames` are images as `Segmenter.segment` takes them, such as those of `read_video`. The other arguments are as
     there. `probability` of the results is None.
 
     Raises:
-        InputError: `steady`, the words or an option cannot be used, or a frame cannot be read. It is raised when
-            the first frame is asked for.
+        InputError: `steady`, the words or an option cannot be used, or a frame cannot be read. Nothing is checked
+            before the first result is taken from the iterator.
     """
     if not isinstance(steady, int) or steady < 1:
         raise InputError(f"steady is {steady!r}; it must be a number of frames of at least 1")
@@ -79,7 +80,7 @@ def read_video(path: str | Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
 
 
 def frame_rate(path: str | Path) -> Fraction:
-    """Frames a second of a video file, 25 where it does not say."""
+    """Frames per second of a video file; 25 if the file does not tell. Raises InputError as `read_video` does."""
     av = _import_av()
     try:
         with av.open(str(Path(path).expanduser())) as container:
@@ -90,7 +91,7 @@ def frame_rate(path: str | Path) -> Fraction:
 
 
 def draw_frame(result: SegmentResult, opacity: float = 0.55) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame with coloured regions, and a legend of all labels below it: every frame of a video has the same size."""
+    """A frame with coloured regions. The legend below has all labels, so that all pictures have the same size."""
     painted = draw.paint(result.label_map, len(result.labels))
     blended = Image.blend(Image.fromarray(result.image), Image.fromarray(painted), opacity)
     colours = [tuple(colour) for colour in draw.palette(len(result.labels)).tolist()]
@@ -107,7 +108,7 @@ class VideoWriter:
         self._stream: Any = None
 
     def add(self, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Adds a picture. The last row or column of an odd size is left out, since H.264 has even sizes."""
+        """Adds a picture. H.264 has even sizes, so the last row or column of an odd size is left out."""
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
         try:
             if self._container is None:
