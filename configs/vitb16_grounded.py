@@ -9,7 +9,7 @@ both are worth on drawn scenes. This is not the paper's recipe, which is configs
 Cost, by the FLOPs of the model at full efficiency of TPU v5e: the 14 views of all images are embedded once, 0.46 TFLOP
 an image, 0.8 chip-hours, and take 18 GB in float16. The 20 epochs take 100 GFLOP an image and step, 3.6 chip-hours. The
 paper's recipe at the same efficiency takes 8.5 chip-hours to embed its 30 views, 59 GB, and 13.3 for its 80 epochs.
-`--config.optimizer.accumulate=4` fits 256 images a chip, in 8.1 GiB (compiled for v5e:4x4). The number of epochs, the
+`--config.optimizer.accumulate=4` fits 256 images a chip, in 9.9 GiB (compiled for v5e:4x4). The number of epochs, the
 rates and the 16 segment tokens are guesses: nobody has run this recipe, so no accuracy is promised.
 """
 
