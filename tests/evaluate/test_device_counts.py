@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy_counts import add_image, add_to_sweep
 
 from zeroseg_jax.evaluate.counts import PixelCounts
 from zeroseg_jax.evaluate.device_counts import BatchTruth, count_image
@@ -38,7 +39,7 @@ def test_counts_are_those_of_numpy(shape, threshold, turned):
     best = class_of_label[label_map]
     classes = np.where(probability < np.float32(threshold), BACKGROUND, best)
     expected, sweep = PixelCounts(CLASSES), ThresholdSweep(CLASSES, BACKGROUND, threshold)
-    expected.add_image(mask, classes)
+    add_image(expected, mask, classes)
 
     maps, truth = on_device(label_map, probability, turned), BatchTruth([mask], CLASSES)
     thresholds = (sweep.thresholds, BACKGROUND)
@@ -51,7 +52,7 @@ def test_counts_are_those_of_numpy(shape, threshold, turned):
     if threshold:
         sweep.add_counts({name: np.asarray(x) for name, x in counts.items()})
         reference = sweep.new()
-        reference.add_image(mask, best, probability)
+        add_to_sweep(reference, CLASSES, mask, best, probability)
         for name, value in reference.arrays().items():
             np.testing.assert_array_equal(sweep.arrays()[name], value)
 

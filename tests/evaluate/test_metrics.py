@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from numpy_counts import boundary_areas, confusion_matrix
 from sklearn.metrics import confusion_matrix as reference_matrix
 from sklearn.metrics import jaccard_score
 from torchmetrics.functional.classification import multiclass_jaccard_index
@@ -12,9 +13,7 @@ from zeroseg_jax.evaluate.metrics import (
     Areas,
     areas,
     bootstrap,
-    boundary_areas,
     class_iou,
-    confusion_matrix,
     frequency_weighted_iou,
     mean_iou,
     percentile_interval,

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from numpy_counts import add_image
 
 from zeroseg_jax.evaluate.baselines import best_of_teacher
 from zeroseg_jax.evaluate.benchmarks import Example
@@ -19,7 +20,7 @@ NAMES = ("sofa", "<b>cat</b> & *dog* | [x]", "nowhere")
 def count(pairs):
     counts = PixelCounts(len(NAMES))
     for truth, prediction in pairs:
-        counts.add_image(truth, prediction)
+        add_image(counts, truth, prediction)
     return counts
 
 

@@ -1,9 +1,10 @@
 """The sweep over thresholds against counting anew for each of them."""
 
 import numpy as np
+from numpy_counts import add_to_sweep, confusion_matrix
 from PIL import Image
 
-from zeroseg_jax.evaluate.metrics import areas, confusion_matrix, mean_iou
+from zeroseg_jax.evaluate.metrics import areas, mean_iou
 from zeroseg_jax.evaluate.thresholds import ThresholdSweep, draw_sweeps
 
 
@@ -20,7 +21,7 @@ def test_every_threshold_is_exact(tmp_path):
         # values that are thresholds themselves count as passing
         probability[0] = sweep.thresholds[rng.integers(0, 102, 11)]
         images.append((truth, best, probability))
-        sweep.add_image(truth, best, probability)
+        add_to_sweep(sweep, classes, truth, best, probability)
     actual = sweep.areas()
     assert len(sweep.thresholds) == 102
     for j, threshold in enumerate(sweep.thresholds):

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from flax import nnx
+from numpy_counts import confusion_matrix
 from PIL import Image
 
 from zeroseg_jax.config import default_config
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import check, open_benchmark
 from zeroseg_jax.evaluate.colour_rules import ColourRules
-from zeroseg_jax.evaluate.metrics import areas, confusion_matrix, mean_iou
+from zeroseg_jax.evaluate.metrics import areas, mean_iou
 from zeroseg_jax.evaluate.zero_shot import evaluate, load_compared
 from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.models.student import Student, StudentConfig

@@ -5,15 +5,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, Integer
+from jaxtyping import Float, Int
 
 from zeroseg_jax.evaluate.metrics import (
     Areas,
     areas,
     bootstrap,
-    boundary_areas,
     class_iou,
-    confusion_matrix,
     frequency_weighted_iou,
     mean_iou,
     percentile_interval,
@@ -34,11 +32,6 @@ class PixelCounts:
         self.confusion = np.zeros((classes, classes + 1), np.int64)
         self.boundary = Areas(*np.zeros((3, classes), np.int64))
         self._per_image = np.zeros((0, 3, classes), np.int32)
-
-    def add_image(self, truth: Integer[np.ndarray, "h w"], prediction: Int32[np.ndarray, "h w"]) -> None:
-        """Counts one image. `metrics.confusion_matrix` says which values may occur."""
-        confusion = confusion_matrix(truth, prediction, len(self.confusion))
-        self.add_counts(confusion, np.stack(boundary_areas(truth, prediction, len(self.confusion))))
 
     def add_counts(self, confusion: Int[np.ndarray, "c c+1"], boundary: Int[np.ndarray, "3 c"]) -> None:
         """Adds the confusion matrix and the boundary areas of one image."""

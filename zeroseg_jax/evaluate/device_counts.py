@@ -1,7 +1,12 @@
 """Counts the pixels of predictions where they were computed, so that only small integers go to the host.
 
-The counts are those of `metrics.confusion_matrix`, `metrics.boundary_areas` and `thresholds.ThresholdSweep.add_image`,
-to the last pixel.
+Pixels whose truth is IGNORE are left out. The confusion matrix has the true class in rows and the predicted class in
+columns. Its last column is for predictions that are no class, such as -1; they always count as wrong.
+
+The boundary areas count only pixels close to the border of their own region. `metrics.mean_iou` of the sum over all
+images is the boundary IoU (Cheng et al. 2021, "Boundary IoU", equation 1). A pixel is close if the distance in the
+maximum norm is at most `metrics.boundary_distance`. The edge of the image is a border. Ignored pixels are not: neither
+the truth nor the prediction has a region there.
 """
 
 from collections.abc import Callable, Sequence

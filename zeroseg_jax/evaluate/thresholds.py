@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Integer
 
-from zeroseg_jax.evaluate.metrics import IGNORE, Areas, mean_iou
+from zeroseg_jax.evaluate.metrics import Areas, mean_iou
 from zeroseg_jax.storage import AnyPath
 
 STEPS = np.linspace(0, 1, 101, dtype=np.float32)
@@ -27,24 +26,6 @@ class ThresholdSweep:
         bins = len(self.thresholds) + 1
         self._correct, self._predicted = np.zeros((2, bins, classes), np.int64)
         self._background, self._truth = np.zeros(bins, np.int64), np.zeros(classes, np.int64)
-
-    def add_image(
-        self,
-        truth: Integer[np.ndarray, "h w"],
-        best_class: Int32[np.ndarray, "h w"],
-        probability: Float32[np.ndarray, "h w"],
-    ) -> None:
-        """Counts one image by the class of each pixel's best label (the background for its phrases), and its
-        probability."""
-        counted = truth != IGNORE
-        truth, best_class = truth[counted].astype(np.int64), best_class[counted].astype(np.int64)
-        # A pixel in bin k keeps its label at the first k thresholds.
-        bins = np.searchsorted(self.thresholds, probability[counted], side="right")
-        self._truth += np.bincount(truth, minlength=len(self._truth))
-        self._background += np.bincount(bins[truth == self.background], minlength=len(self._background))
-        cells, shape = bins * len(self._truth) + best_class, self._predicted.shape
-        self._predicted += np.bincount(cells, minlength=self._predicted.size).reshape(shape)
-        self._correct += np.bincount(cells[best_class == truth], minlength=self._correct.size).reshape(shape)
 
     def add_counts(self, counts: Mapping[str, Any]) -> None:
         """Adds one image by what `device_counts.count_image` counted."""
