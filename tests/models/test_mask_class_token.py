@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_tower
 from flax import nnx
 from scipy.special import softmax
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.models.clip import VisionConfig, VisionTower
 from zeroseg_jax.models.mask_class_token import SMALLEST_SHARE, mask_class_tokens
-from zeroseg_jax.models.student import Student, StudentConfig
+from zeroseg_jax.models.student import Student
 
 TOWER = VisionConfig(image_size=12, patch_size=4, width=16, depth=3, heads=2, mlp_width=32)
 
@@ -97,29 +98,13 @@ def test_patches_without_a_share_hardly_count(tower, context):
     assert change(first_four) < 0.02 * change(jnp.ones((2, 9, 1)))
 
 
-SIZES = StudentConfig(
-    image_size=24,
-    patch_size=8,
-    width=16,
-    depth=3,
-    heads=2,
-    mask_ratio=0.4,
-    decoder_depth=0,
-    segment_tokens=(3,),
-    segment_depths=(1,),
-    segment_heads=2,
-    projection_width=16,
-    embed_dim=8,
-    assignment="soft",
-    segment_feature="mask_class_token",
-    tower=TOWER,
-)
+SIZES = dataclasses.replace(test_tower.SIZES, segment_feature="mask_class_token")
 
 
 def test_the_student_embeds_its_segments_in_this_way():
     student = Student(SIZES, rngs=nnx.Rngs(0))
-    images = jax.random.uniform(jax.random.key(0), (2, 24, 24, 3))
-    output = student(images, noise=jax.random.uniform(jax.random.key(1), (2, 9)))
+    images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+    output = student(images, noise=jax.random.uniform(jax.random.key(1), (2, 4)))
     _, context = student.encoder.with_patch_context(images, output.visible)
     tokens = mask_class_tokens(student.encoder.tower, context, output.assignment)
     np.testing.assert_allclose(output.segments, student.visual_projection(tokens), atol=1e-5)
