@@ -11,7 +11,7 @@ from PIL import Image
 from zeroseg_jax.data.scenes.render import scene
 
 ROOT = Path(__file__).parents[1]
-STUDENT = {"encoder": "mae", "width": 32, "depth": 1, "heads": 2}
+STUDENT = {"encoder": "mae", "segment_feature": "mlp", "width": 32, "depth": 1, "heads": 2}
 OVERRIDES = {f"student.{key}": value for key, value in STUDENT.items()} | {"eval.rename": "", "eval.baselines": ()}
 SMALL = {
     "segment": {"SCENES": 2},
