@@ -286,6 +286,7 @@ def test_segments_and_downloads(browser_page, photograph, model):
     segment(browser_page, words)
     browser_page.click("button[role=tab]:has-text('patches')")
     browser_page.wait_for_selector("#segments img")
+    browser_page.click("#make-files")
     browser_page.wait_for_selector("#files a >> nth=2", timeout=60_000)
     paths = []
     for i in range(3):
@@ -296,6 +297,15 @@ def test_segments_and_downloads(browser_page, photograph, model):
     assert Image.open(paths[0]).size == expected.overlay().size
     np.testing.assert_array_equal(np.asarray(Image.open(paths[1])), expected.label_map)
     assert json.loads(paths[2].read_text()) == expected.to_coco()
+    browser_page.click("button[role=tab]:has-text('labels')")
+    segment(browser_page, "wood, grass")
+    browser_page.wait_for_selector("#files a", state="detached")  # they were those of other words
+
+
+@pytest.mark.end_to_end
+def test_no_files_without_a_photograph(browser_page):
+    browser_page.click("#make-files")
+    browser_page.wait_for_selector("text=there is no photograph")
 
 
 @pytest.mark.end_to_end

@@ -152,7 +152,11 @@ def make_page(model: Segmenter, title: str) -> Any:
 
     def write(*inputs: Any) -> list[str]:
         """The files of one photograph, at its full size."""
-        return write_files(page.segment(*inputs), Path(tempfile.mkdtemp(prefix="zeroseg-")))
+        try:
+            result = page.segment(*inputs)
+        except InputError as error:
+            raise refusal(error, inputs[0]) from error
+        return write_files(result, Path(tempfile.mkdtemp(prefix="zeroseg-")))
 
     def segment_all(files: Sequence[str] | None, *inputs: Any, progress: Any = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
         """The overlays of several photographs, and an archive of all files."""
@@ -201,12 +205,13 @@ def make_page(model: Segmenter, title: str) -> Any:
                     phrases = gr.Textbox("background", label="words for the background", elem_id="phrases")
             with gr.Column():
                 with gr.Tab("labels"):
-                    labels = gr.AnnotatedImage(label="labels", elem_id="labels")
+                    labels = gr.AnnotatedImage(label="labels", elem_id="labels", format="jpeg")
                 parts = "patches" if page.readouts else "segments"  # a CLIP has no segments of its own
                 with gr.Tab(parts):
                     buttons: Any = ["download", "fullscreen"]  # without the one that shares on the hub
                     label = f"{parts}, in the image's colours"
-                    segments = gr.Image(label=label, elem_id="segments", buttons=buttons)
+                    segments = gr.Image(label=label, elem_id="segments", buttons=buttons, format="jpeg")
+                make_files = gr.Button("Make the files", elem_id="make-files")
                 files = gr.Files(label="overlay, mask, COCO annotations", elem_id="files")
         with gr.Accordion("several photographs", open=False):
             several = gr.Files(label="photographs", file_types=["image"], elem_id="several")
@@ -215,9 +220,10 @@ def make_page(model: Segmenter, title: str) -> Any:
             archive = gr.File(label="all files", elem_id="archive")
         options = [words, readout, background, threshold, phrases, guide]
         for event in (button.click, words.submit):
-            # the pictures come first, because large files take longer
-            shown = event(show, [image, *options], [labels, segments])
-            shown.success(write, [image, *options], files, trigger_mode="always_last")
+            # without the files of the last answer
+            event(show, [image, *options], [labels, segments]).success(lambda: None, outputs=files)
+        # files of the full size take longer than the pictures, so they are made when they are asked for
+        make_files.click(write, [image, *options], files)
         all_of_them.click(segment_all, [several, *options], [pictures, archive])
     return blocks
 
