@@ -217,13 +217,11 @@ def first_state(config: ConfigDict, plan: Plan, earlier: Student | None) -> Trai
         state["params"] = jax.device_put(nnx.to_pure_dict(nnx.state(earlier)), plan.shardings["params"])
         logging.info("started from the student %s", config.init.student)
     elif config.student.encoder == "clip":
-        params, places = state["params"], plan.shardings["params"]
+        student = nnx.merge(plan.graphdef, state["params"])
         teacher = load_clip(config.teacher.path).model  # read again, because `teacher.params` may not be float32
-        tower = nnx.to_pure_dict(nnx.state(teacher.vision_tower))
-        params["encoder"]["tower"] = jax.device_put(tower, places["encoder"]["tower"])
-        if "visual_projection" in params and isinstance(teacher, CLIP):
-            projection = nnx.to_pure_dict(nnx.state(teacher.visual_projection))
-            params["visual_projection"] = jax.device_put(projection, places["visual_projection"])
+        assert isinstance(teacher, CLIP)  # as its config said when the student's was made
+        student.copy_from_teacher(teacher)
+        state["params"] = jax.device_put(nnx.to_pure_dict(nnx.state(student)), plan.shardings["params"])
     elif config.init.mae:
         student = nnx.merge(plan.graphdef, state["params"])
         parts = load_mae(student, config.init.mae)

@@ -164,14 +164,12 @@ def untrained(model: Segmenter, seed: int = 1) -> Segmenter:
     """
     method = model.method
     assert isinstance(method, StudentMethod)
-    state = jax.jit(lambda: nnx.state(Student(method.config, rngs=nnx.Rngs(seed))))()
-    teacher = model.clip.model
+    student = nnx.jit(lambda: Student(method.config, rngs=nnx.Rngs(seed)))()
     if method.config.tower is not None:
-        state["encoder"]["tower"] = nnx.state(teacher.vision_tower)
-    if "visual_projection" in state and isinstance(teacher, CLIP):
-        state["visual_projection"] = nnx.state(teacher.visual_projection)
+        assert isinstance(model.clip.model, CLIP)
+        student.copy_from_teacher(model.clip.model)
     place = jax.tree.map(lambda leaf: leaf.sharding, method.params["student"])
-    return model.with_params(method.params | {"student": jax.device_put(state, place)})
+    return model.with_params(method.params | {"student": jax.device_put(nnx.state(student), place)})
 
 
 def check_baselines(options: ConfigDict) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from zeroseg_jax.config_ranges import check_ranges, check_whole_patches
 from zeroseg_jax.errors import InputError
-from zeroseg_jax.models.clip import PatchContext, VisionConfig, VisionTower
+from zeroseg_jax.models.clip import CLIP, PatchContext, VisionConfig, VisionTower
 from zeroseg_jax.models.grouping import AssignmentConfig, GroupingStage, Keys, compose_assignments
 from zeroseg_jax.models.layers import MLP, Attention, AttentionKind, Remat, Transformer, linear
 from zeroseg_jax.models.mae import Decoder, Encoder, Masking, normalise, patch_grid, random_masking
@@ -279,6 +279,17 @@ class Student(nnx.Module):
             reconstruction=reconstruction,
             stage_assignments=tuple(assignments),
         )
+
+    def copy_from_teacher(self, teacher: CLIP) -> None:
+        """Takes over the teacher's tower and, for mask class tokens, its projection.
+
+        Raises InputError for a student that has no tower.
+        """
+        if not isinstance(self.encoder, TowerEncoder):
+            raise InputError("this student has no tower to fill; its student.encoder must be clip")
+        nnx.update(self.encoder.tower, nnx.state(teacher.vision_tower))
+        if self.visual_projection is not None:
+            nnx.update(self.visual_projection, nnx.state(teacher.visual_projection))
 
     def _masking(self, noise: Float[Array, "b n"] | None, images: Float[Array, "b y x 3"], n: int) -> Masking:
         if noise is not None:
