@@ -6,8 +6,9 @@ import numpy as np
 
 from zeroseg_jax.ops.guided_filter import CELLS, SMOOTH, apply, fit
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.labelling.decode import Guide, Texts, View, label_pixels
+from zeroseg_jax.segment.labelling.decode import Guide, label_pixels
 from zeroseg_jax.segment.labelling.enlarge import nearest_patches
+from zeroseg_jax.segment.labelling.scoring import Texts, View
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 

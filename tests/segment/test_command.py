@@ -12,7 +12,8 @@ from PIL import Image
 
 from zeroseg_jax import InputError
 from zeroseg_jax.segment import SegmentResult
-from zeroseg_jax.segment.__main__ import find_images, main, name_outputs, parse, read_options
+from zeroseg_jax.segment.__main__ import main, parse, read_options
+from zeroseg_jax.segment.input_files import find_images, name_outputs
 from zeroseg_jax.segment.options import FIELDS, Options, change
 
 

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.benchmarks import Benchmark
 from zeroseg_jax.evaluate.vocabularies import Vocabulary, choose_vocabulary
-from zeroseg_jax.segment.labelling.decode import tells_probability
 from zeroseg_jax.segment.labelling.on_device import MapsOnDevice
+from zeroseg_jax.segment.labelling.scoring import tells_probability
 from zeroseg_jax.segment.options import FIELDS, Options, change, from_config
 from zeroseg_jax.segment.prompts import Background, check_background
 from zeroseg_jax.segment.segmenter import Segmenter

@@ -11,8 +11,8 @@ from jaxtyping import Array, Int32, UInt8
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.labelling.decode import Guide, Picture, Texts, View, label_pixels
-from zeroseg_jax.segment.labelling.scoring import large_texts
+from zeroseg_jax.segment.labelling.decode import Guide, Picture, label_pixels
+from zeroseg_jax.segment.labelling.scoring import Texts, View, large_texts
 from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.windows import Layout, lay_out_all, resize_traced, shrink_to_cells, upsampling_matrices

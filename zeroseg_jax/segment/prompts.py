@@ -170,6 +170,16 @@ def check_labels(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
     return names
 
 
+def parse_background(text: str | None) -> float | list[str] | None:
+    """A background as a command line gives it. A number is a threshold, everything else are phrases."""
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return [phrase.strip() for phrase in text.split(",")]
+
+
 def check_background(background: Any) -> tuple[tuple[str, ...], float]:
     """The phrases for background, and the threshold (0: none). Raises InputError for anything else."""
     background = plain(background)

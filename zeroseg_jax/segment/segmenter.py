@@ -18,8 +18,7 @@ from zeroseg_jax.models.dual_encoder import DualEncoder
 from zeroseg_jax.models.readouts import check_readout
 from zeroseg_jax.segment.encode import Encoder
 from zeroseg_jax.segment.function import ImageSize, SegmentFunction, make_function, read_size
-from zeroseg_jax.segment.labelling.decode import Texts
-from zeroseg_jax.segment.labelling.scoring import eligible_texts, large_classes, make_texts, pad_texts
+from zeroseg_jax.segment.labelling.scoring import Texts, eligible_texts, large_classes, make_texts, pad_texts
 from zeroseg_jax.segment.labelling.tiles import Labeller, MapsOnDevice
 from zeroseg_jax.segment.methods import Method
 from zeroseg_jax.segment.options import Options, change, encodes

@@ -6,7 +6,7 @@ import numpy as np
 
 from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment.labelling import decode, scoring
-from zeroseg_jax.segment.labelling.decode import Texts, View
+from zeroseg_jax.segment.labelling.scoring import Texts, View
 from zeroseg_jax.segment.methods import Encoding
 from zeroseg_jax.segment.options import Labelling
 

@@ -8,7 +8,8 @@ from zeroseg_jax.models.clip_encoder import load_clip
 from zeroseg_jax.ops.resize import resize_matrix
 from zeroseg_jax.segment import Segmenter
 from zeroseg_jax.segment.labelling import tiles
-from zeroseg_jax.segment.labelling.decode import Guide, View, label_pixels
+from zeroseg_jax.segment.labelling.decode import Guide, label_pixels
+from zeroseg_jax.segment.labelling.scoring import View
 from zeroseg_jax.segment.methods import DenseClipMethod
 from zeroseg_jax.segment.options import change, encodes
 from zeroseg_jax.segment.windows import shrink_to_cells, upsampling_matrices

@@ -24,8 +24,7 @@ from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.study.page import make_study
 from zeroseg_jax.evaluate.study.score import describe, score
 from zeroseg_jax.evaluate.vocabularies import load_vocabulary
-from zeroseg_jax.segment.__main__ import parse_background
-from zeroseg_jax.segment.prompts import Background
+from zeroseg_jax.segment.prompts import Background, parse_background
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

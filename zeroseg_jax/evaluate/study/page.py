@@ -13,7 +13,7 @@ from zeroseg_jax.draw import overlay
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.evaluate.report.page import jpeg_uri, template_environment
 from zeroseg_jax.progress import ProgressBar
-from zeroseg_jax.segment.__main__ import find_images
+from zeroseg_jax.segment.input_files import find_images
 from zeroseg_jax.segment.io import load
 from zeroseg_jax.segment.prompts import Background
 from zeroseg_jax.segment.segmenter import Segmenter

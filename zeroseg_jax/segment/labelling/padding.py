@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int32
 
-from zeroseg_jax.segment.labelling.decode import WindowsView
+from zeroseg_jax.segment.labelling.prepare import WindowsView
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.result import EncodedView
 from zeroseg_jax.segment.windows import Layout, padded_side, upsampling_matrices
@@ -27,7 +27,7 @@ class PaddedView(NamedTuple):
     """A view with padding. If the image is higher than wide, the view is turned on its side."""
 
     view: WindowsView
-    """What `decode.prepare_windows` takes."""
+    """What `prepare.prepare_windows` takes."""
     rows: Float[np.ndarray, "y i h"]
     """The matrix that enlarges from the patches of i windows, of h rows each, to y outputs: to the cells of the guided
     filter, or to pixels."""

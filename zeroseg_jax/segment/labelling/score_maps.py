@@ -9,8 +9,9 @@ from jaxtyping import Array, Float32, Int, Int32
 
 from zeroseg_jax.errors import InputError
 from zeroseg_jax.ops.batching import map_first
-from zeroseg_jax.segment.labelling.decode import Place, Prepared, Texts, enlarge, widen
-from zeroseg_jax.segment.labelling.scoring import pad_texts
+from zeroseg_jax.segment.labelling.decode import Place, enlarge, widen
+from zeroseg_jax.segment.labelling.prepare import Prepared
+from zeroseg_jax.segment.labelling.scoring import Texts, pad_texts
 from zeroseg_jax.segment.options import Labelling, Options
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Label maps of images of any size, by a few compiled functions.
 
-The image is padded (`padding`), prepared once (`decode.prepare_windows`), and then labelled in tiles of TILE x TILE
+The image is padded (`padding`), prepared once (`prepare.prepare_windows`), and then labelled in tiles of TILE x TILE
 pixels. Up to TILES tiles go into one call. All images share the function that labels tiles, because its shapes do not
 depend on the size of the image. `decode.label_pixels` labels whole images inside a function that is jitted already.
 
@@ -22,16 +22,7 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from zeroseg_jax.ops.guided_filter import CELLS, mean_over_box
 from zeroseg_jax.ops.resize import resize_matrix
-from zeroseg_jax.segment.labelling.decode import (
-    Cells,
-    Picture,
-    Place,
-    Prepared,
-    Texts,
-    label_tiles,
-    label_whole,
-    prepare_windows,
-)
+from zeroseg_jax.segment.labelling.decode import Picture, Place, label_tiles, label_whole
 from zeroseg_jax.segment.labelling.enlarge import nearest_patches
 from zeroseg_jax.segment.labelling.on_device import (
     MapsOnDevice,
@@ -41,7 +32,9 @@ from zeroseg_jax.segment.labelling.on_device import (
     padded_length,
 )
 from zeroseg_jax.segment.labelling.padding import PaddedView, pad, pad_view
+from zeroseg_jax.segment.labelling.prepare import Cells, Prepared, prepare_windows
 from zeroseg_jax.segment.labelling.score_maps import score_tiles
+from zeroseg_jax.segment.labelling.scoring import Texts
 from zeroseg_jax.segment.options import Options
 from zeroseg_jax.segment.result import EncodedImage
 from zeroseg_jax.segment.windows import padded_side, shrink_to_cells, upsampling_matrices
