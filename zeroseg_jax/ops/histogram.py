@@ -12,8 +12,8 @@ def histogram_of_pairs(
     rows: Int[Array, " n"], columns: Int[Array, " n"], shape: tuple[int, int]
 ) -> Int32[Array, "r c"]:
     """How often each pair (row, column) occurs. A pair with an index outside `shape` is not counted."""
-    # Accelerators add to single numbers one after the other, and multiply matrices fast: 512 x 704 pixels and 171 labels
-    # take 0.4 million cycles of a TPU v5e, by its compiler's count. A CPU is the other way round.
+    # Accelerators add to single numbers one after the other, and multiply matrices fast: 512 x 704 pixels and 171
+    # labels take 0.4 million cycles of a TPU v5e, by its compiler's count. A CPU is the other way round.
     return jax.lax.platform_dependent(
         rows,
         columns,
