@@ -112,11 +112,16 @@ def test_impossible_values_are_told(changes, told):
         ("eval.templates", "clip7", "clip7"),
         ("eval.templates", "a photo of a {}, a type of pet", ("a photo of a {}, a type of pet",)),
         ("eval.templates", "('a {}', '{}')", ("a {}", "{}")),
+        ("eval.templates", "{}", ("{}",)),
+        ("eval.templates", "5", "5"),
     ],
 )
-def test_lists_on_the_command_line(key, text, value, tmp_path):
-    config = load_config(write(tmp_path, "    config.eval.templates = ('the {}',)\n"), [(key, text)])
-    assert flatten(config)[key] == value
+@pytest.mark.parametrize("before", ["", "eval.baselines=()", "eval.templates=name"])
+def test_lists_on_the_command_line(key, text, value, before, tmp_path):
+    overrides = [tuple(before.split("=")), (key, text)] if before else [(key, text)]
+    config = load_config(write(tmp_path, "    config.eval.templates = ('the {}',)\n"), overrides)
+    found = flatten(config)[key]
+    assert ((found,) if isinstance(value, tuple) and isinstance(found, str) else found) == value
 
 
 def test_a_limit_stays_with_the_images_that_it_was_written_for(tmp_path, caplog):

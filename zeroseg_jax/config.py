@@ -227,23 +227,27 @@ def similarity(key: str, candidate: str) -> float:
 
 def parse(key: str, text: str, present: Any) -> Any:
     """`text` as a value of the type of `present`. An int may stand for a float, and one value for a tuple of one."""
-    if isinstance(present, str):
+    templates = key.endswith("templates")
+    if isinstance(present, str) and not templates:
         return text
     try:
         value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
     except (SyntaxError, ValueError):
         value = text
+    if templates and not isinstance(value, tuple | list):
+        value = text  # a name, or one template, as "{}" is
     if isinstance(present, float) and type(value) is int:
         value = float(value)
     if isinstance(present, tuple):
         if isinstance(value, str) and key == "eval.templates" and "{" not in value:
             return value  # the name of a set of templates
-        if isinstance(value, str) and not key.endswith("templates"):  # templates may contain commas
+        if isinstance(value, str) and not templates:  # templates may contain commas
             value = [part.strip() for part in value.split(",") if part.strip()]
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-        if any(isinstance(item, str) for item in value) and not any(isinstance(item, str) for item in present):
+        numbers = not templates and key != "eval.baselines"
+        if numbers and any(isinstance(item, str) for item in value):
             raise InputError(f"--config.{key}={text} is not a list of numbers, such as {present}")
-    if present is not None and type(value) is not type(present):
+    if present is not None and not templates and type(value) is not type(present):
         raise InputError(f"--config.{key}={text} is not of type {type(present).__name__}, as {present!r} is")
     return value
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import zeroseg_jax
 from zeroseg_jax import InputError
-from zeroseg_jax.segment.prompts import check_labels
+from zeroseg_jax.segment.prompts import check_labels, resolve_templates
 
 LABELS = ["cat", "grass"]
 GOOD = np.zeros((16, 16, 3), np.uint8)
@@ -62,6 +62,12 @@ def test_labels_of_other_types(labels, words):
     with pytest.raises(InputError) as caught:
         check_labels.__wrapped__(labels)  # beneath the type checks that pytest turns on
     assert_one_sentence(caught.value, words)
+
+
+def test_templates_of_another_type():
+    with pytest.raises(InputError) as caught:
+        resolve_templates.__wrapped__(5)
+    assert_one_sentence(caught.value, "the templates are 5; use name, photo")
 
 
 @pytest.mark.parametrize(

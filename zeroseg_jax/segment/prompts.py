@@ -133,6 +133,8 @@ def resolve_templates(templates: Templates) -> tuple[str, ...]:
         if "{}" not in templates:
             raise InputError(f"there are no templates {templates!r}; use {', '.join(TEMPLATES)}, or a list of your own")
         templates = (templates,)
+    if not isinstance(templates, Iterable):
+        raise InputError(f"the templates are {templates!r}; use {', '.join(TEMPLATES)}, or a list of your own")
     chosen = tuple(templates)
     if not chosen:
         raise InputError('the list of templates is empty; ("{}",) uses the labels as they are')
