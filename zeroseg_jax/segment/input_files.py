@@ -13,8 +13,6 @@ from zeroseg_jax.segment.result import is_output
 
 Files = Sequence[tuple[Path, str]]
 """Images, each with its name in the output, without an ending."""
-OUTPUTS = ("_mask", "_overlay")
-"""What the names of the pictures that are written end in."""
 
 
 def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[str]]:
@@ -37,7 +35,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[st
         else:
             raise InputError(f"there is no image or folder {source}")
         for file, name in files:
-            if file.stem.endswith(OUTPUTS) and is_output(file):
+            if file.suffix == ".png" and is_output(file):
                 outputs += 1
             else:
                 images.setdefault(file.resolve(), (file, name))
