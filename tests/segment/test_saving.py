@@ -82,6 +82,12 @@ def test_a_clip(tiny_clip, image, tmp_path, size):
     np.testing.assert_array_equal(load_clip(tmp_path).encode_text(["cat"]), clip.encode_text(["cat"]))
 
 
+def test_a_place_that_cannot_be_written_to(model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"the folder .*file cannot be written to \(File exists\); give another"):
+        model.save(tmp_path / "file")
+
+
 def test_a_baseline_cannot_be_saved(tiny_clip, tmp_path):
     clip = load_clip(tiny_clip)
     with pytest.raises(InputError, match="a PaintedViews cannot be saved; save the CLIP that it reads out"):

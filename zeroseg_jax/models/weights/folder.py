@@ -187,7 +187,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-    """Writes config.json and model.safetensors in the form that `transformers` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    """Writes config.json and model.safetensors in the form that `transformers` reads.
+
+    Raises InputError for a place that cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be written to ({error.strerror}); give another") from error
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
