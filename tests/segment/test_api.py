@@ -52,6 +52,7 @@ def test_the_jitted_function_takes_uint8_of_its_size_only(model):
         (jnp.asarray(images, jnp.float32), r"the images are float32"),
         (images.astype(np.int32), r"the images are int32"),
         (images[0], r"the images are uint8 \(16, 24, 3\)"),
+        (images[:0], r"the images are uint8 \(0, 16, 24, 3\)"),
         (images[:, :, :16], r"the images are uint8 \(1, 16, 16, 3\)"),
     ):
         with pytest.raises(InputError, match=f"{words}.*, {expected}"):

@@ -45,11 +45,11 @@ class SegmentFunction:
         self.size, self.labels = size, tuple(labels)
 
     def __call__(self, images: UInt8[Array | np.ndarray, "b y x 3"]) -> Int32[Array, "b y x"]:
-        """Raises InputError for images of another size or dtype."""
+        """Raises InputError for images of another size or dtype, and for none."""
         expected = f"uint8 (B, {self.size[0]}, {self.size[1]}, 3)"
         if not hasattr(images, "dtype"):
             raise InputError(f"the images are a {type(images).__name__}, expected an array, {expected}")
-        if images.dtype != np.uint8 or tuple(images.shape[1:]) != (*self.size, 3):
+        if images.dtype != np.uint8 or tuple(images.shape[1:]) != (*self.size, 3) or 0 in images.shape:
             raise InputError(f"the images are {images.dtype} {tuple(images.shape)}, expected {expected}")
         return self._run(self._params, self._texts, images)
 
