@@ -17,7 +17,8 @@ def read_region(segmentation: Any, size: tuple[int, int], said: str) -> Bool[np.
     """The pixels of an annotation's `segmentation`; None if it has no region.
 
     Args:
-        given: polygons, each a list x, y, x, y, ...; or {"size": [height, width], "counts": a list or COCO's text}.
+        segmentation: polygons, each a list x, y, x, y, ...; or {"size": [height, width], "counts": a list or COCO's
+            text}.
         size: height and width of the image.
         said: name of the annotation, for messages.
 
