@@ -139,7 +139,9 @@ def run(arguments: argparse.Namespace) -> int:
     }
     text = json.dumps(content, indent=1)
     (arguments.out / "segments.json").write_text(text + "\n", encoding="utf-8")
-    print(text if arguments.json else f"{len(writer.images)} of {len(files)} images segmented into {arguments.out}")
+    print(
+        text if arguments.json else f"{len(files) - len(failed)} of {len(files)} images segmented into {arguments.out}"
+    )
     for sentence in (*left_out, *failed):
         print(sentence, file=sys.stderr)
     return 1 if failed else 0

@@ -79,7 +79,7 @@ def test_video_files(tiny_clip, frames, tmp_path, capsys):
     assert np.asarray(Image.open(masks[0])).shape == (24, 34)
     drawn = list(read_video(out / "clip_overlay.mp4"))
     assert len(drawn) == 6 and drawn[0].shape[0] > 24 and drawn[0].shape[1] >= 34  # with the legend
-    capsys.readouterr()
+    assert capsys.readouterr().out == f"1 of 1 images segmented into {out}\n"
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     assert main([str(tmp_path / "bad.mp4"), *command]) == 1
     assert "bad.mp4 cannot be read" in capsys.readouterr().err
