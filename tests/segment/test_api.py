@@ -75,6 +75,8 @@ def test_copies_segment_and_pickles_say_what_to_do(model, image):
     other = copy.deepcopy(model)
     other.define("cat", ["photo"])
     assert not np.allclose(other.embed_labels(LABELS), model.embed_labels(LABELS))
+    with pytest.raises(InputError, match="the label '' is empty"):
+        other.define("", ["photo"])
     assert copy.deepcopy(model.clip).model is not model.clip.model
     for value in (model, model.clip, model.encode(image)):
         with pytest.raises(InputError, match="a model cannot be pickled; save it with model"):

@@ -187,7 +187,7 @@ class Segmenter:
 
     def define(self, label: str, phrases: Iterable[str]) -> None:
         """Makes `label` stand for several phrases. Its embedding is their mean, at unit length."""
-        phrases = check_labels(phrases, "phrase")
+        (label,), phrases = check_labels([label]), check_labels(phrases, "phrase")
         if self._meanings.get(label) != phrases:
             self._meanings[label] = phrases
             self._texts.clear()
