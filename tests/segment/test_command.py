@@ -97,13 +97,14 @@ def test_what_an_earlier_run_wrote_is_left_out(folder):
     result.save(folder / "out/a_overlay.png")
     result.save_voc(folder / "out/SegmentationClass/a.png")
     Image.new("RGB", (2, 2)).save(folder / "my_mask.png")  # not ours
-    for name in ("x.HEIC", "y.heic", "z.jxl", "notes.txt", ".hidden"):
+    for name in ("x.HEIC", "y.heic", "z.jxl", "notes.txt", "v.mp4", ".hidden"):
         (folder / name).write_bytes(b"")
     files, said = find_images([str(folder), str(folder / "a.png")])  # one of them twice
     assert [name for _, name in files] == ["a_jpg", "a_png", "b", "below/c", "my_mask"]
     assert said == [
         "left out: 3 files that an earlier run of this command wrote",
         "left out: images of formats that are not read here (2 x .heic, 1 x .jxl); convert them to JPEG or PNG",
+        "left out: 1 file of video; give the path of each video, not of its folder",
         "left out: 1 file that is no image (.txt)",
     ]
     with pytest.raises(InputError, match="holds only files that this command wrote"):

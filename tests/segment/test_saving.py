@@ -1,5 +1,6 @@
 """Saved models: the same predictions, a card that the hub reads, and the upload."""
 
+import copy
 import json
 from typing import ClassVar
 
@@ -82,6 +83,15 @@ def test_a_clip(tiny_clip, image, tmp_path, size):
     np.testing.assert_array_equal(load_clip(tmp_path).encode_text(["cat"]), clip.encode_text(["cat"]))
 
 
+def test_definitions_are_saved(model, tmp_path):
+    named = copy.deepcopy(model)
+    named.define("pet", ["cat", "dog"])
+    named.save(tmp_path / "named")
+    again = zeroseg_jax.load(tmp_path / "named")
+    np.testing.assert_allclose(again.embed_labels(["pet"]), named.embed_labels(["pet"]), atol=1e-6)
+    assert not np.allclose(again.embed_labels(["pet"]), model.embed_labels(["pet"]))
+
+
 def test_a_place_that_cannot_be_written_to(model, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"the folder .*file cannot be written to \(File exists\); give another"):
@@ -130,7 +140,9 @@ def test_a_run_whose_results_are_damaged_has_a_card_without_them(tmp_path, tiny_
     assert about["training"]["steps"] == tiny_config.steps and "results" not in about
 
 
-@pytest.mark.parametrize("broken", [{"options": {"mixes": 1}}, {"readout": {"mixes": 1}}, {"options": 1}, []])
+@pytest.mark.parametrize(
+    "broken", [{"options": {"mixes": 1}}, {"readout": {"mixes": 1}}, {"options": 1}, {"definitions": 1}, []]
+)
 def test_broken_defaults(model, tmp_path, broken):
     model.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

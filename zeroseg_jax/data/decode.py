@@ -32,14 +32,14 @@ ROUNDING = 0.5 / 255
 
 
 class BrokenImage(InputError):
-    """An image that cannot be read. `key` names the image, and `reason` says what is wrong."""
+    """An image that cannot be read. `key` names the image, `reason` says what is wrong, and `remedy` what to do."""
 
-    def __init__(self, key: str, reason: str):
-        super().__init__(f"the image {key} cannot be read ({reason}); repair or remove it")
-        self.key, self.reason = key, reason
+    def __init__(self, key: str, reason: str, remedy: str = "repair or remove it"):
+        super().__init__(f"the image {key} cannot be read ({reason}); {remedy}")
+        self.key, self.reason, self.remedy = key, reason, remedy
 
     def __reduce__(self):  # worker processes pickle exceptions, by default with the message as the only argument
-        return type(self), (self.key, self.reason)
+        return type(self), (self.key, self.reason, self.remedy)
 
 
 class Picture(NamedTuple):
@@ -191,6 +191,9 @@ def read_file(path: str | os.PathLike, key: str) -> bytes:
     try:
         file: Any = path if hasattr(path, "read_bytes") else Path(path)
         return file.expanduser().read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        there = "download it first" if key.startswith(("http://", "https://")) else "give the path of an image file"
+        raise BrokenImage(key, error.strerror or type(error).__name__, there) from error
     except OSError as error:
         raise BrokenImage(key, error.strerror or type(error).__name__) from error
     except ValueError as error:  # the path has a null byte, or characters that no file name can have

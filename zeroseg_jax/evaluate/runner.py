@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from flax.serialization import msgpack_restore, msgpack_serialize
 from jax.experimental import multihost_utils
 
@@ -106,7 +107,9 @@ def run_benchmark(methods: Mapping[str, EvaluatedMethod], benchmark: Benchmark) 
             truth = BatchTruth([example.mask for example in batch], classes)
             return {name: method.count_batch(batch, truth, classes, device) for name, method in methods.items()}
 
-    bar, done = ProgressBar("evaluate", sum(len(batches[i]) for i in of_this_process)), 0
+    total, done = sum(len(batches[i]) for i in of_this_process), 0
+    logging.info("evaluating %d images; the first take longest, because the models are compiled for them", total)
+    bar = ProgressBar("evaluate", total)
     ahead = min(max(BATCHES_AHEAD[0], usable_cpus() // len(devices)), BATCHES_AHEAD[1])
     with ThreadPoolExecutor(ahead * len(devices)) as pool:
         for i, arrays in zip(of_this_process, pool.map(count, of_this_process), strict=True):

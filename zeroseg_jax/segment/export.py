@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,6 +117,8 @@ def _stable_hlo(function: Callable[..., Any], inputs: Sequence[tuple[str, Any]])
 
 def _onnx(function: Callable[..., Any], height: int, width: int) -> bytes:
     """A serialised ONNX model for batches of images of that size."""
+    for package in ("jax2onnx", "onnx_ir"):  # they warn of parts that are not needed here
+        logging.getLogger(package).setLevel(logging.ERROR)
     from jax2onnx import to_onnx
 
     model = to_onnx(

@@ -9,6 +9,7 @@ from typing import Any
 from zeroseg_jax.data.image_like import to_pixels
 from zeroseg_jax.data.sources.folder import OTHER_IMAGES, FolderSource
 from zeroseg_jax.errors import InputError
+from zeroseg_jax.segment.formats.video import VIDEOS
 from zeroseg_jax.segment.result import is_output
 
 Files = Sequence[tuple[Path, str]]
@@ -70,12 +71,15 @@ def describe_left_out(others: Counter[str], outputs: int) -> list[str]:
 
     said = [f"left out: {files(outputs)} that an earlier run of this command wrote"] if outputs else []
     unread = {ending: number for ending, number in others.items() if ending in OTHER_IMAGES}
-    rest = sum(others.values()) - sum(unread.values())
+    videos = {ending: number for ending, number in others.items() if ending in VIDEOS}
+    rest = sum(others.values()) - sum((unread | videos).values())
     if unread:
         endings = ", ".join(f"{number} x {ending}" for ending, number in sorted(unread.items()))
         said.append(f"left out: images of formats that are not read here ({endings}); convert them to JPEG or PNG")
+    if videos:
+        said.append(f"left out: {files(sum(videos.values()))} of video; give the path of each video, not of its folder")
     if rest:
-        kinds = ", ".join(sorted({ending or "no ending" for ending in others} - set(unread)))
+        kinds = ", ".join(sorted({ending or "no ending" for ending in others} - set(unread) - set(videos)))
         said.append(f"left out: {files(rest)} that {'is' if rest == 1 else 'are'} no image ({kinds})")
     return said
 

@@ -96,6 +96,7 @@ def _save(model: Segmenter, folder: Path, name: str) -> None:
     defaults: dict[str, Any] = {
         "templates": list(model.templates),
         "options": dataclasses.asdict(model.options),
+        "definitions": {label: list(phrases) for label, phrases in model.definitions.items()},
         "about": dict(model.about),
     }
     if isinstance(method, StudentMethod):
@@ -144,7 +145,7 @@ def push_to_hub(model: Segmenter, repo_id: str, *, private: bool = False, token:
 
 def write_defaults(folder: Path, defaults: Mapping[str, Any]) -> None:
     """Adds to the config.json of `folder` the defaults of segmentation, which `load` reads: any of `templates`,
-    `options`, `about` and, for a CLIP, `image_size`."""
+    `options`, `definitions`, `about` and, for a CLIP, `image_size`."""
     config = read_json_object(folder / "config.json") | {"segmenter": dict(defaults)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -185,8 +186,9 @@ def _defaults(folder: ModelFolder, raw: dict[str, Any]) -> dict[str, Any]:
     try:
         saved_options = values.get("options", values.get("readout", {}))  # "readout" is the name that version 0.1 wrote
         options = change(Options(), saved_options)
-        return {"templates": values.get("templates", "photo"), "options": options, "about": values.get("about", {})}
-    except (AttributeError, TypeError) as error:
+        saved = {name: dict(values.get(name, {})) for name in ("definitions", "about")}
+        return {"templates": values.get("templates", "photo"), "options": options} | saved
+    except (AttributeError, TypeError, ValueError) as error:
         where = folder.path / CONFIG
         raise InputError(f"the segmenter's defaults in {where} are damaged ({error}); save the model again") from error
 

@@ -221,7 +221,8 @@ def embed_prompts(
         if tokens > context:
             raise InputError(
                 f"the label {shorten(label, 60, placeholder=' ...')!r} in the template {template!r} has {tokens} tokens"
-                f" with those of start and end, but the text encoder takes {context}; shorten it"
+                f" with those of start and end, but the text encoder takes {context}; shorten it, or"
+                " take templates='name', which adds no words"
             )
     embeddings = clip.encode_text(prompts, normalise=normalise).reshape(len(labels), len(templates), -1)
     mean = embeddings.mean(axis=1)

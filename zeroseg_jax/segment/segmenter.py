@@ -40,8 +40,8 @@ REMEMBERED = 16
 class Segmenter:
     """Segments images by words. `zeroseg_jax.load` makes one.
 
-    `templates` and `options` are the defaults of its methods. `clip` embeds the labels. `about` is for the model card:
-    the teacher, the training and the results.
+    `templates` and `options` are the defaults of its methods. `clip` embeds the labels, and `definitions` are those of
+    `define`. `about` is for the model card: the teacher, the training and the results.
 
     Images of any size are resized to one of a few shapes (`windows.lay_out`), and long images become overlapping
     windows. The model is compiled once for each shape. Labelling (`tiles`) is compiled for a few numbers of labels, and
@@ -55,6 +55,7 @@ class Segmenter:
         *,
         templates: Templates = "photo",
         options: Options | None = None,
+        definitions: Mapping[str, Iterable[str]] = MappingProxyType({}),
         about: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.method, self.clip = method, clip
@@ -62,7 +63,9 @@ class Segmenter:
         _check_readout(self.options.readout, method)
         self.about = about
         self._texts: OrderedDict[tuple[tuple[str, ...], tuple[str, ...], bool], np.ndarray] = OrderedDict()
-        self._meanings: dict[str, tuple[str, ...]] = {}
+        self.definitions: dict[str, tuple[str, ...]] = {}
+        for label, phrases in definitions.items():
+            self.define(label, phrases)
         self._encoder, self.labeller = Encoder(method), Labeller()
         self.device: jax.Device | None = None  # None: where the weights are
         self.logit_scale = clip.logit_scale
@@ -74,7 +77,8 @@ class Segmenter:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Segmenter":
         other = copy.copy(self)  # the weights are arrays of JAX, which nothing changes
-        other._texts, other._meanings, other.clip = self._texts.copy(), dict(self._meanings), copy.deepcopy(self.clip)
+        other._texts, other.clip = self._texts.copy(), copy.deepcopy(self.clip)
+        other.definitions = dict(self.definitions)
         return other
 
     def __reduce__(self) -> Any:
@@ -173,7 +177,7 @@ class Segmenter:
         if key in self._texts:
             self._texts.move_to_end(key)
         else:
-            meanings = [self._meanings.get(name, (name,)) for name in names]
+            meanings = [self.definitions.get(name, (name,)) for name in names]
             phrases = [phrase for meaning in meanings for phrase in meaning]
             embeddings = embed_prompts(self.clip, phrases, prompts, normalise)
             if len(embeddings) > len(names):
@@ -186,10 +190,10 @@ class Segmenter:
         return self._texts[key]
 
     def define(self, label: str, phrases: Iterable[str]) -> None:
-        """Makes `label` stand for several phrases. Its embedding is their mean, at unit length."""
+        """Makes `label` stand for several phrases. Its embedding is their mean, at unit length. `save` keeps it."""
         (label,), phrases = check_labels([label]), check_labels(phrases, "phrase")
-        if self._meanings.get(label) != phrases:
-            self._meanings[label] = phrases
+        if self.definitions.get(label) != phrases:
+            self.definitions[label] = phrases
             self._texts.clear()
 
     def check(

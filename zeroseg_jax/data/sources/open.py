@@ -155,4 +155,7 @@ def _open(kind: str, root: str, split: str) -> CaptionedSource:
             f"data.source={kind} cannot be read at random; make shards of it first with"
             f" `python -m zeroseg_jax.data.convert --source {kind}`"
         )
-    raise InputError(f"data.source is {kind!r}; it must be scenes, folder, tar, tfds:NAME or arrayrecord")
+    raise InputError(
+        f"data.source is {kind!r}; it must be scenes, folder, tar, tfds:NAME or arrayrecord;"
+        " zeroseg_jax.data.convert also takes parquet and hf:NAME"
+    )

@@ -1,5 +1,6 @@
 """GeoTIFF to GeoTIFF: images larger than memory, window by window, with their georeference kept. Needs rasterio."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def segment_geotiff(
         InputError: rasterio is missing, a file cannot be read or written, or an argument cannot be used.
     """
     rasterio = _import_rasterio()
+    no_georeference = rasterio.errors.NotGeoreferencedWarning  # a photograph has none, and may be segmented
     if window < 1 or not 0 <= overlap < window:
         raise InputError(f"windows of {window} pixels cannot overlap by {overlap}; the overlap must be smaller")
     labels = list(reusable(labels))
@@ -68,7 +70,7 @@ def segment_geotiff(
         raise InputError(f"{destination} is the input; give another file")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with rasterio.open(source) as raster:
+        with warnings.catch_warnings(action="ignore", category=no_georeference), rasterio.open(source) as raster:
             chosen = _bands(raster, bands)
             limits = _limits(raster, chosen)
             with rasterio.open(destination, "w", **_profile(raster, len(labels))) as output:
