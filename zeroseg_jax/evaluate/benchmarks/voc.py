@@ -38,11 +38,11 @@ def open_voc20(root: str, split: str, limit: int = 0) -> MaskPairs:
 
 def open_folder(root: str, split: str, limit: int = 0) -> MaskPairs:
     """A folder with a `classes.txt`, in VOC's layout or with the folders images/ and masks/."""
-    plain = ("images", "masks")
-    there = all((Path(root).expanduser() / name).is_dir() for name in plain)
-    folder = find_root(root, (), plain if there else FOLDERS, "images and masks")
+    base, plain = Path(root).expanduser(), ("images", "masks")
+    voc = (base / FOLDERS[0]).is_dir() and not all((base / name).is_dir() for name in plain)
+    images, masks = FOLDERS if voc else plain
+    folder = find_root(root, (), (images, masks), "images and masks")
     classes = read_classes(folder / "classes.txt")
-    images, masks = plain if there else FOLDERS
     return MaskPairs(
         "folder",
         list_pairs(folder, split, limit, images, masks),
