@@ -219,10 +219,10 @@ def embed_prompts(
     prompts = [template.replace("{}", label.strip()) for label, template in pairs]
     for (label, template), tokens in zip(pairs, clip.token_counts(prompts), strict=True):
         if tokens > context:
+            bare = "" if template == "{}" else ", or take templates='name', which adds no words"
             raise InputError(
                 f"the label {shorten(label, 60, placeholder=' ...')!r} in the template {template!r} has {tokens} tokens"
-                f" with those of start and end, but the text encoder takes {context}; shorten it, or"
-                " take templates='name', which adds no words"
+                f" with those of start and end, but the text encoder takes {context}; shorten it{bare}"
             )
     embeddings = clip.encode_text(prompts, normalise=normalise).reshape(len(labels), len(templates), -1)
     mean = embeddings.mean(axis=1)
