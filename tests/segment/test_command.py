@@ -109,6 +109,10 @@ def test_what_an_earlier_run_wrote_is_left_out(folder):
     ]
     with pytest.raises(InputError, match="holds only files that this command wrote"):
         find_images([str(folder / "out")])
+    with pytest.raises(InputError, match="holds only files that this command wrote"):
+        find_images([str(folder / "out/a_mask.png")])  # as a shell writes out/*
+    result.save(folder / "mine.png")
+    assert [name for _, name in find_images([str(folder / "mine.png")])[0]] == ["mine"]
 
 
 def test_every_image_has_outputs_of_its_own():

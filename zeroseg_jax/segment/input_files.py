@@ -14,13 +14,15 @@ from zeroseg_jax.segment.result import is_output
 
 Files = Sequence[tuple[Path, str]]
 """Images, each with its name in the output, without an ending."""
+OUTPUTS = ("_mask", "_overlay")
+"""What the names of the pictures that are written end in."""
 
 
 def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[str]]:
     """Every file with the name that its outputs get: its path below the folder that was given, without the ending.
 
-    Also the messages about files in the folders that are left out: files that are not images, and files that an
-    earlier run of this command wrote.
+    Also the messages about files that are left out: files of a folder that are not images, and pictures that an earlier
+    run of this command wrote. A file that was given itself, and has a name of its own, is taken all the same.
     """
     images: dict[Path, tuple[Path, str]] = {}  # by the real path, because a file may be given twice
     others: Counter[str] = Counter()
@@ -36,7 +38,8 @@ def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[st
         else:
             raise InputError(f"there is no image or folder {source}")
         for file, name in files:
-            if file.suffix == ".png" and is_output(file):
+            output = file.suffix == ".png" and (path.is_dir() or file.stem.endswith(OUTPUTS))
+            if output and is_output(file):
                 outputs += 1
             else:
                 images.setdefault(file.resolve(), (file, name))
