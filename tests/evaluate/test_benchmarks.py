@@ -75,7 +75,7 @@ class TestVoc:
         with pytest.raises(InputError, match="3 of 4 images cannot be used"):
             check(options("voc", root))
         said = capsys.readouterr().out
-        assert "21 (in 2 masks), 200 (in 1 masks)" in said and "1 files are missing" in said
+        assert "21 (masks: 2), 200 (masks: 1)" in said and "missing files: 1" in said
         assert "1 of 4 images" in said and "there is no mask" in said
 
 

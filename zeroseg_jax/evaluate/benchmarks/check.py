@@ -90,10 +90,10 @@ def _print_report(report: Mapping[str, Any], images: int) -> None:
     table.add_row(str(IGNORE), "(does not count)", f"{report['ignored']:,}", "")
     console.print(table)
     if report["absent"]:
-        say(f"{len(report['absent'])} classes have no pixel")
+        say(f"classes without a pixel: {len(report['absent'])}")
     if report["unknown"]:
-        say("values that are no class: " + ", ".join(f"{v} (in {n} masks)" for v, n in report["unknown"].items()))
+        say("values that are no class: " + ", ".join(f"{v} (masks: {n})" for v, n in report["unknown"].items()))
     if report["missing"]:
-        say(f"{len(report['missing'])} files are missing")
+        say(f"missing files: {len(report['missing'])}")
     for sentence in (*report["notes"], *report["problems"]):
         say(sentence)

@@ -72,7 +72,7 @@ def run_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> int:
     unfinished = {row.name: run.finished(row, out, limit) is None for row in rows}
     ready = [row for row in rows if not (lacking[row.name] and unfinished[row.name])]
     if len(ready) < len(rows):
-        print(f"{len(rows) - len(ready)} of {len(rows)} rows lack something:")
+        print(f"{len(rows) - len(ready)} of {len(rows)} rows cannot run yet:")
         print_needs({s: key for row in rows if row not in ready for key, s in lacking[row.name].items()})
     if not ready:
         raise InputError(f"no row can run with what is in {root}; it says above what to download, and where to put it")
