@@ -89,6 +89,8 @@ def test_bad_arguments(model, tmp_path, arguments, words):
 def test_a_place_that_cannot_be_written(model, tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         model.export(tmp_path / "none/x.jax", LABELS)
+    with pytest.raises(InputError, match=r"x.onx cannot be exported; give a name that ends in .jax or .onnx"):
+        model.export(tmp_path / "x.onx", LABELS)
 
 
 @pytest.mark.parametrize("options", [{}, {"guide": 0.0}, {"flip": True}], ids=str)

@@ -43,8 +43,8 @@ def export(
     without JAX and without this package. It takes the images of a batch one after the other. Writing it needs Python
     3.11, because the converter, jax2onnx, cannot read what JAX 0.12 traces.
 
-    Any other file is a `jax.export.Exported`, for batches of any size on CPU, GPU and TPU. It needs jax and flatbuffers
-    but not this package:
+    A `path` that ends in .jax is written as a `jax.export.Exported`, for batches of any size on CPU, GPU and TPU. It
+    needs jax and flatbuffers but not this package:
 
         segment = jax.export.deserialize(open(path, "rb").read()).call
         label_map = segment(images)  # uint8 (B, H, W, 3) -> int32 (B, H, W)
@@ -61,10 +61,13 @@ def export(
         labels, templates, background, options: as for `Segmenter.segment`.
 
     Raises:
-        InputError: a package is not installed, a label or option cannot be used, or `path` cannot be written.
+        InputError: a package is not installed, a label or option cannot be used, or `path` has another ending or cannot
+            be written.
     """
     path = disk_path(path)
-    form = "onnx" if path.suffix.lower() == ".onnx" else "jax"
+    form = path.suffix.lower().removeprefix(".")
+    if form not in PACKAGES:
+        raise InputError(f"{path.name} cannot be exported; give a name that ends in .jax or .onnx")
     package, extra = PACKAGES[form]
     if find_spec(package) is None:
         raise InputError(f"exporting needs the package {package}; pip install {package}, or zeroseg_jax[{extra}]")
