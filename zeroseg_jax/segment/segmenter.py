@@ -303,7 +303,7 @@ class Segmenter:
         background: Background = None,
         **options: Any,
     ) -> None:
-        """Writes the segment function as StableHLO (.jax) or ONNX, to run without this package; see `segment.export`."""
+        """Writes the segment function as StableHLO (.jax) or ONNX, to run without this package; see `export.export`."""
         from zeroseg_jax.segment.export import export
 
         export(self, path, labels, image_size=image_size, templates=templates, background=background, **options)
