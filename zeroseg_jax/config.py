@@ -227,29 +227,38 @@ def similarity(key: str, candidate: str) -> float:
 
 def parse(key: str, text: str, present: Any) -> Any:
     """`text` as a value of the type of `present`. An int may stand for a float, and one value for a tuple of one."""
-    templates = key.endswith("templates")
-    if isinstance(present, str) and not templates:
+    if key.endswith("templates"):
+        return parse_templates(key, text)
+    if isinstance(present, str):
         return text
-    try:
-        value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
-    except (SyntaxError, ValueError):
-        value = text
-    if templates and not isinstance(value, tuple | list):
-        value = text  # a name, or one template, as "{}" is
+    value = parse_literal(text)
     if isinstance(present, float) and type(value) is int:
         value = float(value)
     if isinstance(present, tuple):
-        if isinstance(value, str) and key == "eval.templates" and "{" not in value:
-            return value  # the name of a set of templates
-        if isinstance(value, str) and not templates:  # templates may contain commas
+        if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-        numbers = not templates and key != "eval.baselines"
-        if numbers and any(isinstance(item, str) for item in value):
+        if key != "eval.baselines" and any(isinstance(item, str) for item in value):
             raise InputError(f"--config.{key}={text} is not a list of numbers, such as {present}")
-    if present is not None and not templates and type(value) is not type(present):
+    if present is not None and type(value) is not type(present):
         raise InputError(f"--config.{key}={text} is not of type {type(present).__name__}, as {present!r} is")
     return value
+
+
+def parse_templates(key: str, text: str) -> str | tuple[Any, ...]:
+    """Several templates, one template, whose commas are its own, or for `eval.templates` the name of a set."""
+    value = parse_literal(text)
+    if isinstance(value, tuple | list):
+        return tuple(value)
+    return text if key == "eval.templates" and "{" not in text else (text,)
+
+
+def parse_literal(text: str) -> Any:
+    """A number, a list, true or false as Python or the command line writes it. Anything else is a text."""
+    try:
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
