@@ -135,28 +135,27 @@ def make_page(model: Segmenter, title: str) -> Any:
         raise InputError("the page needs Gradio; pip install 'zeroseg_jax[app]'") from error
     page = Page(model)
 
-    def refusal(error: InputError, file: str | None) -> gr.Error:
-        """What the page shows for bad input. It names the file without the folder that Gradio put it in."""
-        message = str(error) if file is None else str(error).replace(f"{Path(file).parent}{os.sep}", "")
-        return gr.Error(message, print_exception=False)
+    def answer(file: str | None, *inputs: Any, longest: int | None = None) -> SegmentResult:
+        """`Page.segment`. The page shows what is wrong with the input.
+
+        The message names the file without the folder that Gradio put it in.
+        """
+        try:
+            return page.segment(file, *inputs, longest=longest)
+        except InputError as error:
+            message = str(error) if file is None else str(error).replace(f"{Path(file).parent}{os.sep}", "")
+            raise gr.Error(message, print_exception=False) from error
 
     def show(*inputs: Any) -> tuple[Any, np.ndarray]:
         """The pictures of one photograph."""
-        try:
-            result = page.segment(*inputs, longest=SHOWN)
-        except InputError as error:
-            raise refusal(error, inputs[0]) from error
+        result = answer(*inputs, longest=SHOWN)
         regions, colours = annotations(result)
         annotated = gr.AnnotatedImage(value=(result.image, regions), color_map=colours)
         return annotated, draw.paint_segments(result.image, result.segments)
 
     def write(*inputs: Any) -> list[str]:
         """The files of one photograph, at its full size."""
-        try:
-            result = page.segment(*inputs)
-        except InputError as error:
-            raise refusal(error, inputs[0]) from error
-        return write_files(result, Path(tempfile.mkdtemp(prefix="zeroseg-")))
+        return write_files(answer(*inputs), Path(tempfile.mkdtemp(prefix="zeroseg-")))
 
     def segment_all(files: Sequence[str] | None, *inputs: Any, progress: Any = gr.Progress()) -> tuple[Any, str]:  # noqa: B008
         """The overlays of several photographs, and an archive of all files."""
@@ -166,13 +165,9 @@ def make_page(model: Segmenter, title: str) -> Any:
         pictures, archive = [], folder / "segmented.zip"
         with zipfile.ZipFile(archive, "w") as packed:
             for i, file in enumerate(progress.tqdm(files, desc="segment")):
-                try:
-                    result = page.segment(file, *inputs)
-                except InputError as error:
-                    raise refusal(error, file) from error
                 place = folder / str(i)
                 place.mkdir()
-                paths = write_files(result, place)
+                paths = write_files(answer(file, *inputs), place)
                 for path in paths:
                     packed.write(path, f"{Path(file).stem}_{Path(path).name}")
                 pictures.append((paths[0], Path(file).name))
