@@ -29,7 +29,8 @@ def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[st
     outputs = 0
     for source in sources:
         path = Path(source).expanduser()
-        if path.is_dir():
+        in_folder = path.is_dir()
+        if in_folder:
             folder = FolderSource(path, "all")
             others += folder.others
             files = [(folder.path(i), folder.key(i)) for i in range(len(folder))]
@@ -38,7 +39,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[st
         else:
             raise InputError(f"there is no image or folder {source}")
         for file, name in files:
-            output = file.suffix == ".png" and (path.is_dir() or file.stem.endswith(OUTPUTS))
+            output = file.suffix == ".png" and (in_folder or file.stem.endswith(OUTPUTS))
             if output and is_output(file):
                 outputs += 1
             else:
