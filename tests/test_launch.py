@@ -166,6 +166,7 @@ def test_tpu_pod_refuses_types_that_it_does_not_know(tools):
     assert "TPU_TYPE=tpu7x-16 is not known; expected v5litepod-N" in done.stderr
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("status", [0, 75])
 def test_tpu_worker_starts_a_run_once_and_gives_its_status(tmp_path, status):
     """The second call finds the run that the first has started, as after a broken connection."""

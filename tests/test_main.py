@@ -22,6 +22,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -71,6 +71,7 @@ sys.meta_path.insert(0, Missing())
 """
 
 
+@pytest.mark.end_to_end
 def test_segmenting_needs_nothing_of_the_extra_for_training(tmp_path):
     code = """
 import numpy as np, zeroseg_jax

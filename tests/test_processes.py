@@ -193,6 +193,7 @@ def test_four_processes_go_on_where_two_with_another_mesh_have_stopped(
 AFTER_STOP = f"stopped by SIGTERM after step ({STOP + 1}|{STOP + 2}) of {STEPS}, which is saved"
 
 
+@pytest.mark.end_to_end
 def test_sigterm_stops_one_process_and_it_goes_on_bit_for_bit(config_path, one_process, tmp_path, monkeypatch):
     write = RunLog.write
 
@@ -274,6 +275,7 @@ app.run(main.main, flags_parser=main.parse_flags)
 """
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("event", "status", "told"),
     [

@@ -73,6 +73,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(plain_confi
     assert float(metrics["loss"]) != float(exact["loss"])
 
 
+@pytest.mark.end_to_end
 def test_only_matrices_decay(tiny_config):
     config = make_student_config(tiny_config, 8)
     params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Student(config, rngs=nnx.Rngs(0)))))
