@@ -136,9 +136,9 @@ def make_page(model: Segmenter, title: str) -> Any:
     page = Page(model)
 
     def answer(file: str | None, *inputs: Any, longest: int | None = None) -> SegmentResult:
-        """`Page.segment`. The page shows what is wrong with the input.
+        """Segments one photograph. The page shows an error for bad input.
 
-        The message names the file without the folder that Gradio put it in.
+        The error names the file without the folder that Gradio put it in.
         """
         try:
             return page.segment(file, *inputs, longest=longest)

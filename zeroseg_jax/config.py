@@ -246,7 +246,7 @@ def parse(key: str, text: str, present: Any) -> Any:
 
 
 def parse_templates(key: str, text: str) -> str | tuple[Any, ...]:
-    """Several templates, one template, whose commas are its own, or for `eval.templates` the name of a set."""
+    """A list of templates, or one template, which may have commas. For `eval.templates` also the name of a set."""
     value = parse_literal(text)
     if isinstance(value, tuple | list):
         return tuple(value)

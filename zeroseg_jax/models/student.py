@@ -281,7 +281,7 @@ class Student(nnx.Module):
         )
 
     def copy_from_teacher(self, teacher: CLIP) -> None:
-        """Takes over the teacher's tower and, for mask class tokens, its projection.
+        """Copies the weights of the teacher's tower and, for mask class tokens, of its projection.
 
         Raises InputError for a student that has no tower.
         """

@@ -19,10 +19,11 @@ OUTPUTS = ("_mask", "_overlay")
 
 
 def find_images(sources: Sequence[str]) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Every file with the name that its outputs get: its path below the folder that was given, without the ending.
+    """Finds the images in files and folders. Returns them with their names, and messages about what is left out.
 
-    Also the messages about files that are left out: files of a folder that are not images, and pictures that an earlier
-    run of this command wrote. A file that was given itself, and has a name of its own, is taken all the same.
+    A name is the path below the folder, without the ending. Files of a folder that are no images are left out, and so
+    are pictures that an earlier run of this command wrote. Such a picture is segmented if the user names the file and
+    its name does not end in one of OUTPUTS.
     """
     images: dict[Path, tuple[Path, str]] = {}  # by the real path, because a file may be given twice
     others: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What is computed from encoded images and texts before single pixels: maps of scores over the patches.
+"""Maps of scores over the patches, from encoded images and texts. `decode` makes label maps of them.
 
 The axes have the names that `decode` gives.
 """
